@@ -1,0 +1,1 @@
+"""The agent: answering, the tool loop, tools, memory."""

@@ -1,0 +1,1 @@
+"""Types every floor shares: frozen, validated, free of I/O."""

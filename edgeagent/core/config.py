@@ -1,0 +1,173 @@
+"""Settings: types, defaults and the pure overlay of a file's and the environment's values. No reading here."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgeagent.core.errors import ConfigError
+from edgeagent.core.plan import PlanKind
+
+ENV_PREFIX = "EDGEAGENT__"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HttpConfig(Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8477
+    tokens: dict[str, str] = Field(default_factory=dict)
+    """Bearer token to user."""
+
+
+class MqttConfig(Section):
+    url: str = ""
+    """`mqtt://host:port`; empty: no broker."""
+    username: str = ""
+    password: str = ""
+    ca_file: str = ""
+    prefix: Annotated[str, Field(pattern=r"^[^+#\x00]{1,128}$")] = "edgeagent/v1"
+    device_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{0,64}$")] = ""
+    """Empty: made once from the machine and kept in the state folder."""
+    identity: Literal[""] = ""
+    """Key file of an enrolled device; enrolment does not exist in this version."""
+    ask: Literal["off"] = "off"
+    ask_reply_topics: tuple[str, ...] = ()
+
+
+class PeerConfig(Section):
+    enabled: bool = False
+    backend: Literal["llama"] = "llama"
+    openai_url: Literal[""] = ""
+    models: tuple[str, ...] = ()
+    """Card ids this peer offers; empty: the default model."""
+
+
+class ModelsConfig(Section):
+    default: str = "smollm2-135m-instruct"
+    dir: str = ""
+    """Empty: `models` in the state folder."""
+    memory_limit_bytes: Annotated[int, Field(ge=0)] = 0
+    """0: three quarters of what is available when a model is chosen."""
+    context_tokens: Annotated[int, Field(ge=256)] = 4096
+    latency_target_s: Annotated[float, Field(gt=0)] = 10.0
+    """Time to first token a variant should reach on a 1,000-token prompt."""
+
+
+class EngineConfig(Section):
+    threads: Annotated[int, Field(ge=0, le=512)] = 0
+    """0: as many as the probe found fastest."""
+    kv_type: Literal["f16", "q8_0"] = "q8_0"
+    chunk_tokens: Annotated[int, Field(ge=8, le=512)] = 64
+    """Canonical prefill chunk; both ends of a handover must agree on it."""
+    queue: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Requests that may wait for the engine before more are refused."""
+    idle_unload_s: Annotated[float, Field(ge=0)] = 300.0
+    """A model unused for so long is unloaded; 0: never."""
+
+
+class PolicyConfig(Section):
+    text_may_leave: bool = True
+    lossy_wire: Literal[False] = False
+    plans: tuple[PlanKind, ...] = tuple(PlanKind)
+    quality_floor: float | None = Field(default=None, gt=1)
+    """Highest perplexity a chosen variant may have; None: no floor."""
+    objective: Literal["latency", "energy", "quality"] = "latency"
+
+
+class MemoryConfig(Section):
+    enabled: bool = True
+    user: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")] = "default"
+    path: str = ""
+    """Empty: `memory.sqlite` in the state folder."""
+
+
+class ToolsConfig(Section):
+    enabled: tuple[Literal["clock", "calculator", "memory"], ...] = ("clock", "calculator", "memory")
+
+
+class LogConfig(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Config(Section):
+    http: HttpConfig = HttpConfig()
+    mqtt: MqttConfig = MqttConfig()
+    peer: PeerConfig = PeerConfig()
+    models: ModelsConfig = ModelsConfig()
+    engine: EngineConfig = EngineConfig()
+    policy: PolicyConfig = PolicyConfig()
+    memory: MemoryConfig = MemoryConfig()
+    tools: ToolsConfig = ToolsConfig()
+    log: LogConfig = LogConfig()
+
+
+Tree = dict[str, Any]
+"""A TOML document: values are whatever the file says until `Config` has validated them."""
+
+
+def environment_tree(environment: Mapping[str, str]) -> Tree:
+    """`EDGEAGENT__SECTION__KEY=value` as a tree. Lists and inline tables are read as TOML."""
+    tree: Tree = {}
+    for name, raw in sorted(environment.items()):
+        if not name.startswith(ENV_PREFIX):
+            continue
+        *sections, key = name.removeprefix(ENV_PREFIX).lower().split("__")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[key] = _env_value(raw)
+    return tree
+
+
+def _env_value(raw: str) -> Any:
+    # Only lists and tables are read as TOML: a password `true` or `007` stays the string it is.
+    if not raw.startswith(("[", "{")):
+        return raw
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return raw
+
+
+def overlay(base: Tree, upper: Tree) -> Tree:
+    """`upper` over `base`, section by section."""
+    merged = dict(base)
+    for key, value in upper.items():
+        below = merged.get(key)
+        merged[key] = overlay(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def build_config(tree: Tree, origin: str) -> Config:
+    """The validated settings, or a ConfigError that names the first bad key and the nearest good one."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        near = _nearest(path)
+        return f"unknown key '{key}'; " + (f"did you mean '{near}'?" if near else "remove it")
+    return f"key '{key}': {first['msg']}; correct its value"
+
+
+def _nearest(path: list[str]) -> str | None:
+    model: type[BaseModel] = Config
+    for part in path[:-1]:
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return None
+        model = annotation
+    found = difflib.get_close_matches(path[-1], list(model.model_fields), n=1, cutoff=0.5)
+    return ".".join([*path[:-1], found[0]]) if found else None

@@ -1,0 +1,119 @@
+"""Plans and their price: what may run where, what it was predicted to cost, and what it did cost."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PlanKind(StrEnum):
+    LOCAL = "local"
+    REMOTE = "remote"
+    PREFILL = "prefill"
+
+
+class ReductionLevel(StrEnum):
+    """`L0` leaves the prompt as it is; `L2` selects sentences by relevance to the question under a budget."""
+
+    L0 = "L0"
+    L2 = "L2"
+
+
+class Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Dropped(Value):
+    source: str
+    tokens: int
+    reason: str
+
+
+class ReductionReport(Value):
+    level: ReductionLevel = ReductionLevel.L0
+    tokens_in: int = 0
+    tokens_kept: int = 0
+    dropped: tuple[Dropped, ...] = ()
+
+
+class Recalled(Value):
+    id: str
+    score: float
+
+
+class MemoryReport(Value):
+    recalled: tuple[Recalled, ...] = ()
+    written: tuple[str, ...] = ()
+
+
+class Handover(Value):
+    """`at_token` output tokens came from `from_`; the rest comes from `to`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    at_token: int
+    from_: str = Field(alias="from")
+    to: str
+    reason: str
+
+
+class Costs(Value):
+    """Predicted or measured, in the same keys. None: not known (no sensor, no tokens)."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    up_bytes: int = 0
+    down_bytes: int = 0
+    energy_j: float | None = None
+
+
+class Candidate(Value):
+    """One way to run a request and its predicted price; `rejected` says why it may not be chosen."""
+
+    plan: PlanKind
+    peer: str | None = None
+    model: str
+    variant: str
+    reduction: ReductionLevel = ReductionLevel.L0
+    k: int | None = None
+    """Split point (layers held here); None without a split."""
+    wire_bits: int | None = None
+    """Bits a value on the wire; None when text travels."""
+    ttft_s: float
+    tpot_s: float
+    total_s: float
+    up_bytes: int = 0
+    down_bytes: int = 0
+    energy_j: float | None = None
+    memory_bytes: int = 0
+    quality: float | None = None
+    """Perplexity of the variant on its card; lower is better; None: unmeasured."""
+    wire: Literal["exact", "lossy"] = "exact"
+    rejected: str | None = None
+
+
+class Decision(Value):
+    """The planner's answer: the winner, one sentence of why, and the whole table."""
+
+    chosen: Candidate
+    why: str
+    candidates: tuple[Candidate, ...]
+
+
+class AnswerReport(Value):
+    """The `edgeagent` object of every answer: what was done, and why."""
+
+    plan: PlanKind
+    model: str
+    variant: str
+    peer: str | None = None
+    why: str
+    k: int | None = None
+    seed: int = 0
+    reduction: ReductionReport = ReductionReport()
+    memory: MemoryReport = MemoryReport()
+    handover: tuple[Handover, ...] = ()
+    predicted: Costs = Costs()
+    measured: Costs = Costs()
+    decision: Decision | None = None
+    """The whole table, when the planner chose."""

@@ -1,0 +1,1 @@
+"""Effects: engines in worker processes, transports, and the handover of generations between them."""

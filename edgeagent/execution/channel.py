@@ -1,0 +1,97 @@
+"""The framed pipe between daemon and worker: one JSON packet a message, bulk bytes in shared memory.
+
+A packet on a `SOCK_SEQPACKET` socket keeps its borders and can carry a file descriptor, so tensors travel as
+an anonymous memory file (`memfd`) beside the packet instead of through it.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+Message = dict[str, Any]
+"""JSON between two halves of this program; each end validates what it uses."""
+Buffers = Sequence[bytes | memoryview]
+
+MAX_PACKET_BYTES = 64 * 1024  # below the default socket buffer, so a packet is never refused for its size
+MAX_BULK_BYTES = 8 * 2**30  # checked before allocation: a broken worker must not exhaust the daemon
+_SPILLED = "~json_bytes"
+
+
+class ChannelClosedError(Exception):
+    """The other end is gone."""
+
+
+def pack(message: Message, bulk: Buffers) -> tuple[bytes, list[int]]:
+    """The packet, and the descriptors to send beside it (the caller closes them)."""
+    packet = json.dumps(message, separators=(",", ":")).encode()
+    if len(packet) > MAX_PACKET_BYTES:
+        bulk = [packet, *bulk]
+        packet = json.dumps({_SPILLED: len(packet)}).encode()
+    if not bulk:
+        return packet, []
+    descriptor = os.memfd_create("edgeagent-bulk")
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        for part in bulk:
+            file.write(part)
+    return packet, [descriptor]
+
+
+def unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
+    """The message and its bulk bytes (empty without). Closes the descriptors."""
+    bulk = b""
+    try:
+        message: Message = json.loads(packet)
+        if descriptors:
+            size = os.fstat(descriptors[0]).st_size
+            if size > MAX_BULK_BYTES:
+                raise ChannelClosedError(f"a bulk of {size} bytes is over the limit")
+            bulk = _read_all(descriptors[0], size)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    if (spilled := message.get(_SPILLED)) is not None:
+        message, bulk = json.loads(bulk[:spilled]), bulk[spilled:]
+    return message, bulk
+
+
+def _read_all(descriptor: int, size: int) -> bytes:
+    buffer = bytearray(size)
+    view = memoryview(buffer)
+    offset = 0
+    while offset < size:
+        offset += os.preadv(descriptor, [view[offset:]], offset)
+    return bytes(buffer)
+
+
+class Channel:
+    """The blocking end, used inside a worker. The daemon's end is `supervisor.Worker`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def send(self, message: Message, bulk: Buffers = ()) -> None:
+        packet, descriptors = pack(message, bulk)
+        try:
+            socket.send_fds(self._socket, [packet], descriptors)
+        except (BrokenPipeError, ConnectionResetError):
+            raise ChannelClosedError("the daemon is gone") from None
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def receive(self, *, block: bool) -> tuple[Message, bytes] | None:
+        """The next message; None when there is none and `block` is false."""
+        self._socket.setblocking(block)
+        try:
+            packet, descriptors, _, _ = socket.recv_fds(self._socket, MAX_PACKET_BYTES + 1, 1)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            packet, descriptors = b"", []
+        finally:
+            self._socket.setblocking(True)
+        if not packet:
+            raise ChannelClosedError("the daemon is gone")
+        return unpack(packet, descriptors)

@@ -1,0 +1,1 @@
+"""Moving frames between a device and a peer."""

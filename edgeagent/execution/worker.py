@@ -1,0 +1,98 @@
+"""The worker process: one engine, one channel, one loop. Started by the supervisor, ends with its channel."""
+
+import ctypes
+import importlib
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+from edgeagent.core.errors import EdgeAgentError
+from edgeagent.execution.channel import Buffers, Channel, ChannelClosedError, Message
+
+ENGINES = {
+    "llama": "edgeagent.execution.llama.engine",
+    "onnx": "edgeagent.execution.onnx.engine",
+}
+PR_SET_PDEATHSIG = 1
+FAULTS_VARIABLE = "EDGEAGENT_FAULTS"
+
+
+class Request:
+    """One call from the daemon; answered by any number of `event`s, then exactly one `reply` or `fail`."""
+
+    def __init__(self, channel: Channel, message: Message, bulk: bytes) -> None:
+        self._channel = channel
+        self.id: int = message["id"]
+        self.op: str = message["op"]
+        self.params: Message = message.get("params", {})
+        self.bulk = bulk
+
+    def event(self, bulk: Buffers = (), **facts: object) -> None:
+        self._channel.send({"id": self.id, "event": facts}, bulk)
+
+    def reply(self, bulk: Buffers = (), **facts: object) -> None:
+        self._channel.send({"id": self.id, "reply": facts}, bulk)
+
+    def fail(self, error: EdgeAgentError) -> None:
+        self._channel.send({"id": self.id, "error": {"type": type(error).__name__, "message": str(error)}})
+
+
+class Engine(Protocol):
+    """What a worker runs. Synchronous: `handle` answers or queues a request, `step` does one unit of queued work."""
+
+    def handle(self, request: Request) -> None: ...
+
+    def cancel(self, request_id: int) -> None: ...
+
+    def step(self) -> None: ...
+
+    @property
+    def is_busy(self) -> bool: ...
+
+
+def serve(channel: Channel, engine: Engine) -> None:
+    """Alternate between messages and steps until the daemon goes away."""
+    while True:
+        while message := channel.receive(block=not engine.is_busy):
+            _dispatch(channel, engine, *message)
+        engine.step()
+
+
+def _dispatch(channel: Channel, engine: Engine, message: Message, bulk: bytes) -> None:
+    if message["op"] == "fault" and os.environ.get(FAULTS_VARIABLE) == "1":
+        os.kill(os.getpid(), message["params"]["signal"])  # tests only: die the way a real fault kills
+    if message["op"] == "cancel":
+        engine.cancel(message["params"]["request"])
+        return
+    request = Request(channel, message, bulk)
+    try:
+        engine.handle(request)
+    except EdgeAgentError as error:
+        request.fail(error)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def main(arguments: list[str]) -> None:
+    """`worker ENGINE FD MEMORY_LIMIT_BYTES` (0: no limit)."""
+    name, descriptor, limit = arguments[0], int(arguments[1]), int(arguments[2])
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the daemon, which then closes the channel
+    if limit:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    channel = Channel(socket.socket(fileno=descriptor))
+    create: Callable[[], Engine] = importlib.import_module(ENGINES[name]).create
+    try:
+        serve(channel, create())
+    except ChannelClosedError:
+        return
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Models: cards, files, variants, selection, reduction."""

@@ -1,0 +1,1 @@
+"""What this machine can do: probes, profile, cost model, planner."""
