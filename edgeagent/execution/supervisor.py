@@ -55,6 +55,11 @@ class Worker:
         return self._process.pid
 
     @property
+    def exit_status(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+        return self._process.poll()
+
+    @property
     def is_alive(self) -> bool:
         return self._socket.fileno() >= 0 and self._process.poll() is None
 

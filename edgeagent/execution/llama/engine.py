@@ -8,6 +8,7 @@ from edgeagent.execution.llama import jobs, prompt
 from edgeagent.execution.llama.context import Context, ContextSettings
 from edgeagent.execution.llama.library import engine_version, system_info
 from edgeagent.execution.llama.model import Model
+from edgeagent.execution.llama.quantize import quantize
 from edgeagent.execution.worker import Request
 
 JOBS: dict[str, Callable[[Context, Request], jobs.Steps]] = {
@@ -42,6 +43,10 @@ class LlamaEngine:
                 request.reply(tokens=self._loaded().model.tokenize(text, add_special=False, parse_special=False))
             case "count":
                 self._count(request)
+            case "quantize":
+                p = request.params
+                quantize(str(p["source"]), str(p["target"]), str(p["kind"]), int(p["threads"]))
+                request.reply()
             case "splice":
                 jobs.splice(self._loaded(), request)
             case "version":
@@ -85,6 +90,7 @@ class LlamaEngine:
         )
         request.reply(
             engine_version=engine_version(),
+            system=system_info(),
             layers=model.layers,
             width=model.width,
             heads=model.heads,

@@ -1,0 +1,237 @@
+"""The peer role: offers this machine's models on the broker and runs jobs for devices."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgeagent.core.errors import EdgeAgentError, PeerError, PeerLostError, RequestError, WireError
+from edgeagent.core.generation import Generation, TokenStep
+from edgeagent.execution import canonical
+from edgeagent.execution.local import Exported, LocalModel
+from edgeagent.execution.session import BlockArrived, Session
+from edgeagent.execution.transport.base import Subscription, Transport
+from edgeagent.wire.frames import Frame, Kind, decode_frame
+from edgeagent.wire.messages import (
+    Accepted,
+    Done,
+    Failed,
+    OfferedModel,
+    Open,
+    PeerStatus,
+    Progress,
+    Stop,
+    Token,
+    decode_message,
+    decode_tokens,
+    decode_turns,
+)
+from edgeagent.wire.topics import Topics
+
+log = logging.getLogger(__name__)
+
+MAX_SESSIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A model this peer runs: what it says of it, and the engine."""
+
+    model: OfferedModel
+    engine: LocalModel
+
+
+class PeerService:
+    """Serves sessions while `run` runs; at most MAX_SESSIONS at once, one at a time in each engine."""
+
+    def __init__(self, peer: str, version: str, transport: Transport, topics: Topics, offers: list[Offer]) -> None:
+        self._peer = peer
+        self._version = version
+        self._transport = transport
+        self._topics = topics
+        self._offers = {offer.model.model: offer for offer in offers}
+        self._sessions: dict[tuple[str, bytes], Session] = {}
+
+    async def run(self) -> None:
+        """Announce, serve, and say offline when cancelled."""
+        subscription = self._transport.subscribe(self._topics.to_peer_from_all(self._peer))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._announce(), name="peer-announce")
+                group.create_task(self._read(subscription, group), name="peer-read")
+        finally:
+            with contextlib.suppress(PeerLostError):
+                self._publish_status("offline")
+
+    async def _announce(self) -> None:
+        """Keep the retained status true, also after the broker forgot it in a restart."""
+        while True:
+            with contextlib.suppress(PeerLostError):
+                self._publish_status("online")
+            await asyncio.sleep(5)
+
+    def _publish_status(self, state: str) -> None:
+        status = PeerStatus.model_validate(
+            {
+                "id": self._peer,
+                "state": state,
+                "version": self._version,
+                "models": tuple(offer.model for offer in self._offers.values()),
+                "queue": len(self._sessions),
+            }
+        )
+        payload = status.model_dump_json().encode()
+        self._transport.publish(self._topics.peer_status(self._peer), payload, retain=True)
+
+    async def _read(self, subscription: Subscription, group: asyncio.TaskGroup) -> None:
+        while True:
+            try:
+                topic, payload = await subscription.get()
+                self._take(self._topics.last_id(topic), decode_frame(payload), len(payload), group)
+            except PeerLostError as error:
+                for session in self._sessions.values():
+                    session.fail(error)
+            except WireError as error:
+                log.warning("dropped a frame: %s", error)
+
+    def _take(self, device: str, frame: Frame, num_bytes: int, group: asyncio.TaskGroup) -> None:
+        key = (device, frame.session)
+        if key in self._sessions:
+            self._sessions[key].feed(frame, num_bytes)
+            return
+        if frame.kind is not Kind.MESSAGE or not isinstance(message := decode_message(frame.payload), Open):
+            return  # a late word of a session that is over
+        if len(self._sessions) >= MAX_SESSIONS:
+            log.warning("refused a session: %d are open", len(self._sessions))
+            return
+        session = Session(frame.session, self._sender(device))
+        session.expect({0: message.prompt_bytes})
+        self._sessions[key] = session
+        group.create_task(self._serve(key, session, message), name=f"peer-session-{device}")
+
+    def _sender(self, device: str) -> Callable[[bytes, bool], None]:
+        topics = {False: self._topics.to_device(device), True: self._topics.to_device_bulk(device)}
+        return lambda data, bulk: self._transport.publish(topics[bulk], data, bulk=bulk)
+
+    async def _serve(self, key: tuple[str, bytes], session: Session, job: Open) -> None:
+        """One session from Open to the end. No failure of a session reaches another."""
+        log.info("session opened device=%s job=%s", key[0], job.job)
+        try:
+            async with session.kept_alive():
+                await _Job(session, job, self._offers).run()
+        except PeerError as error:
+            log.info("session ended device=%s job=%s reason=%s", key[0], job.job, error)
+        except EdgeAgentError as error:
+            log.warning("session failed device=%s job=%s reason=%s", key[0], job.job, error)
+            with contextlib.suppress(PeerLostError):
+                session.send(Failed(code=error.code, message=str(error)))
+        finally:
+            del self._sessions[key]
+
+
+class _StoppedError(PeerError):
+    """The device wants nothing more."""
+
+
+class _Job:
+    """One job: the work on one side, the device's messages on the other; the first to end ends both."""
+
+    def __init__(self, session: Session, job: Open, offers: dict[str, Offer]) -> None:
+        self._session = session
+        self._job = job
+        self._offers = offers
+        self._prompt_here = asyncio.Event()
+
+    async def run(self) -> None:
+        listener = asyncio.create_task(self._listen(), name="peer-listen")
+        work = asyncio.create_task(self._work(), name="peer-work")
+        try:
+            done, _ = await asyncio.wait({listener, work}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (listener, work):
+                task.cancel()
+            await asyncio.gather(listener, work, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        while True:
+            match await self._session.receive():
+                case BlockArrived():
+                    self._prompt_here.set()
+                case Progress(blocks=blocks):
+                    self._session.skip_blocks_before(blocks)
+                case Stop(reason=reason):
+                    raise _StoppedError(f"the device stopped it ({reason or 'done'})")
+                case _:
+                    continue
+
+    async def _work(self) -> None:
+        if self._job.job == "probe":
+            await self._probe()
+            return
+        offer = self._find()
+        async with offer.engine.lease():
+            facts = await offer.engine.facts()
+            if self._job.exact_key and self._job.exact_key != facts.exact_key:
+                raise RequestError("this peer's build or settings differ, its cache would not be the same bits")
+            self._session.send(Accepted(kv_bytes_per_token=facts.kv_bytes_per_token))
+            await self._prompt_here.wait()
+            await self._generate(offer, await self._generation(offer))
+
+    def _find(self) -> Offer:
+        offer = self._offers.get(self._job.model)
+        if offer is None or self._job.variant_sha256 not in (None, offer.model.variant_sha256):
+            raise RequestError(f"this peer does not hold that variant of '{self._job.model}'")
+        return offer
+
+    async def _generation(self, offer: Offer) -> Generation:
+        data = self._session.receiver.blocks[0]
+        if self._job.prompt_form == "tokens":
+            prompt = decode_tokens(data)
+        else:
+            turns = decode_turns(data)
+            prompt = await offer.engine.encode([{"role": t.role, "content": t.content} for t in turns])
+        return Generation(
+            id=secrets.token_hex(8),
+            variant_sha256=offer.model.variant_sha256,
+            prompt=prompt,
+            sampling=self._job.sampling,
+            max_tokens=self._job.max_tokens,
+        )
+
+    async def _generate(self, offer: Offer, generation: Generation) -> None:
+        events = offer.engine.generate(generation, export_kv=self._job.job == "prefill")
+        reason = "length"
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if isinstance(event, Exported):
+                    self._send_cache(event, offer.engine.settings.chunk_tokens)
+                elif isinstance(event, TokenStep):
+                    self._session.send(
+                        Token(position=event.position, token=event.token, piece=event.piece.hex(), is_end=event.is_end)
+                    )
+                    reason = "stop" if event.is_end else "length"
+        self._session.send(Done(reason="stop" if reason == "stop" else "length", prompt_tokens=len(generation.prompt)))
+        await self._until_sent()
+
+    def _send_cache(self, exported: Exported, chunk: int) -> None:
+        """Newest tokens first: the device comes from the other end."""
+        cell_bytes = len(exported.data) // exported.cells
+        blocks: list[tuple[int, bytes]] = []
+        for index in reversed(range(canonical.num_blocks(exported.cells, chunk))):
+            first, end = canonical.block_range(index, exported.cells, chunk)
+            blocks.append((index, exported.data[first * cell_bytes : end * cell_bytes]))
+        self._session.send_blocks(blocks, bulk=True)
+
+    async def _probe(self) -> None:
+        self._session.send(Accepted())
+        self._session.send_blocks([(0, secrets.token_bytes(self._job.probe_bytes))], bulk=True)
+        await self._until_sent()
+
+    async def _until_sent(self) -> None:
+        """Stay until the last block is acknowledged, or the device stops or falls silent (then `_listen` raises)."""
+        await self._session.sent_all.wait()
+        self._session.send(Done(reason="sent"))

@@ -1,0 +1,154 @@
+"""Executors: whoever can extend a Generation. Here the local engine and a peer; `meeting` has both at once."""
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from edgeagent.core.errors import PeerError
+from edgeagent.core.generation import Generation, TokenStep
+from edgeagent.execution.local import Evaluated, LocalModel
+from edgeagent.execution.peers import Peers, until_accepted
+from edgeagent.execution.session import Session
+from edgeagent.wire.messages import Done, Failed, Open, Stop, Token, Turn, encode_tokens, encode_turns
+
+Steps = AsyncGenerator[TokenStep, None]
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What a request moved and reused, filled in while it runs."""
+
+    up_bytes: int = 0
+    down_bytes: int = 0
+    kv_tokens: int = 0
+    """Prompt tokens whose cache came from a peer."""
+    reused_tokens: int = 0
+    """Prompt tokens whose cache was here already."""
+    notes: list[str] = field(default_factory=list)
+    """Failures that did not stop the answer."""
+
+
+class Executor(Protocol):
+    """Extends a Generation from its journal. Steps come with rising positions from `len(generation.output)`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def extend(self, generation: Generation) -> Steps:
+        """Raises EngineLostError or PeerError when it cannot go on; what was yielded stays valid."""
+        ...
+
+
+class LocalExecutor:
+    """The engine of this machine."""
+
+    name = "local"
+
+    def __init__(self, model: LocalModel, traffic: Traffic) -> None:
+        self._model = model
+        self._traffic = traffic
+
+    async def extend(self, generation: Generation) -> Steps:
+        async with contextlib.aclosing(self._model.generate(generation)) as events:
+            async for event in events:
+                if isinstance(event, TokenStep):
+                    yield event
+                elif isinstance(event, Evaluated) and event.reused is not None:
+                    self._traffic.reused_tokens = event.reused
+
+
+@dataclass(frozen=True, slots=True)
+class PeerModel:
+    """One variant on one peer."""
+
+    peer: str
+    model: str
+    variant_sha256: str
+    exact_key: str
+
+
+class RemoteExecutor:
+    """Plan `remote`: text up, tokens down, the peer decodes.
+
+    With `turns` the peer's model is another one: it applies its own template, and its tokens mean nothing here.
+    """
+
+    def __init__(
+        self, peers: Peers, target: PeerModel, traffic: Traffic, turns: Sequence[Mapping[str, str]] | None = None
+    ) -> None:
+        self._peers = peers
+        self._target = target
+        self._traffic = traffic
+        self._turns = turns
+
+    @property
+    def name(self) -> str:
+        return f"peer {self._target.peer}"
+
+    async def extend(self, generation: Generation) -> Steps:
+        async with peer_session(self._peers, self._target.peer, self._traffic) as session:
+            self._open(session, generation)
+            await until_accepted(session)
+            while True:
+                match await session.receive():
+                    case Token() as token:
+                        yield step_of(token)
+                        if token.is_end:
+                            return
+                    case Done():
+                        return
+                    case Failed(message=message):
+                        raise PeerError(f"peer {self._target.peer} failed: {message}")
+                    case _:
+                        continue
+
+    def _open(self, session: Session, generation: Generation) -> None:
+        if self._turns is None:
+            open_job(session, "remote", self._target, generation)
+            return
+        prompt = encode_turns(tuple(Turn.model_validate(turn) for turn in self._turns))
+        session.send(_open_message("remote", self._target, generation, "turns", len(prompt)))
+        session.send_blocks([(0, prompt)], bulk=False)
+
+
+def open_job(session: Session, job: str, target: PeerModel, generation: Generation) -> None:
+    """Send the Open of a job on the generation's own tokens, and the tokens behind it."""
+    prompt = encode_tokens(generation.prompt)
+    session.send(_open_message(job, target, generation, "tokens", len(prompt)))
+    session.send_blocks([(0, prompt)], bulk=False)
+
+
+def _open_message(job: str, target: PeerModel, generation: Generation, form: str, num_bytes: int) -> Open:
+    return Open.model_validate(
+        {
+            "job": job,
+            "model": target.model,
+            "variant_sha256": target.variant_sha256,
+            "exact_key": target.exact_key,
+            "prompt_form": form,
+            "prompt_bytes": num_bytes,
+            "sampling": generation.sampling,
+            "max_tokens": generation.max_tokens,
+        }
+    )
+
+
+def step_of(token: Token) -> TokenStep:
+    return TokenStep(token.position, token.token, bytes.fromhex(token.piece), token.is_end)
+
+
+@contextlib.asynccontextmanager
+async def peer_session(peers: Peers, peer: str, traffic: Traffic) -> AsyncIterator[Session]:
+    """A session that is counted, said goodbye to, and that opens the peer's breaker when it fails."""
+    async with peers.session(peer) as session:
+        try:
+            yield session
+        except PeerError:
+            peers.trip(peer)
+            raise
+        finally:
+            with contextlib.suppress(PeerError):
+                session.send(Stop())
+            traffic.up_bytes += session.up_bytes
+            traffic.down_bytes += session.down_bytes

@@ -1,0 +1,202 @@
+"""A variant loaded in a worker of its own: the daemon's handle to local generation."""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import signal
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from edgeagent.core.errors import BusyError
+from edgeagent.core.generation import Generation, TokenStep
+from edgeagent.execution.supervisor import Worker
+from edgeagent.execution.template import Turn
+
+log = logging.getLogger(__name__)
+
+LOAD_STALL_S = 300.0  # a large file on an SD card takes minutes
+CRASH_SIGNALS = {signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGBUS, signal.SIGFPE}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSettings:
+    """How a variant is loaded. `chunk_tokens` is the canonical prefill chunk."""
+
+    path: str
+    variant_sha256: str
+    context_tokens: int
+    kv_type: str
+    flash_attention: bool
+    threads: int
+    extra_buffers: bool
+    chunk_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedFacts:
+    """What the engine says of a loaded variant. `kv_bytes_per_token` is 0 when its cache cannot be exchanged."""
+
+    context_tokens: int
+    kv_bytes_per_token: int
+    has_template: bool
+    exact_key: str
+    """Two engines with one key compute the same bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """`tokens` of the prompt and output are in the cache; `reused` of them were there before (first event only)."""
+
+    tokens: int
+    reused: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The cache of a whole prompt: blocks of one chunk each, one after the other."""
+
+    cells: int
+    data: bytes
+
+
+EngineEvent = Evaluated | Exported | TokenStep
+
+
+class LocalModel:
+    """Loads on first use, once more after a crash, and unloads when told.
+
+    The worker holds one sequence: `lease` gives one request at a time the whole of it.
+    """
+
+    def __init__(self, settings: LoadSettings, *, queue: int = 16, memory_limit_bytes: int = 0) -> None:
+        self.settings = settings
+        self.num_waiting = 0
+        self._queue = queue
+        self._memory_limit_bytes = memory_limit_bytes
+        self._worker: Worker | None = None
+        self._facts: LoadedFacts | None = None
+        self._lease = asyncio.Lock()
+        self._loading = asyncio.Lock()
+        self.on_load: Callable[[int], None] = lambda pid: None
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._worker is not None and self._worker.is_alive
+
+    @property
+    def pid(self) -> int | None:
+        return self._worker.pid if self._worker else None
+
+    @contextlib.asynccontextmanager
+    async def lease(self) -> AsyncIterator[None]:
+        """The engine for one request. Raises BusyError when too many wait already."""
+        if self.num_waiting >= self._queue:
+            raise BusyError(f"{self.num_waiting} requests wait for the model already; try again later")
+        self.num_waiting += 1
+        try:
+            async with self._lease:
+                yield
+        finally:
+            self.num_waiting -= 1
+
+    async def facts(self) -> LoadedFacts:
+        """Loads the variant if need be. Raises ModelFileError, OutOfMemoryError, EngineLostError."""
+        await self._ready()
+        assert self._facts is not None
+        return self._facts
+
+    async def encode(self, messages: Sequence[Turn], answer_prefix: str = "") -> tuple[int, ...]:
+        """Prompt token ids of chat turns, by the model's own template."""
+        worker = await self._ready()
+        reply, _ = await worker.call("encode", messages=list(messages), answer_prefix=answer_prefix)
+        return tuple(reply["tokens"])
+
+    async def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens in each text."""
+        worker = await self._ready()
+        reply, _ = await worker.call("count", texts=list(texts))
+        return [int(n) for n in reply["counts"]]
+
+    async def generate(self, generation: Generation, *, export_kv: bool = False) -> AsyncGenerator[EngineEvent, None]:
+        """Extend a Generation from its journal. Raises EngineLostError when the worker dies on the way."""
+        worker = await self._ready()
+        stream = worker.stream(
+            "generate",
+            prompt=generation.prompt,
+            output=generation.output,
+            sampling=generation.sampling.model_dump(),
+            max_tokens=generation.max_tokens,
+            export_kv=export_kv,
+        )
+        async with contextlib.aclosing(stream):
+            async for event, bulk in stream:
+                if "token" in event:
+                    yield TokenStep(event["position"], event["token"], bulk, event["is_end"])
+                elif "cells" in event:
+                    yield Exported(event["cells"], bulk)
+                elif "evaluated" in event:
+                    yield Evaluated(event["evaluated"], event.get("reused"))
+
+    async def prefill(self, prompt: Sequence[int]) -> AsyncGenerator[Evaluated, None]:
+        """Fill the cache chunk by chunk; leaving the iteration keeps what was evaluated."""
+        worker = await self._ready()
+        async with contextlib.aclosing(worker.stream("prefill", prompt=prompt)) as stream:
+            async for event, _ in stream:
+                yield Evaluated(event["evaluated"], event.get("reused"))
+
+    async def splice(self, prompt: Sequence[int], first_block: int, blocks: Sequence[bytes]) -> None:
+        """Put a peer's blocks behind the cells evaluated here. Raises EngineError when they do not fit."""
+        worker = await self._ready()
+        await worker.call("splice", blocks, prompt=prompt, first_block=first_block)
+
+    async def bench(self, prompt_tokens: int, decode_tokens: int) -> tuple[float, float]:
+        """Prefill and decode rate in tokens a second."""
+        worker = await self._ready()
+        reply, _ = await worker.call("bench", prompt_tokens=prompt_tokens, decode_tokens=decode_tokens)
+        return float(reply["prefill_tok_s"]), float(reply["decode_tok_s"])
+
+    async def close(self) -> None:
+        if self._worker is not None:
+            await self._worker.close()
+            self._worker = None
+
+    async def _ready(self) -> Worker:
+        async with self._loading:
+            if self._worker is None or not self._worker.is_alive:
+                self._after_loss()
+                worker = await Worker.spawn("llama", memory_limit_bytes=self._memory_limit_bytes)
+                self._worker = worker
+                reply, _ = await worker.call("load", stall_s=LOAD_STALL_S, **asdict(self.settings))
+                self._facts = _facts(self.settings, reply)
+                self.on_load(worker.pid)
+            return self._worker
+
+    def _after_loss(self) -> None:
+        """A worker that crashed by itself is loaded again without weight repacking, the riskiest setting.
+        One that was killed (by the kernel, by a person) comes back as it was, so that its bits stay the same."""
+        if self._worker is None:
+            return
+        status = self._worker.exit_status or 0
+        log.warning("engine worker lost pid=%d exit=%d", self._worker.pid, status)
+        if -status in CRASH_SIGNALS and self.settings.extra_buffers:
+            self.settings = replace(self.settings, extra_buffers=False)
+            log.warning("loading again with safer settings extra_buffers=false")
+
+
+def _facts(settings: LoadSettings, reply: dict[str, object]) -> LoadedFacts:
+    identity = [
+        settings.variant_sha256,
+        settings.kv_type,
+        settings.flash_attention,
+        settings.extra_buffers,
+        settings.chunk_tokens,
+        reply["engine_version"],
+        reply["system"],
+    ]
+    return LoadedFacts(
+        context_tokens=int(str(reply["context_tokens"])),
+        kv_bytes_per_token=int(str(reply["kv_bytes_per_token"])),
+        has_template=bool(reply["has_template"]),
+        exact_key=hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest(),
+    )

@@ -1,0 +1,165 @@
+"""The device's side of the link: which peers there are, how good the way to them is, sessions with them."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+
+from edgeagent.core.errors import PeerError, PeerLostError, WireError
+from edgeagent.core.link import LinkEstimate
+from edgeagent.execution.session import BlockArrived, Session
+from edgeagent.execution.transport.base import Subscription, Transport
+from edgeagent.wire.frames import SESSION_BYTES, Frame, decode_frame
+from edgeagent.wire.messages import Accepted, Failed, Open, PeerStatus, decode_status
+from edgeagent.wire.topics import Topics
+
+log = logging.getLogger(__name__)
+
+BREAKER_S = 15.0
+"""A peer that failed is left alone for so long: the next request must not wait for it."""
+PROBE_BYTES = 256 * 1024
+MAX_PEERS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    """A peer as this device sees it. `broken_until` is on the monotonic clock."""
+
+    status: PeerStatus
+    link: LinkEstimate = field(default_factory=LinkEstimate)
+    broken_until: float = 0.0
+
+
+class Peers:
+    """Reads peers' statuses and demultiplexes their frames while `run` runs."""
+
+    def __init__(self, transport: Transport, topics: Topics, device: str) -> None:
+        self._transport = transport
+        self._topics = topics
+        self._device = device
+        self._views: dict[str, PeerView] = {}
+        self._sessions: dict[bytes, Session] = {}
+        self._status_arrived = asyncio.Event()
+
+    def views(self) -> list[PeerView]:
+        """Peers that are online now; none without a connection."""
+        if not self._transport.is_connected:
+            return []
+        return [v for v in self._views.values() if v.status.state == "online"]
+
+    def is_broken(self, view: PeerView) -> bool:
+        return time.monotonic() < view.broken_until
+
+    def trip(self, peer: str) -> None:
+        """Open the breaker: the peer failed."""
+        if view := self._views.get(peer):
+            self._views[peer] = replace(view, broken_until=time.monotonic() + BREAKER_S)
+
+    def note_link(self, peer: str, *, rtt_s: float | None = None, down_bytes_s: float | None = None) -> None:
+        """Take a measurement into the estimate."""
+        if view := self._views.get(peer):
+            link = view.link
+            link = link.with_rtt(rtt_s) if rtt_s is not None else link
+            link = link.with_down(down_bytes_s) if down_bytes_s is not None else link
+            self._views[peer] = replace(view, link=link)
+
+    async def wait_for_peer(self, timeout_s: float) -> bool:
+        """True as soon as some peer is online."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self.views():
+                    self._status_arrived.clear()
+                    await self._status_arrived.wait()
+        return bool(self.views())
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            status = self._transport.subscribe(self._topics.all_peer_status())
+            control = self._transport.subscribe(self._topics.to_device(self._device))
+            bulk = self._transport.subscribe(self._topics.to_device_bulk(self._device), bulk=True)
+            group.create_task(self._read_statuses(status), name="peer-statuses")
+            group.create_task(self._read_frames(control), name="peer-control")
+            group.create_task(self._read_frames(bulk), name="peer-bulk")
+
+    async def _read_statuses(self, subscription: Subscription) -> None:
+        while True:
+            with contextlib.suppress(PeerLostError):
+                self._note_status(*await subscription.get())
+
+    def _note_status(self, topic: str, payload: bytes) -> None:
+        try:
+            status = decode_status(payload)
+            if status.id != self._topics.last_id(topic):
+                raise WireError(f"a status of '{status.id[:64]}' came on the topic of another")
+        except WireError as error:
+            log.warning("ignored a peer status: %s", error)
+            return
+        if len(self._views) >= MAX_PEERS and status.id not in self._views:
+            log.warning("ignored peer %s: %d peers are known already", status.id, MAX_PEERS)
+            return
+        old = self._views.get(status.id)
+        came_back = old is not None and old.status.state == "offline" and status.state == "online"
+        self._views[status.id] = PeerView(status) if old is None or came_back else replace(old, status=status)
+        self._status_arrived.set()
+
+    async def _read_frames(self, subscription: Subscription) -> None:
+        while True:
+            try:
+                _, payload = await subscription.get()
+                frame = decode_frame(payload)
+            except PeerLostError as error:
+                for session in self._sessions.values():
+                    session.fail(error)
+            except WireError as error:
+                log.warning("dropped a frame: %s", error)
+            else:
+                self._feed(frame, len(payload))
+
+    def _feed(self, frame: Frame, num_bytes: int) -> None:
+        if session := self._sessions.get(frame.session):
+            session.feed(frame, num_bytes)
+
+    @contextlib.asynccontextmanager
+    async def session(self, peer: str) -> AsyncIterator[Session]:
+        """A new session with a peer, kept alive while inside."""
+        topic = self._topics.to_peer(peer, self._device)
+        session = Session(
+            secrets.token_bytes(SESSION_BYTES), lambda data, bulk: self._transport.publish(topic, data, bulk=bulk)
+        )
+        self._sessions[session.id] = session
+        try:
+            async with session.kept_alive():
+                yield session
+        finally:
+            del self._sessions[session.id]
+            if session.rtt_s is not None:
+                self.note_link(peer, rtt_s=session.rtt_s)
+
+    async def measure_link(self, peer: str) -> LinkEstimate:
+        """Fetch a small block from the peer and time it. Raises PeerError."""
+        async with self.session(peer) as session:
+            session.expect({0: PROBE_BYTES})
+            session.send(Open(job="probe", probe_bytes=PROBE_BYTES))
+            await until_accepted(session)
+            started = time.monotonic()
+            while not isinstance(arrived := await session.receive(), BlockArrived):
+                if isinstance(arrived, Failed):
+                    raise PeerError(f"peer {peer} failed: {arrived.message}")
+            self.note_link(peer, down_bytes_s=PROBE_BYTES / max(time.monotonic() - started, 1e-4))
+        return self._views[peer].link
+
+
+async def until_accepted(session: Session) -> Accepted:
+    """Wait for the verdict on an Open. Raises PeerError when it is a refusal."""
+    while True:
+        match await session.receive():
+            case Accepted() as accepted:
+                return accepted
+            case Failed(message=message):
+                raise PeerError(f"the peer refused: {message}")
+            case _:
+                continue

@@ -1,0 +1,167 @@
+"""One job between a device and a peer: messages and blocks both ways, with a lease. The same on both ends."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+
+from edgeagent.core.errors import PeerLostError, WireError
+from edgeagent.wire.blocks import BlockReceiver, BlockSender
+from edgeagent.wire.frames import Fragment, Frame, Kind, decode_fragment, encode_fragment, encode_frame
+from edgeagent.wire.messages import LEASE_S, Ack, KeepAlive, Message, decode_message, encode_message
+
+RESEND_S = 1.0
+MAX_INBOX = 4096
+
+Publish = Callable[[bytes, bool], None]
+"""Sends one encoded frame; True picks the bulk connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockArrived:
+    index: int
+
+
+Arrived = Message | BlockArrived
+
+
+class Session:
+    """Feed it frames, receive messages and blocks; it acknowledges, keeps alive and answers pings by itself."""
+
+    def __init__(self, session_id: bytes, publish: Publish) -> None:
+        self.id = session_id
+        self.up_bytes = 0
+        self.down_bytes = 0
+        self.receiver = BlockReceiver({})
+        self.rtt_s: float | None = None
+        self.sent_all = asyncio.Event()
+        """Set when no block waits to be sent or acknowledged."""
+        self.sent_all.set()
+        self._sender: BlockSender | None = None
+        self._is_bulk = True
+        self._sent_at = 0.0
+        self._publish = publish
+        self._inbox: asyncio.Queue[Arrived | Exception] = asyncio.Queue()
+        self._pinged_at = 0.0
+
+    def send(self, message: Message) -> None:
+        """Raises PeerLostError without a connection."""
+        self._send_frame(Kind.MESSAGE, encode_message(message), bulk=False)
+
+    def expect(self, sizes: dict[int, int]) -> None:
+        """Take blocks of exactly these indexes and sizes, and no others."""
+        self.receiver = BlockReceiver(sizes)
+
+    def send_blocks(self, blocks: Iterable[tuple[int, bytes]], *, bulk: bool) -> None:
+        """Start sending blocks in this order; acknowledgements keep it going.
+
+        Small blocks go with the messages (`bulk=False`), and then arrive in order with them.
+        """
+        self._sender, self._is_bulk = BlockSender(blocks), bulk
+        self._pump()
+
+    def skip_blocks_before(self, block: int) -> None:
+        """The other end has made these itself."""
+        if self._sender:
+            self._sender.skip_before(block)
+            self._pump()
+
+    def feed(self, frame: Frame, num_bytes: int) -> None:
+        """Take one arrived frame. A frame that breaks the protocol ends the session, not the process."""
+        self.down_bytes += num_bytes
+        try:
+            self._take(frame)
+        except (WireError, PeerLostError) as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        self._inbox.put_nowait(error)
+
+    async def receive(self) -> Arrived:
+        """The next message or block. Raises PeerLostError after a lease of silence, WireError on a broken frame."""
+        try:
+            item = await asyncio.wait_for(self._inbox.get(), LEASE_S)
+        except TimeoutError:
+            raise PeerLostError(f"the other end said nothing for {LEASE_S:g} s") from None
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    @contextlib.asynccontextmanager
+    async def kept_alive(self) -> AsyncIterator[None]:
+        """While inside, the other end hears from us several times a lease."""
+        task = asyncio.create_task(self._keep_alive(), name="session-keepalive")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _keep_alive(self) -> None:
+        while True:
+            with contextlib.suppress(PeerLostError):
+                self.ping()
+                self._resend()
+            await asyncio.sleep(LEASE_S / 4)
+
+    def ping(self) -> None:
+        self._pinged_at = time.monotonic()
+        self.send(KeepAlive(ping=int(self._pinged_at * 1e6)))
+
+    def _resend(self) -> None:
+        if self._sender and time.monotonic() - self._sent_at > RESEND_S:
+            for number, fragment in self._sender.unacknowledged():
+                self._send_fragment(number, fragment)
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind is Kind.FRAGMENT:
+            self._take_fragment(frame.payload)
+            return
+        message = decode_message(frame.payload)
+        match message:
+            case Ack() if self._sender:
+                self._sender.acknowledge(message)
+                self._pump()
+                self._deliver(message)
+            case KeepAlive(ping=int(number)):
+                self.send(KeepAlive(pong=number))
+                self._deliver(KeepAlive())
+            case KeepAlive(pong=int(number)):
+                if number == int(self._pinged_at * 1e6):
+                    self.rtt_s = time.monotonic() - self._pinged_at
+                self._deliver(KeepAlive())
+            case _:
+                self._deliver(message)
+
+    def _deliver(self, item: Arrived) -> None:
+        if self._inbox.qsize() >= MAX_INBOX:
+            raise WireError(f"more than {MAX_INBOX} messages wait to be read")
+        self._inbox.put_nowait(item)
+
+    def _take_fragment(self, payload: bytes) -> None:
+        number, fragment = decode_fragment(payload)
+        completed = self.receiver.take(number, fragment)
+        if completed is not None:
+            self._deliver(BlockArrived(completed))
+        if completed is not None or self.receiver.ack_due():
+            self.send(self.receiver.ack())
+
+    def _pump(self) -> None:
+        assert self._sender is not None
+        for number, fragment in self._sender.take():
+            self._send_fragment(number, fragment)
+        if self._sender.is_done:
+            self.sent_all.set()
+        else:
+            self.sent_all.clear()
+
+    def _send_fragment(self, number: int, fragment: Fragment) -> None:
+        self._sent_at = time.monotonic()
+        self._send_frame(Kind.FRAGMENT, encode_fragment(number, fragment), bulk=self._is_bulk)
+
+    def _send_frame(self, kind: Kind, payload: bytes, *, bulk: bool) -> None:
+        data = encode_frame(Frame(kind, self.id, payload))
+        self.up_bytes += len(data)
+        self._publish(data, bulk)

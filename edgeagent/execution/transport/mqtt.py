@@ -1,0 +1,230 @@
+"""The MQTT 5 transport: paho-mqtt in its own threads, one connection for messages and one for bulk."""
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edgeagent.core.errors import ConfigError, PeerLostError, WireError
+from edgeagent.execution.transport.base import Subscription, topic_matches
+from edgeagent.wire.frames import MAX_FRAME_BYTES
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PORT = 1883
+CONNECT_TIMEOUT_S = 5.0
+KEEPALIVE_S = 15
+MAX_IN_FLIGHT = 16
+MAX_WAITING = 1024
+PACKET_OVERHEAD_BYTES = 512  # topic and properties beside the payload
+ALL_BYTES = 268_435_455  # the protocol's own limit (MQTT 5, section 2.1.4)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    host: str
+    port: int
+    username: str = ""
+    password: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LastWill:
+    topic: str
+    payload: bytes
+
+
+def parse_address(url: str, username: str = "", password: str = "") -> BrokerAddress:
+    """The broker behind `mqtt://host[:port]`. Raises ConfigError; anything off loopback is refused."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or DEFAULT_PORT
+    except ValueError as error:
+        raise ConfigError(f"mqtt.url '{url}' is not an address ({error}); write mqtt://127.0.0.1:1883") from None
+    if parts.scheme != "mqtt" or not host or parts.path not in ("", "/"):
+        raise ConfigError(f"mqtt.url '{url}' is not an address; write mqtt://127.0.0.1:1883")
+    if not _is_loopback(host, port):
+        raise ConfigError(
+            f"mqtt.url '{url}' is not on this machine; until devices can be enrolled only a loopback broker is allowed"
+        )
+    return BrokerAddress(host, port, username, password)
+
+
+def _is_loopback(host: str, port: int) -> bool:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(f"mqtt.url: the name '{host}' cannot be resolved ({error.strerror}); correct it") from None
+    return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
+
+
+class MqttTransport:
+    """See `base.Transport`. Reconnects by itself and subscribes again; readers are told of every loss."""
+
+    def __init__(self, address: BrokerAddress, client_id: str, will: LastWill | None = None) -> None:
+        self._address = address
+        self._loop = asyncio.get_running_loop()
+        self._control = _Connection(self, f"{client_id}-c", will)
+        self._bulk = _Connection(self, f"{client_id}-b", None)
+
+    @classmethod
+    async def connect(cls, address: BrokerAddress, client_id: str, will: LastWill | None = None) -> "MqttTransport":
+        """Connect both connections. Raises PeerLostError when the broker does not answer in time."""
+        transport = cls(address, client_id, will)
+        try:
+            for connection in (transport._control, transport._bulk):
+                await connection.start(address)
+        except BaseException:
+            await transport.close()
+            raise
+        return transport
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    @property
+    def is_connected(self) -> bool:
+        return self._control.is_connected and self._bulk.is_connected
+
+    @property
+    def max_payload_bytes(self) -> int:
+        return min(MAX_FRAME_BYTES, self._bulk.max_packet_bytes - PACKET_OVERHEAD_BYTES)
+
+    def publish(self, topic: str, payload: bytes, *, bulk: bool = False, retain: bool = False) -> None:
+        (self._bulk if bulk else self._control).publish(topic, payload, retain=retain)
+
+    def subscribe(self, topic_filter: str, *, bulk: bool = False) -> Subscription:
+        return (self._bulk if bulk else self._control).subscribe(topic_filter)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        for connection in (self._control, self._bulk):
+            connection.unsubscribe(subscription)
+
+    async def close(self) -> None:
+        """Disconnect cleanly (no Last Will is sent)."""
+        for connection in (self._control, self._bulk):
+            await asyncio.to_thread(connection.stop)
+
+
+class _Connection:
+    """One paho client. Its callbacks run in paho's thread and only post to the event loop."""
+
+    def __init__(self, transport: MqttTransport, client_id: str, will: LastWill | None) -> None:
+        self._transport = transport
+        self._subscriptions: list[Subscription] = []
+        self._answer: asyncio.Future[ReasonCode] = transport.loop.create_future()
+        self.is_connected = False
+        self.max_packet_bytes = ALL_BYTES
+        self._client = client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5)
+        client.max_inflight_messages_set(MAX_IN_FLIGHT)
+        client.max_queued_messages_set(MAX_WAITING)
+        client.reconnect_delay_set(1, 30)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_socket_open = _set_no_delay
+        if will:
+            client.will_set(will.topic, will.payload, qos=1, retain=True)
+
+    async def start(self, address: BrokerAddress) -> None:
+        if address.username:
+            self._client.username_pw_set(address.username, address.password)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.MaximumPacketSize = MAX_FRAME_BYTES + PACKET_OVERHEAD_BYTES
+        where = f"the MQTT broker at {address.host}:{address.port}"
+        try:
+            await asyncio.to_thread(
+                self._client.connect, address.host, address.port, KEEPALIVE_S, clean_start=True, properties=properties
+            )
+            self._client.loop_start()
+            reason = await asyncio.wait_for(self._answer, CONNECT_TIMEOUT_S)
+        except (OSError, TimeoutError) as error:
+            why = str(error) or f"no answer within {CONNECT_TIMEOUT_S:g} s"
+            raise PeerLostError(f"{where} cannot be reached ({why}); start it or correct mqtt.url") from None
+        if reason.is_failure:
+            raise PeerLostError(f"{where} refused the connection ({reason}); check mqtt.username and mqtt.password")
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
+        if len(payload) + PACKET_OVERHEAD_BYTES > self.max_packet_bytes:
+            raise WireError(f"a payload of {len(payload)} bytes is over the broker's limit; raise max_packet_size")
+        if not self.is_connected:
+            raise PeerLostError("the connection to the broker is lost; it is tried again by itself")
+        sent = self._client.publish(topic, payload, qos=1, retain=retain)
+        if sent.rc != paho.MQTT_ERR_SUCCESS:
+            raise PeerLostError(f"the broker connection does not take messages ({paho.error_string(sent.rc)})")
+
+    def subscribe(self, topic_filter: str) -> Subscription:
+        subscription = Subscription(topic_filter)
+        self._subscriptions.append(subscription)
+        self._client.subscribe(topic_filter, qos=1)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+            self._client.unsubscribe(subscription.topic_filter)
+
+    def stop(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _on_connect(
+        self, client: paho.Client, _data: object, _flags: object, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        # paho itself ignores both limits; a broker cuts the connection of a client that exceeds them.
+        limits = properties.json() if properties else {}  # type: ignore[no-untyped-call]
+        client.max_inflight_messages_set(min(MAX_IN_FLIGHT, limits.get("ReceiveMaximum", MAX_IN_FLIGHT)))
+        self.max_packet_bytes = limits.get("MaximumPacketSize", ALL_BYTES)
+        self._post(self._connected, reason)
+
+    def _on_disconnect(
+        self, _client: paho.Client, _data: object, _flags: object, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        self._post(self._lost, str(reason))
+
+    def _on_message(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
+        self._post(self._deliver, message.topic, bytes(message.payload))
+
+    def _post(self, function: Callable[..., None], *arguments: object) -> None:
+        if not self._transport.loop.is_closed():
+            self._transport.loop.call_soon_threadsafe(function, *arguments)
+
+    def _connected(self, reason: ReasonCode) -> None:
+        self.is_connected = not reason.is_failure
+        if not self._answer.done():
+            self._answer.set_result(reason)
+        elif self.is_connected:
+            log.info("broker connection is back")
+            for subscription in self._subscriptions:
+                self._client.subscribe(subscription.topic_filter, qos=1)
+
+    def _lost(self, reason: str) -> None:
+        if not self.is_connected:
+            return
+        self.is_connected = False
+        log.warning("broker connection lost reason=%s", reason)
+        for subscription in self._subscriptions:
+            subscription.put_lost(f"the connection to the broker is lost ({reason})")
+
+    def _deliver(self, topic: str, payload: bytes) -> None:
+        if len(payload) > MAX_FRAME_BYTES:
+            log.warning("dropped a payload of %d bytes on %s", len(payload), topic)
+            return
+        for subscription in self._subscriptions:
+            if topic_matches(subscription.topic_filter, topic):
+                subscription.put(topic, payload)
+
+
+def _set_no_delay(_client: paho.Client, _data: object, sock: object) -> None:
+    if isinstance(sock, socket.socket):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,0 +1,100 @@
+"""The cost model: what a plan will take, from measured rates. Pure arithmetic, seconds and bytes."""
+
+from dataclasses import dataclass
+
+from edgeagent.core.plan import Costs
+
+TEXT_BYTES_PER_TOKEN = 3.7  # measured: English prose through SmolLM2's tokenizer
+TOKEN_ID_BYTES = 2.0  # a LEB128 id of a vocabulary below 2^14..2^21
+TOKEN_MESSAGE_BYTES = 130.0  # a frame with one token message, and its share of MQTT headers
+SESSION_BYTES = 600.0  # open, accept, stop
+FRAME_OVERHEAD = 1.002  # 64 bytes of headers on 48 KiB
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Measured rates of one variant on one machine, in tokens a second."""
+
+    prefill_tok_s: float
+    decode_tok_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpeeds:
+    """A link as measured: seconds there and back, bytes a second each way."""
+
+    rtt_s: float
+    up_bytes_s: float
+    down_bytes_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be computed: a prompt (of which `reused` tokens are cached here) and an expected answer."""
+
+    prompt_tokens: int
+    output_tokens: int
+    reused_tokens: int = 0
+
+    @property
+    def new_tokens(self) -> int:
+        return max(0, self.prompt_tokens - self.reused_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """`total_s` is time to the last expected token."""
+
+    ttft_s: float
+    tpot_s: float
+    total_s: float
+    up_bytes: int = 0
+    down_bytes: int = 0
+
+    def costs(self) -> Costs:
+        return Costs(ttft_s=self.ttft_s, tpot_s=self.tpot_s, up_bytes=self.up_bytes, down_bytes=self.down_bytes)
+
+
+def price_local(work: Work, here: Speeds) -> Price:
+    """Everything on this machine: prefill what is not cached, then decode."""
+    tpot_s = 1 / here.decode_tok_s
+    ttft_s = work.new_tokens / here.prefill_tok_s + tpot_s
+    return Price(ttft_s, tpot_s, ttft_s + tpot_s * max(0, work.output_tokens - 1))
+
+
+def price_remote(work: Work, there: Speeds, link: LinkSpeeds, queue_s: float) -> Price:
+    """Text up, tokens down, everything else on the peer."""
+    up = work.prompt_tokens * TEXT_BYTES_PER_TOKEN + SESSION_BYTES
+    down = work.output_tokens * TOKEN_MESSAGE_BYTES + SESSION_BYTES
+    # A token message is small: it costs half a round trip once, and its bytes only if the link is slower than decoding.
+    tpot_s = max(1 / there.decode_tok_s, TOKEN_MESSAGE_BYTES / link.down_bytes_s)
+    ttft_s = queue_s + 1.5 * link.rtt_s + up / link.up_bytes_s + work.prompt_tokens / there.prefill_tok_s + tpot_s
+    total_s = ttft_s + tpot_s * max(0, work.output_tokens - 1)
+    return Price(ttft_s, tpot_s, total_s, round(up), round(down))
+
+
+def price_prefill(
+    work: Work, here: Speeds, there: Speeds, link: LinkSpeeds, queue_s: float, kv_bytes_per_token: int
+) -> Price:
+    """Both ends prefill, the peer's cache comes back from its end, the two meet (`meet_s`).
+
+    The peer's tokens until then are shown at once and evaluated again here afterwards, one by one.
+    """
+    ready_s = queue_s + 1.5 * link.rtt_s + work.prompt_tokens * TOKEN_ID_BYTES / link.up_bytes_s
+    ready_s += work.prompt_tokens / there.prefill_tok_s
+    met_s = meet_s(work.new_tokens, here.prefill_tok_s, ready_s, link.down_bytes_s / kv_bytes_per_token)
+    fetched = max(0.0, work.new_tokens - met_s * here.prefill_tok_s)
+    here_tpot_s = 1 / here.decode_tok_s
+    first_s = min(ready_s + 1 / there.decode_tok_s + link.rtt_s / 2, met_s + here_tpot_s)
+    total_s = met_s + here_tpot_s * work.output_tokens
+    up = work.prompt_tokens * TOKEN_ID_BYTES + SESSION_BYTES
+    down = fetched * kv_bytes_per_token * FRAME_OVERHEAD + SESSION_BYTES
+    return Price(first_s, here_tpot_s, total_s, round(up), round(down))
+
+
+def meet_s(num_tokens: int, front_tok_s: float, ready_s: float, back_tok_s: float) -> float:
+    """When a front that starts now and a back that starts at `ready_s` have covered `num_tokens` between them."""
+    alone_s = num_tokens / front_tok_s
+    if ready_s >= alone_s:
+        return alone_s
+    return (num_tokens + ready_s * back_tok_s) / (front_tok_s + back_tok_s)

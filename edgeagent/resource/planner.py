@@ -1,0 +1,281 @@
+"""The planner: every way to run a request, its price, what rules it out, and which one wins and why. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from edgeagent.core.errors import NoPlanError
+from edgeagent.core.plan import Candidate, Decision, PlanKind, ReductionLevel
+from edgeagent.resource.cost import LinkSpeeds, Price, Speeds, Work, price_local, price_prefill, price_remote
+
+HYSTERESIS = 0.05
+"""A plan that needs a peer must be predicted to save at least this part of the local time: predictions err."""
+
+Objective = Literal["latency", "energy", "quality"]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOption:
+    """The variant selected for this machine. `memory_bytes` is what running it takes."""
+
+    model: str
+    variant: str
+    speeds: Speeds
+    context_tokens: int
+    memory_bytes: int
+    quality: float | None
+    kv_bytes_per_token: int
+    exact_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOption:
+    """One model on one peer, and the way to it."""
+
+    peer: str
+    model: str
+    variant: str
+    speeds: Speeds
+    link: LinkSpeeds
+    context_tokens: int
+    kv_bytes_per_token: int
+    exact_key: str
+    queue_s: float = 0.0
+    quality: float | None = None
+    is_broken: bool = False
+    is_same_variant: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOption:
+    """The prompt at one reduction level."""
+
+    level: ReductionLevel
+    tokens: int
+    reused_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request, as the planner sees it. `model` restricts candidates to one model."""
+
+    prompts: Sequence[PromptOption]
+    max_tokens: int
+    plan: PlanKind | None = None
+    level: ReductionLevel | None = None
+    model: str | None = None
+    objective: Objective = "latency"
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the owner of this machine allows."""
+
+    plans: frozenset[PlanKind] = frozenset(PlanKind)
+    text_may_leave: bool = True
+    quality_floor: float | None = None
+    latency_target_s: float = 10.0
+    memory_limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """This machine's option, the peers', and the rules."""
+
+    local: LocalOption
+    peers: Sequence[PeerOption] = ()
+    rules: Rules = field(default_factory=Rules)
+
+
+def decide(ask: Ask, situation: Situation) -> Decision:
+    """Price everything, reject what may not be, pick the best. Raises NoPlanError with the reasons if nothing is left.
+
+    A named plan or level is obeyed; the decision then also says what would have been chosen without it.
+    """
+    candidates = enumerate_candidates(ask, situation)
+    free = [c for c in candidates if c.rejected is None]
+    wanted = [c for c in free if _is_wanted(c, ask)]
+    if not wanted:
+        raise NoPlanError(_nothing_left(ask, candidates))
+    chosen = _best(wanted, ask, situation.rules)
+    return Decision(chosen=chosen, why=_why(chosen, free, ask, situation.rules), candidates=tuple(candidates))
+
+
+def enumerate_candidates(ask: Ask, situation: Situation) -> list[Candidate]:
+    """The whole table, the rejected ones with their reasons."""
+    made: list[Candidate] = []
+    for prompt in ask.prompts:
+        made.append(_local(ask, prompt, situation))
+        for peer in situation.peers:
+            made.append(_remote(ask, prompt, peer, situation))
+            if peer.is_same_variant:
+                made.append(_prefill(ask, prompt, peer, situation))
+    return made
+
+
+def _local(ask: Ask, prompt: PromptOption, situation: Situation) -> Candidate:
+    local = situation.local
+    price = price_local(_work(ask, prompt), local.speeds)
+    candidate = _candidate(PlanKind.LOCAL, prompt, price, local.model, local.variant, quality=local.quality)
+    candidate = candidate.model_copy(update={"memory_bytes": local.memory_bytes})
+    return _judged(candidate, ask, prompt, situation.rules, local.context_tokens)
+
+
+def _remote(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situation) -> Candidate:
+    work = Work(prompt.tokens, ask.max_tokens)
+    price = price_remote(work, peer.speeds, peer.link, peer.queue_s)
+    candidate = _candidate(
+        PlanKind.REMOTE, prompt, price, peer.model, peer.variant, peer=peer.peer, quality=peer.quality
+    )
+    return _judged(candidate, ask, prompt, situation.rules, peer.context_tokens, peer)
+
+
+def _prefill(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situation) -> Candidate:
+    local = situation.local
+    cell_bytes = max(1, local.kv_bytes_per_token)
+    price = price_prefill(_work(ask, prompt), local.speeds, peer.speeds, peer.link, peer.queue_s, cell_bytes)
+    candidate = _candidate(
+        PlanKind.PREFILL, prompt, price, local.model, local.variant, peer=peer.peer, quality=local.quality
+    )
+    candidate = candidate.model_copy(update={"memory_bytes": local.memory_bytes})
+    candidate = _judged(candidate, ask, prompt, situation.rules, min(local.context_tokens, peer.context_tokens), peer)
+    if candidate.rejected is None and local.kv_bytes_per_token == 0:
+        return _rejected(candidate, "this variant's cache layout cannot be exchanged")
+    if candidate.rejected is None and local.exact_key != peer.exact_key:
+        return _rejected(candidate, "the peer's build, settings or instruction set differ: not the same bits")
+    return candidate
+
+
+def _work(ask: Ask, prompt: PromptOption) -> Work:
+    return Work(prompt.tokens, ask.max_tokens, prompt.reused_tokens)
+
+
+def _candidate(
+    plan: PlanKind,
+    prompt: PromptOption,
+    price: Price,
+    model: str,
+    variant: str,
+    *,
+    peer: str | None = None,
+    quality: float | None = None,
+) -> Candidate:
+    return Candidate(
+        plan=plan,
+        peer=peer,
+        model=model,
+        variant=variant,
+        reduction=prompt.level,
+        ttft_s=price.ttft_s,
+        tpot_s=price.tpot_s,
+        total_s=price.total_s,
+        up_bytes=price.up_bytes,
+        down_bytes=price.down_bytes,
+        quality=quality,
+    )
+
+
+def _judged(
+    candidate: Candidate,
+    ask: Ask,
+    prompt: PromptOption,
+    rules: Rules,
+    context_tokens: int,
+    peer: PeerOption | None = None,
+) -> Candidate:
+    """The candidate, with the first rule that it breaks."""
+    needed = prompt.tokens + ask.max_tokens
+    limit, floor = rules.memory_limit_bytes, rules.quality_floor
+    checks: list[tuple[bool, str]] = [
+        (ask.model not in (None, candidate.model), f"model '{ask.model}' was asked for"),
+        (candidate.plan not in rules.plans, "the policy does not allow this plan"),
+        (peer is not None and not rules.text_may_leave, "the policy keeps text on this machine"),
+        (peer is not None and peer.is_broken, "this peer failed a moment ago"),
+        (needed > context_tokens, f"{needed} tokens do not fit the context of {context_tokens}"),
+        (limit is not None and candidate.memory_bytes > limit, "it needs more memory than it may use"),
+        (
+            floor is not None and (candidate.quality is None or candidate.quality > floor),
+            f"its perplexity is not known to be below {floor}",
+        ),
+        (
+            ask.deadline_s is not None and candidate.total_s > ask.deadline_s,
+            f"it would take longer than {ask.deadline_s} s",
+        ),
+    ]
+    return next((_rejected(candidate, reason) for broken, reason in checks if broken), candidate)
+
+
+def _rejected(candidate: Candidate, reason: str) -> Candidate:
+    return candidate.model_copy(update={"rejected": reason})
+
+
+def _is_wanted(candidate: Candidate, ask: Ask) -> bool:
+    return ask.plan in (None, candidate.plan) and ask.level in (None, candidate.reduction)
+
+
+def _best(candidates: Sequence[Candidate], ask: Ask, rules: Rules) -> Candidate:
+    """The mildest reduction that meets the latency target, then the objective; the fastest if nothing meets it."""
+    in_time = [c for c in candidates if c.ttft_s <= rules.latency_target_s]
+    mildest = min((c.reduction for c in in_time), default=None)
+    pool = [c for c in in_time if c.reduction == mildest] or candidates
+    return min(pool, key=lambda c: _score(c, ask.objective))
+
+
+def _score(candidate: Candidate, objective: Objective) -> tuple[float, ...]:
+    has_peer = candidate.peer is not None
+    seconds = candidate.total_s * (1 + HYSTERESIS * has_peer)
+    if objective == "quality":
+        return (candidate.quality if candidate.quality is not None else float("inf"), seconds)
+    if objective == "energy":
+        # Without a power sensor, time this machine computes stands for energy; a remote plan mostly waits.
+        return (candidate.energy_j if candidate.energy_j is not None else seconds,)
+    return (seconds,)
+
+
+def _nothing_left(ask: Ask, candidates: Sequence[Candidate]) -> str:
+    wanted = [c for c in candidates if _is_wanted(c, ask)]
+    what = f"plan '{ask.plan}'" if ask.plan else "any plan"
+    if not wanted:
+        reason = "no peer offers it" if ask.plan else "there is nothing to choose from"
+        return f"{what} is not possible: {reason}; start a peer or leave the plan to the planner"
+    reasons = dict.fromkeys(f"{c.plan}: {c.rejected}" for c in wanted)
+    return f"{what} is not possible ({'; '.join(reasons)}); change the request or the policy"
+
+
+def _why(chosen: Candidate, free: Sequence[Candidate], ask: Ask, rules: Rules) -> str:
+    own = _best(free, ask, rules)
+    requested = [f"plan {ask.plan}"] * (ask.plan is not None) + [f"reduction {ask.level}"] * (ask.level is not None)
+    reason = f"{_name(own)}: {_reason(own, free, rules)}"
+    if not requested:
+        return reason
+    if own == chosen:
+        return (
+            f"{' and '.join(requested)} was requested, and the planner by itself would have chosen the same, {reason}"
+        )
+    return f"{' and '.join(requested)} was requested; the planner by itself would have chosen {reason}"
+
+
+def _name(candidate: Candidate) -> str:
+    where = f" with peer {candidate.peer}" if candidate.peer else ""
+    reduced = "" if candidate.reduction is ReductionLevel.L0 else f" after reduction {candidate.reduction}"
+    return f"{candidate.plan}{where}{reduced}"
+
+
+def _reason(chosen: Candidate, free: Sequence[Candidate], rules: Rules) -> str:
+    parts = [f"first token in {_seconds(chosen.ttft_s)}, all in {_seconds(chosen.total_s)}"]
+    plans = [c for c in free if c.reduction == chosen.reduction and (c.plan, c.peer) != (chosen.plan, chosen.peer)]
+    if plans:
+        next_best = min(plans, key=lambda c: c.total_s)
+        parts.append(f"against {_seconds(next_best.total_s)} for {_name(next_best)}")
+    if milder := [c for c in free if c.reduction < chosen.reduction]:
+        fastest = min(milder, key=lambda c: c.ttft_s)
+        parts.append(
+            f"while {fastest.reduction} would take {_seconds(fastest.ttft_s)} to the first token,"
+            f" over the target of {_seconds(rules.latency_target_s)}"
+        )
+    return ", ".join(parts)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"

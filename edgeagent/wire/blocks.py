@@ -1,0 +1,120 @@
+"""Moving blocks: a sender with a window, a receiver with bitmaps. No I/O, no clock.
+
+The sender numbers fragments in the order it first sends them. The receiver acknowledges these numbers, and checks
+every block against its digest before it hands it on.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+from edgeagent.core.errors import WireError
+from edgeagent.wire.frames import Fragment, block_digest, cut_fragments
+from edgeagent.wire.messages import Ack
+
+WINDOW_FRAGMENTS = 8
+"""Fragments in flight: 8 x 48 KiB covers 20 Mbit/s x 150 ms; more only lengthens the broker's queue."""
+ACK_EVERY = 2
+MAX_AHEAD = 256
+"""Fragments a sender may be ahead of the first missing one; the bitmap of an `Ack` holds as many bits."""
+
+
+class BlockSender:
+    """Sends blocks in the given order, at most `window` fragments ahead of the acknowledgements."""
+
+    def __init__(self, blocks: Iterable[tuple[int, bytes]], window: int = WINDOW_FRAGMENTS) -> None:
+        self._waiting: deque[Fragment] = deque(f for index, block in blocks for f in cut_fragments(index, block))
+        self._in_flight: dict[int, Fragment] = {}
+        self._next_number = 0
+        self._window = window
+
+    @property
+    def is_done(self) -> bool:
+        return not self._waiting and not self._in_flight
+
+    def take(self) -> list[tuple[int, Fragment]]:
+        """The fragments that may go now, with their numbers."""
+        ready: list[tuple[int, Fragment]] = []
+        while self._waiting and len(self._in_flight) < self._window:
+            fragment = self._waiting.popleft()
+            self._in_flight[self._next_number] = fragment
+            ready.append((self._next_number, fragment))
+            self._next_number += 1
+        return ready
+
+    def acknowledge(self, ack: Ack) -> None:
+        """Raises WireError when the other end acknowledges what was never sent."""
+        if ack.base > self._next_number:
+            raise WireError(f"fragment {ack.base - 1} was acknowledged before it was sent")
+        bits = int(ack.bitmap or "0", 16)
+        for number in list(self._in_flight):
+            if number < ack.base or bits >> (number - ack.base) & 1:
+                del self._in_flight[number]
+
+    def unacknowledged(self) -> list[tuple[int, Fragment]]:
+        """What to send again after a reconnect or a silence."""
+        return list(self._in_flight.items())
+
+    def skip_before(self, block: int) -> None:
+        """The receiver has made blocks `0 … block-1` itself."""
+        self._waiting = deque(f for f in self._waiting if f.block >= block)
+
+
+class BlockReceiver:
+    """Puts fragments together. `expected` maps a block's index to its exact size; nothing else is taken."""
+
+    def __init__(self, expected: dict[int, int]) -> None:
+        self._expected = expected
+        self._parts: dict[int, dict[int, bytes]] = {}
+        self._numbers: set[int] = set()
+        self._base = 0
+        self._since_ack = 0
+        self.blocks: dict[int, bytes] = {}
+        self.num_bytes = 0
+
+    def take(self, number: int, fragment: Fragment) -> int | None:
+        """The index of the block this fragment completes, if any. A repeated fragment is counted once."""
+        size = self._expected.get(fragment.block)
+        if size is None or size != fragment.block_bytes:
+            raise WireError(f"block {fragment.block} of {fragment.block_bytes} bytes was not expected")
+        self._count(number)
+        if fragment.block in self.blocks:
+            return None
+        parts = self._parts.setdefault(fragment.block, {})
+        parts[fragment.offset] = fragment.data
+        if sum(map(len, parts.values())) < size:
+            return None
+        return self._complete(fragment, parts)
+
+    def _complete(self, fragment: Fragment, parts: dict[int, bytes]) -> int:
+        block = b"".join(parts[offset] for offset in sorted(parts))
+        del self._parts[fragment.block]
+        if block_digest(block) != fragment.digest:
+            raise WireError(f"block {fragment.block} does not match its digest")
+        self.blocks[fragment.block] = block
+        self.num_bytes += len(block)
+        return fragment.block
+
+    def _count(self, number: int) -> None:
+        if number >= self._base + MAX_AHEAD:
+            raise WireError(f"fragment {number} is more than {MAX_AHEAD} ahead")
+        self._since_ack += 1
+        if number >= self._base:
+            self._numbers.add(number)
+        while self._base in self._numbers:
+            self._numbers.remove(self._base)
+            self._base += 1
+
+    def ack_due(self) -> bool:
+        return self._since_ack >= ACK_EVERY
+
+    def ack(self) -> Ack:
+        self._since_ack = 0
+        bits = sum(1 << (n - self._base) for n in self._numbers)
+        return Ack(base=self._base, bitmap=f"{bits:x}" if bits else "")
+
+    def lowest_of_suffix(self, num_blocks: int) -> int:
+        """The smallest index from which every block up to the last is here; `num_blocks` when the last is missing."""
+        index = num_blocks
+        while index - 1 in self.blocks:
+            index -= 1
+        return index

@@ -1,0 +1,126 @@
+"""Frames: the bytes of one MQTT payload. Every length is checked before anything is allocated.
+
+    offset size
+    0      2    magic "EA"
+    2      1    version
+    3      1    kind (1 message, 2 fragment)
+    4      16   session id
+    20     4    payload length
+    24     4    CRC-32 of bytes 0..23 and the payload
+    28     n    payload
+
+Integers are big-endian. A fragment's payload is 32 bytes of header, then data:
+
+    0  4   number, counted from 0 in the order of first sending
+    4  4   block index
+    8  4   offset in the block
+    12 4   block length
+    16 16  BLAKE2b-128 of the whole block
+"""
+
+import enum
+import hashlib
+import struct
+import zlib
+from dataclasses import dataclass
+
+from edgeagent.core.errors import WireError
+
+MAX_FRAME_BYTES = 64 * 1024
+"""Half of AWS IoT Core's payload limit (128 KB), and short enough that control messages get through."""
+VERSION = 1
+SESSION_BYTES = 16
+DIGEST_BYTES = 16
+MAX_BLOCK_BYTES = 16 * 2**20
+
+_MAGIC = b"EA"
+_HEADER = struct.Struct(f">2sBB{SESSION_BYTES}sI")
+_CRC = struct.Struct(">I")
+_FRAGMENT = struct.Struct(f">IIII{DIGEST_BYTES}s")
+HEADER_BYTES = _HEADER.size + _CRC.size
+MAX_PAYLOAD_BYTES = MAX_FRAME_BYTES - HEADER_BYTES
+FRAGMENT_DATA_BYTES = 48 * 1024
+
+
+class Kind(enum.IntEnum):
+    MESSAGE = 1
+    FRAGMENT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    kind: Kind
+    session: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A piece of block `block` (of `block_bytes` bytes in all) at `offset`."""
+
+    block: int
+    offset: int
+    block_bytes: int
+    digest: bytes
+    data: bytes
+
+
+def encode_frame(frame: Frame) -> bytes:
+    if len(frame.payload) > MAX_PAYLOAD_BYTES:
+        raise WireError(f"a payload of {len(frame.payload)} bytes is over {MAX_PAYLOAD_BYTES}; send it as a block")
+    header = _HEADER.pack(_MAGIC, VERSION, frame.kind, frame.session, len(frame.payload))
+    return header + _CRC.pack(zlib.crc32(frame.payload, zlib.crc32(header))) + frame.payload
+
+
+def decode_frame(data: bytes) -> Frame:
+    """The frame in one MQTT payload. Raises WireError for anything else than exactly one whole frame."""
+    if not HEADER_BYTES <= len(data) <= MAX_FRAME_BYTES:
+        raise WireError(f"a frame of {len(data)} bytes is not within {HEADER_BYTES}..{MAX_FRAME_BYTES}")
+    magic, version, kind, session, length = _HEADER.unpack_from(data)
+    if magic != _MAGIC or version != VERSION:
+        raise WireError(f"not a frame of version {VERSION}; both ends must run versions that agree")
+    payload = data[HEADER_BYTES:]
+    if len(payload) != length:
+        raise WireError(f"a frame says {length} payload bytes and has {len(payload)}")
+    (crc,) = _CRC.unpack_from(data, _HEADER.size)
+    if zlib.crc32(payload, zlib.crc32(data[: _HEADER.size])) != crc:
+        raise WireError("a frame's checksum is wrong")
+    try:
+        return Frame(Kind(kind), session, payload)
+    except ValueError:
+        raise WireError(f"a frame of unknown kind {kind}") from None
+
+
+def block_digest(block: bytes) -> bytes:
+    return hashlib.blake2b(block, digest_size=DIGEST_BYTES).digest()
+
+
+def cut_fragments(index: int, block: bytes) -> list[Fragment]:
+    """A block as fragments that each fit a frame; an empty block is one empty fragment."""
+    digest = block_digest(block)
+    return [
+        Fragment(index, offset, len(block), digest, block[offset : offset + FRAGMENT_DATA_BYTES])
+        for offset in range(0, max(1, len(block)), FRAGMENT_DATA_BYTES)
+    ]
+
+
+def encode_fragment(number: int, fragment: Fragment) -> bytes:
+    header = _FRAGMENT.pack(number, fragment.block, fragment.offset, fragment.block_bytes, fragment.digest)
+    return header + fragment.data
+
+
+def decode_fragment(payload: bytes) -> tuple[int, Fragment]:
+    """The fragment's number, and the fragment.
+
+    Raises WireError unless the piece lies on a fragment border inside a block of legal size.
+    """
+    if len(payload) < _FRAGMENT.size:
+        raise WireError(f"a fragment of {len(payload)} bytes has no header")
+    number, block, offset, block_bytes, digest = _FRAGMENT.unpack_from(payload)
+    data = payload[_FRAGMENT.size :]
+    if block_bytes > MAX_BLOCK_BYTES:
+        raise WireError(f"a block of {block_bytes} bytes is over {MAX_BLOCK_BYTES}")
+    expected = min(FRAGMENT_DATA_BYTES, block_bytes - offset)
+    if offset % FRAGMENT_DATA_BYTES or offset > block_bytes or len(data) != expected:
+        raise WireError(f"a fragment of {len(data)} bytes at {offset} does not fit its block of {block_bytes}")
+    return number, Fragment(block, offset, block_bytes, digest, data)

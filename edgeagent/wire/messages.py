@@ -1,0 +1,198 @@
+"""What a device and a peer say to each other: JSON documents inside message frames, and a peer's status."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from edgeagent.core.cards import Sha256
+from edgeagent.core.errors import WireError
+from edgeagent.core.generation import Sampling
+
+MAX_BLOCKS = 65_536
+LEASE_S = 2.0
+"""Silence after which the other end is taken for lost; both send something at least each third of it."""
+MAX_PROMPT_TOKENS = 1_000_000
+MAX_PROMPT_BYTES = 4 * 2**20
+
+
+class Body(BaseModel):
+    # Unknown keys are ignored: a newer peer may say more than this version understands.
+    model_config = ConfigDict(frozen=True)
+
+
+class Turn(Body):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+_TURNS: TypeAdapter[tuple[Turn, ...]] = TypeAdapter(tuple[Turn, ...])
+
+
+class Open(Body):
+    """Device: do this. The prompt follows as block 0: token ids as LEB128 (`tokens`), or turns as JSON (`turns`)."""
+
+    type: Literal["open"] = "open"
+    job: Literal["prefill", "remote", "probe"]
+    model: str = ""
+    variant_sha256: Sha256 | None = None
+    exact_key: str = ""
+    """Same key, same bits: variant, cache type, chunk, engine build, instruction set. Empty: no exactness asked."""
+    prompt_form: Literal["tokens", "turns"] = "tokens"
+    prompt_bytes: Annotated[int, Field(ge=0, le=MAX_PROMPT_BYTES)] = 0
+    sampling: Sampling = Sampling()
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_PROMPT_TOKENS)] = 0
+    probe_bytes: Annotated[int, Field(ge=0, le=2**20)] = 0
+
+
+class Progress(Body):
+    """Device: blocks `0 … blocks-1` of the cache are made here; do not send them."""
+
+    type: Literal["progress"] = "progress"
+    blocks: Annotated[int, Field(ge=0, le=MAX_BLOCKS)]
+
+
+class Ack(Body):
+    """Either: of the fragments sent, in order of sending, all before `base` came, and those whose bit is set after.
+
+    Bit `i` of `bitmap` (hexadecimal, least significant first) is fragment `base + i`.
+    """
+
+    type: Literal["ack"] = "ack"
+    base: Annotated[int, Field(ge=0)]
+    bitmap: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")] = ""
+
+
+class Stop(Body):
+    """Device: nothing more is wanted of this session."""
+
+    type: Literal["stop"] = "stop"
+    reason: str = ""
+
+
+class KeepAlive(Body):
+    """Either: still here. A `ping` is answered by one with the same number as `pong`."""
+
+    type: Literal["keepalive"] = "keepalive"
+    ping: int | None = None
+    pong: int | None = None
+
+
+class Accepted(Body):
+    """Peer: the job is taken; `kv_bytes_per_token` is what a cell of the coming blocks has."""
+
+    type: Literal["accepted"] = "accepted"
+    kv_bytes_per_token: Annotated[int, Field(ge=0)] = 0
+
+
+class Token(Body):
+    """Peer: an accepted token. `piece` is its bytes, in hexadecimal."""
+
+    type: Literal["token"] = "token"
+    position: Annotated[int, Field(ge=0)]
+    token: Annotated[int, Field(ge=0)]
+    piece: Annotated[str, Field(pattern=r"^([0-9a-f]{2}){0,256}$")]
+    is_end: bool = False
+
+
+class Done(Body):
+    """Peer: the job is finished."""
+
+    type: Literal["done"] = "done"
+    reason: Literal["stop", "length", "sent"]
+    prompt_tokens: int = 0
+
+
+class Failed(Body):
+    """Peer: the job was refused or failed; `code` is an error code of the core tree."""
+
+    type: Literal["failed"] = "failed"
+    code: str
+    message: str
+
+
+Message = Annotated[
+    Open | Progress | Ack | Stop | KeepAlive | Accepted | Token | Done | Failed, Field(discriminator="type")
+]
+_MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
+
+
+class OfferedModel(Body):
+    """One variant a peer holds, with its measured rates."""
+
+    model: str
+    variant: str
+    variant_sha256: Sha256
+    exact_key: str
+    prefill_tok_s: float = Field(gt=0)
+    decode_tok_s: float = Field(gt=0)
+    context_tokens: int = Field(gt=0)
+    kv_bytes_per_token: int = Field(ge=0)
+
+
+class PeerStatus(Body):
+    """Retained at `…/peers/<id>/status`; the Last Will says offline."""
+
+    id: str
+    state: Literal["online", "offline"]
+    version: str = ""
+    models: tuple[OfferedModel, ...] = ()
+    queue: Annotated[int, Field(ge=0)] = 0
+
+
+def encode_message(message: Message) -> bytes:
+    return message.model_dump_json(exclude_defaults=False, exclude_none=True).encode()
+
+
+def decode_message(payload: bytes) -> Message:
+    """Raises WireError for anything that is not one known message."""
+    try:
+        return _MESSAGE.validate_json(payload)
+    except ValidationError as error:
+        raise WireError(f"not a message of this protocol: {error.errors()[0]['msg']}") from None
+
+
+def decode_status(payload: bytes) -> PeerStatus:
+    try:
+        return PeerStatus.model_validate_json(payload)
+    except ValidationError as error:
+        raise WireError(f"not a peer status: {error.errors()[0]['msg']}") from None
+
+
+def encode_turns(turns: tuple[Turn, ...]) -> bytes:
+    """The prompt in form `turns`."""
+    return _TURNS.dump_json(turns)
+
+
+def decode_turns(data: bytes) -> tuple[Turn, ...]:
+    try:
+        return _TURNS.validate_json(data)
+    except ValidationError as error:
+        raise WireError(f"not a list of turns: {error.errors()[0]['msg']}") from None
+
+
+def encode_tokens(tokens: tuple[int, ...]) -> bytes:
+    """Token ids as unsigned LEB128, about two bytes each."""
+    out = bytearray()
+    for token in tokens:
+        while token >= 0x80:
+            out.append(token & 0x7F | 0x80)
+            token >>= 7
+        out.append(token)
+    return bytes(out)
+
+
+def decode_tokens(data: bytes) -> tuple[int, ...]:
+    """Raises WireError when the bytes end inside an id or an id is over 32 bits."""
+    tokens: list[int] = []
+    value = shift = 0
+    for byte in data:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if shift > 35:
+            raise WireError("a token id is over 32 bits")
+        if byte < 0x80:
+            tokens.append(value)
+            value = shift = 0
+    if shift:
+        raise WireError("the token ids end inside one")
+    return tuple(tokens)

@@ -1,0 +1,50 @@
+"""Where frames and status messages go on the broker. `docs/protocol.md` lists the same."""
+
+import re
+from dataclasses import dataclass
+
+from edgeagent.core.errors import WireError
+
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Topics under one prefix. Ids are checked, so that no `+`, `#` or `/` gets into a filter."""
+
+    prefix: str
+
+    def peer_status(self, peer: str) -> str:
+        return f"{self.prefix}/peers/{_checked(peer)}/status"
+
+    def all_peer_status(self) -> str:
+        return f"{self.prefix}/peers/+/status"
+
+    def device_status(self, device: str) -> str:
+        return f"{self.prefix}/devices/{_checked(device)}/status"
+
+    def to_peer(self, peer: str, device: str) -> str:
+        """Frames of every session from one device to one peer."""
+        return f"{self.prefix}/peers/{_checked(peer)}/in/{_checked(device)}"
+
+    def to_peer_from_all(self, peer: str) -> str:
+        return f"{self.prefix}/peers/{_checked(peer)}/in/+"
+
+    def to_device(self, device: str) -> str:
+        """Small messages to a device: tokens, verdicts, keepalives."""
+        return f"{self.prefix}/devices/{_checked(device)}/in/control"
+
+    def to_device_bulk(self, device: str) -> str:
+        """Blocks to a device: another connection carries them, so that tokens never queue behind them."""
+        return f"{self.prefix}/devices/{_checked(device)}/in/bulk"
+
+    def last_id(self, topic: str) -> str:
+        """The device at the end of a `to_peer` topic, or the peer in a status topic."""
+        levels = topic.removeprefix(self.prefix + "/").split("/")
+        return _checked(levels[1] if levels[-1] == "status" else levels[-1])
+
+
+def _checked(name: str) -> str:
+    if not _ID.fullmatch(name):
+        raise WireError(f"'{name[:80]}' is not an id; use 1 to 64 of A-Z a-z 0-9 _ . -")
+    return name
