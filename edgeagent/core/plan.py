@@ -115,5 +115,11 @@ class AnswerReport(Value):
     handover: tuple[Handover, ...] = ()
     predicted: Costs = Costs()
     measured: Costs = Costs()
+    kv_tokens: int = 0
+    """Prompt tokens whose cache came from the peer."""
+    reused_tokens: int = 0
+    """Prompt tokens whose cache was here already."""
+    notes: tuple[str, ...] = ()
+    """Failures on the way that did not stop the answer."""
     decision: Decision | None = None
-    """The whole table, when the planner chose."""
+    """The whole table the planner chose from."""

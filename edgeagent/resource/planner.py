@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edgeagent.core.errors import NoPlanError
+from edgeagent.core.errors import ContextLengthError, NoPlanError
 from edgeagent.core.plan import Candidate, Decision, PlanKind, ReductionLevel
 from edgeagent.resource.cost import LinkSpeeds, Price, Speeds, Work, price_local, price_prefill, price_remote
 
 HYSTERESIS = 0.05
 """A plan that needs a peer must be predicted to save at least this part of the local time: predictions err."""
+
+TOO_LONG = "fit the context"
 
 Objective = Literal["latency", "energy", "quality"]
 
@@ -40,6 +42,7 @@ class PeerOption:
     context_tokens: int
     kv_bytes_per_token: int
     exact_key: str
+    variant_sha256: str = ""
     queue_s: float = 0.0
     quality: float | None = None
     is_broken: bool = False
@@ -61,6 +64,8 @@ class Ask:
 
     prompts: Sequence[PromptOption]
     max_tokens: int
+    expected_tokens: int
+    """How long the answer will probably be, at most `max_tokens`: what prices are for."""
     plan: PlanKind | None = None
     level: ReductionLevel | None = None
     model: str | None = None
@@ -97,7 +102,7 @@ def decide(ask: Ask, situation: Situation) -> Decision:
     free = [c for c in candidates if c.rejected is None]
     wanted = [c for c in free if _is_wanted(c, ask)]
     if not wanted:
-        raise NoPlanError(_nothing_left(ask, candidates))
+        raise _nothing_left(ask, candidates)
     chosen = _best(wanted, ask, situation.rules)
     return Decision(chosen=chosen, why=_why(chosen, free, ask, situation.rules), candidates=tuple(candidates))
 
@@ -123,7 +128,7 @@ def _local(ask: Ask, prompt: PromptOption, situation: Situation) -> Candidate:
 
 
 def _remote(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situation) -> Candidate:
-    work = Work(prompt.tokens, ask.max_tokens)
+    work = Work(prompt.tokens, ask.expected_tokens)
     price = price_remote(work, peer.speeds, peer.link, peer.queue_s)
     candidate = _candidate(
         PlanKind.REMOTE, prompt, price, peer.model, peer.variant, peer=peer.peer, quality=peer.quality
@@ -148,7 +153,7 @@ def _prefill(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situat
 
 
 def _work(ask: Ask, prompt: PromptOption) -> Work:
-    return Work(prompt.tokens, ask.max_tokens, prompt.reused_tokens)
+    return Work(prompt.tokens, ask.expected_tokens, prompt.reused_tokens)
 
 
 def _candidate(
@@ -192,7 +197,7 @@ def _judged(
         (candidate.plan not in rules.plans, "the policy does not allow this plan"),
         (peer is not None and not rules.text_may_leave, "the policy keeps text on this machine"),
         (peer is not None and peer.is_broken, "this peer failed a moment ago"),
-        (needed > context_tokens, f"{needed} tokens do not fit the context of {context_tokens}"),
+        (needed > context_tokens, f"{needed} tokens with the answer, where {context_tokens} {TOO_LONG}"),
         (limit is not None and candidate.memory_bytes > limit, "it needs more memory than it may use"),
         (
             floor is not None and (candidate.quality is None or candidate.quality > floor),
@@ -233,14 +238,15 @@ def _score(candidate: Candidate, objective: Objective) -> tuple[float, ...]:
     return (seconds,)
 
 
-def _nothing_left(ask: Ask, candidates: Sequence[Candidate]) -> str:
+def _nothing_left(ask: Ask, candidates: Sequence[Candidate]) -> NoPlanError | ContextLengthError:
     wanted = [c for c in candidates if _is_wanted(c, ask)]
     what = f"plan '{ask.plan}'" if ask.plan else "any plan"
     if not wanted:
-        reason = "no peer offers it" if ask.plan else "there is nothing to choose from"
-        return f"{what} is not possible: {reason}; start a peer or leave the plan to the planner"
-    reasons = dict.fromkeys(f"{c.plan}: {c.rejected}" for c in wanted)
-    return f"{what} is not possible ({'; '.join(reasons)}); change the request or the policy"
+        return NoPlanError(f"{what} is not possible: no peer offers it; start a peer or leave the plan to the planner")
+    reasons = dict.fromkeys(f"{c.plan} {c.reduction}: {c.rejected}" for c in wanted)
+    if all(c.rejected and c.rejected.endswith(TOO_LONG) for c in wanted):
+        return ContextLengthError(f"{'; '.join(reasons)}: shorten the prompt or ask for fewer tokens")
+    return NoPlanError(f"{what} is not possible ({'; '.join(reasons)}); change the request or the policy")
 
 
 def _why(chosen: Candidate, free: Sequence[Candidate], ask: Ask, rules: Rules) -> str:

@@ -1,0 +1,117 @@
+"""One answer: drafts of the prompt, a plan, a run. Below the agent's loop, above model and executors."""
+
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+
+from edgeagent.agent.drafting import Draft, Material, draft_selected, draft_whole
+from edgeagent.agent.running import Run
+from edgeagent.agent.situation import Surroundings
+from edgeagent.agent.tally import Tally
+from edgeagent.core.chat import ChatRequest, Message
+from edgeagent.core.events import Event, Planned, Reduced
+from edgeagent.core.generation import Generation, Sampling, TokenStep
+from edgeagent.core.memory import Embedder
+from edgeagent.core.plan import Candidate, Decision, MemoryReport, Recalled, ReductionLevel
+from edgeagent.execution.executors import PeerModel
+from edgeagent.model.pool import Resident
+from edgeagent.resource.planner import Ask, PromptOption, Situation, decide
+
+DEFAULT_MAX_TOKENS = 512
+MIN_ANSWER_TOKENS = 16
+EXPECTED_TOKENS = 128
+"""What an answer is priced at when its limit is higher: small models mostly stop before."""
+
+
+class Answerer:
+    """Answers with a resident model, alone or with a peer."""
+
+    def __init__(self, surroundings: Surroundings, embedder: Embedder) -> None:
+        self._surroundings = surroundings
+        self._embedder = embedder
+
+    async def answer(
+        self, request: ChatRequest, material: Material, resident: Resident, grammar: str | None, started_at: float
+    ) -> AsyncGenerator[Event, None]:
+        """Reduced, Planned, then Text and HandedOver, then Finished. Raises EdgeAgentError."""
+        async with resident.local.lease():
+            tally = await self._plan(request, material, resident, started_at)
+            yield Reduced(tally.draft.report)
+            yield Planned(tally.decision, requested=request.edgeagent.plan != "auto")
+            run = Run(request, tally, resident, self._surroundings.peers, grammar)
+            async with contextlib.aclosing(run.events()) as events:
+                async for event in events:
+                    yield event
+
+    async def complete(
+        self, resident: Resident, messages: Sequence[Message], *, max_tokens: int, grammar: str | None
+    ) -> str:
+        """A short greedy answer of the local model: the agent's decisions. Raises EngineError."""
+        local = resident.local
+        async with local.lease():
+            prompt = await local.encode([{"role": m.role, "content": m.content} for m in messages])
+            generation = Generation(
+                "decision", resident.variant.sha256 or "", prompt, Sampling(grammar=grammar), max_tokens
+            )
+            async with contextlib.aclosing(local.generate(generation)) as steps:
+                pieces = [step.piece async for step in steps if isinstance(step, TokenStep)]
+        return b"".join(pieces).decode(errors="replace")
+
+    async def price(self, ask: Ask, resident: Resident) -> Decision:
+        """What the planner would choose now. Raises NoPlanError, ContextLengthError."""
+        return decide(ask, await self._surroundings.situation(resident))
+
+    async def _plan(self, request: ChatRequest, material: Material, resident: Resident, started_at: float) -> Tally:
+        situation = await self._surroundings.situation(resident)
+        drafts = await self._drafts(request, material, resident)
+        max_tokens = _max_tokens(request, drafts, situation)
+        decision = decide(_ask(request, drafts, max_tokens, resident), situation)
+        recalled = tuple(Recalled(id=hit.item.id, score=hit.score) for hit in material.memories)
+        return Tally(
+            started_at=started_at,
+            decision=decision,
+            draft=next(d for d in drafts if d.level is decision.chosen.reduction),
+            memory=MemoryReport(recalled=recalled),
+            max_tokens=max_tokens,
+            seed=request.sampling.seed,
+            target=_target(decision.chosen, situation),
+            model=decision.chosen.model,
+            variant=decision.chosen.variant,
+        )
+
+    async def _drafts(self, request: ChatRequest, material: Material, resident: Resident) -> list[Draft]:
+        whole = await draft_whole(material, resident.local)
+        if request.edgeagent.reduce is ReductionLevel.L0 or not material.documents:
+            return [whole]
+        selected = await draft_selected(material, resident.local, self._embedder, whole)
+        return [whole, selected] if selected else [whole]
+
+
+def _max_tokens(request: ChatRequest, drafts: Sequence[Draft], situation: Situation) -> int:
+    """The asked limit; else the default, or what the context leaves."""
+    if request.max_tokens is not None:
+        return request.max_tokens
+    room = situation.local.context_tokens - min(len(draft.tokens) for draft in drafts)
+    return min(DEFAULT_MAX_TOKENS, max(room, MIN_ANSWER_TOKENS))
+
+
+def _ask(request: ChatRequest, drafts: Sequence[Draft], max_tokens: int, resident: Resident) -> Ask:
+    wish = request.edgeagent
+    level = None if wish.reduce == "auto" else wish.reduce
+    return Ask(
+        prompts=[PromptOption(draft.level, len(draft.tokens)) for draft in drafts],
+        max_tokens=max_tokens,
+        expected_tokens=min(max_tokens, EXPECTED_TOKENS),
+        plan=None if wish.plan == "auto" else wish.plan,
+        # Too little text to shorten is not an error: the report says L0.
+        level=level if any(draft.level is level for draft in drafts) else None,
+        model=request.model or resident.card.id,
+        objective=wish.policy or "latency",
+        deadline_s=wish.deadline_s,
+    )
+
+
+def _target(chosen: Candidate, situation: Situation) -> PeerModel | None:
+    if chosen.peer is None:
+        return None
+    option = next(p for p in situation.peers if (p.peer, p.model) == (chosen.peer, chosen.model))
+    return PeerModel(option.peer, option.model, option.variant_sha256, option.exact_key)

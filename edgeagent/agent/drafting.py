@@ -1,0 +1,68 @@
+"""The prompt of a request at each reduction level that is worth considering."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from edgeagent.agent.prompting import compose
+from edgeagent.core.chat import Document, Message
+from edgeagent.core.memory import Embedder, MemoryHit
+from edgeagent.core.plan import ReductionLevel, ReductionReport
+from edgeagent.execution.local import LocalModel
+from edgeagent.model.reduction import Sentence, select, similarity
+from edgeagent.model.sentences import split_sentences
+
+REDUCTION_FACTOR = 4
+"""Selection keeps a quarter. Measured on long conversations with this recall: the answer's log-probability rose."""
+MIN_REDUCIBLE_TOKENS = 256
+"""Less than this is not worth shortening."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One prompt: the chat turns, their token ids, and what was left out."""
+
+    level: ReductionLevel
+    turns: Sequence[Mapping[str, str]]
+    tokens: tuple[int, ...]
+    report: ReductionReport
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a prompt is made of."""
+
+    messages: Sequence[Message]
+    documents: Sequence[Document]
+    memories: Sequence[MemoryHit]
+    question: str
+
+
+async def draft_whole(material: Material, model: LocalModel) -> Draft:
+    """Level L0: everything as it came."""
+    documents = {d.source: d.text for d in material.documents}
+    turns = compose(material.messages, documents, material.memories)
+    tokens = await model.encode(turns)
+    report = ReductionReport(level=ReductionLevel.L0, tokens_in=len(tokens), tokens_kept=len(tokens))
+    return Draft(ReductionLevel.L0, turns, tokens, report)
+
+
+async def draft_selected(material: Material, model: LocalModel, embedder: Embedder, whole: Draft) -> Draft | None:
+    """Level L2: the sentences of the documents that are most relevant to the question. None if too short for it."""
+    units = [
+        (document.source, index, text)
+        for document in material.documents
+        for index, text in enumerate(split_sentences(document.text))
+    ]
+    counts = await model.count([text for _, _, text in units]) if units else []
+    if sum(counts) < MIN_REDUCIBLE_TOKENS:
+        return None
+    sentences = [Sentence(source, i, text, tokens=n) for (source, i, text), n in zip(units, counts, strict=True)]
+    asked, *vectors = await embedder.embed([material.question, *(s.text for s in sentences)])
+    relevance = [similarity(asked, vector) for vector in vectors]
+    chosen = select(sentences, relevance, sum(counts) // REDUCTION_FACTOR)
+    turns = compose(material.messages, chosen.texts, material.memories)
+    tokens = await model.encode(turns)
+    report = chosen.report.model_copy(
+        update={"level": ReductionLevel.L2, "tokens_in": len(whole.tokens), "tokens_kept": len(tokens)}
+    )
+    return Draft(ReductionLevel.L2, turns, tokens, report)

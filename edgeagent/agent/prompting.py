@@ -1,0 +1,60 @@
+"""What the model reads: instructions, memories, documents, the conversation. Pure.
+
+What changes from one request to the next comes last, so that the front of the prompt stays in the cache.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from edgeagent.core.chat import Document, Message
+from edgeagent.core.memory import MemoryHit
+
+INSTRUCTIONS = "You are a helpful assistant. Answer briefly and truthfully."
+LONG_MESSAGE_CHARS = 1600
+"""A user's last message beyond this is taken for a document with a question at its end."""
+PASTED = "your message"
+
+
+def question_of(messages: Sequence[Message]) -> str:
+    """The newest thing the user said; empty if there is none."""
+    return next((m.content for m in reversed(messages) if m.role == "user"), "")
+
+
+def split_pasted(messages: Sequence[Message]) -> tuple[tuple[Message, ...], Document | None]:
+    """A long last message as a document and the question behind it, so that only the document may be shortened."""
+    last = messages[-1]
+    if last.role != "user" or len(last.content) <= LONG_MESSAGE_CHARS:
+        return tuple(messages), None
+    body, _, question = last.content.rstrip().rpartition("\n")
+    if not body.strip() or not 0 < len(question) <= LONG_MESSAGE_CHARS:
+        return tuple(messages), None
+    shortened = last.model_copy(update={"content": question.strip()})
+    return (*messages[:-1], shortened), Document(source=PASTED, text=body.rstrip())
+
+
+def compose(
+    messages: Sequence[Message], documents: Mapping[str, str], memories: Sequence[MemoryHit]
+) -> list[dict[str, str]]:
+    """Chat turns for the model's template. `documents` maps a source to its text, whole or reduced."""
+    turns = [_turn(m) for m in messages if m.role != "system"]
+    system = "\n".join(m.content for m in messages if m.role == "system") or INSTRUCTIONS
+    if memories:
+        known = "\n".join(f"- {hit.item.text}" for hit in memories)
+        _put_before_question(turns, f"What you know:\n{known}")
+    for source, text in documents.items():
+        _put_before_question(turns, text if source == PASTED else f"From {source}:\n{text}")
+    return [{"role": "system", "content": system}, *turns]
+
+
+def _turn(message: Message) -> dict[str, str]:
+    if message.role == "assistant" and message.tool_calls:
+        calls = "\n".join(f"{call.name}({call.arguments})" for call in message.tool_calls)
+        return {"role": "assistant", "content": f"{message.content}\n{calls}".strip()}
+    return {"role": "user" if message.role == "tool" else message.role, "content": message.content}
+
+
+def _put_before_question(turns: list[dict[str, str]], text: str) -> None:
+    for turn in reversed(turns):
+        if turn["role"] == "user":
+            turn["content"] = f"{text}\n\n{turn['content']}"
+            return
+    turns.append({"role": "user", "content": text})

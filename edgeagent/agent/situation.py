@@ -1,0 +1,107 @@
+"""What the planner is told: this machine's variant and the peers, as they are now."""
+
+import asyncio
+import contextlib
+import logging
+
+from edgeagent.core.config import ModelsConfig, PolicyConfig
+from edgeagent.core.errors import PeerError
+from edgeagent.core.link import LinkEstimate
+from edgeagent.execution.local import LoadedFacts
+from edgeagent.execution.peers import Peers, PeerView
+from edgeagent.model.pool import Resident
+from edgeagent.resource.cost import LinkSpeeds, Speeds
+from edgeagent.resource.planner import LocalOption, PeerOption, Rules, Situation
+from edgeagent.wire.messages import OfferedModel
+
+log = logging.getLogger(__name__)
+
+LINK_PROBE_S = 1.5
+"""A link that cannot be measured in this time is not worth waiting for."""
+MEAN_JOB_TOKENS = 1000
+"""Prompt tokens of the job that a queued request ahead of ours is taken for."""
+
+
+class Surroundings:
+    """Gathers the situation. `peers` is None without a broker."""
+
+    def __init__(self, policy: PolicyConfig, models: ModelsConfig, peers: Peers | None) -> None:
+        self._policy = policy
+        self._models = models
+        self.peers = peers
+
+    async def situation(self, resident: Resident) -> Situation:
+        """Measures links not seen yet first; a peer whose link cannot be measured is left out."""
+        facts = await resident.local.facts()
+        views = self.peers.views() if self.peers else []
+        await asyncio.gather(*(self._measure(view) for view in views if view.link.down_bytes_s is None))
+        options = [
+            option
+            for view in (self.peers.views() if self.peers else [])
+            for model in view.status.models
+            if (option := self._option(view, model, resident))
+        ]
+        return Situation(_local(resident, facts), options, self._rules())
+
+    def _rules(self) -> Rules:
+        return Rules(
+            plans=frozenset(self._policy.plans),
+            text_may_leave=self._policy.text_may_leave,
+            quality_floor=self._policy.quality_floor,
+            latency_target_s=self._models.latency_target_s,
+        )
+
+    async def _measure(self, view: PeerView) -> None:
+        assert self.peers is not None
+        if self.peers.is_broken(view):
+            return
+        with contextlib.suppress(TimeoutError):
+            try:
+                async with asyncio.timeout(LINK_PROBE_S):
+                    await self.peers.measure_link(view.status.id)
+            except PeerError as error:
+                log.warning("link to peer %s not measured: %s", view.status.id, error)
+                self.peers.trip(view.status.id)
+
+    def _option(self, view: PeerView, model: OfferedModel, resident: Resident) -> PeerOption | None:
+        assert self.peers is not None
+        if (link := _link(view.link)) is None:
+            return None
+        speeds = Speeds(model.prefill_tok_s, model.decode_tok_s)
+        is_same = model.variant_sha256 == resident.variant.sha256
+        quality = resident.variant.quality if is_same else None
+        return PeerOption(
+            peer=view.status.id,
+            model=model.model,
+            variant=model.variant,
+            speeds=speeds,
+            link=link,
+            context_tokens=model.context_tokens,
+            kv_bytes_per_token=model.kv_bytes_per_token,
+            exact_key=model.exact_key,
+            variant_sha256=model.variant_sha256,
+            queue_s=view.status.queue * MEAN_JOB_TOKENS / model.prefill_tok_s,
+            quality=quality.perplexity if quality else None,
+            is_broken=self.peers.is_broken(view),
+            is_same_variant=is_same,
+        )
+
+
+def _link(estimate: LinkEstimate) -> LinkSpeeds | None:
+    if estimate.rtt_s is None or estimate.down_bytes_s is None:
+        return None
+    # Only prompts go up, a few kilobytes: the way up is taken to be as fast as the way down.
+    return LinkSpeeds(estimate.rtt_s, estimate.down_bytes_s, estimate.down_bytes_s)
+
+
+def _local(resident: Resident, facts: LoadedFacts) -> LocalOption:
+    return LocalOption(
+        model=resident.card.id,
+        variant=resident.variant.name,
+        speeds=Speeds(resident.rates.prefill_tok_s, resident.rates.decode_tok_s),
+        context_tokens=facts.context_tokens,
+        memory_bytes=resident.memory_bytes,
+        quality=resident.variant.quality.perplexity if resident.variant.quality else None,
+        kv_bytes_per_token=facts.kv_bytes_per_token,
+        exact_key=facts.exact_key,
+    )

@@ -1,0 +1,66 @@
+"""What is known of one answer while it is made, and the report it becomes."""
+
+from dataclasses import dataclass, field
+
+from edgeagent.agent.drafting import Draft
+from edgeagent.core.plan import AnswerReport, Costs, Decision, Handover, MemoryReport
+from edgeagent.execution.executors import PeerModel, Traffic
+
+
+@dataclass(slots=True)
+class Tally:
+    """`model` and `variant` are whose words these are; they change at a marked switch. Times are monotonic."""
+
+    started_at: float
+    decision: Decision
+    draft: Draft
+    memory: MemoryReport
+    max_tokens: int
+    seed: int
+    target: PeerModel | None
+    model: str
+    variant: str
+    traffic: Traffic = field(default_factory=Traffic)
+    handovers: list[Handover] = field(default_factory=list)
+    token_times: list[float] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_times)
+
+    def report(self) -> AnswerReport:
+        chosen, traffic = self.decision.chosen, self.traffic
+        predicted = Costs(
+            ttft_s=chosen.ttft_s,
+            tpot_s=chosen.tpot_s,
+            up_bytes=chosen.up_bytes,
+            down_bytes=chosen.down_bytes,
+            energy_j=chosen.energy_j,
+        )
+        return AnswerReport(
+            plan=chosen.plan,
+            model=self.model,
+            variant=self.variant,
+            peer=chosen.peer,
+            why=self.decision.why,
+            k=chosen.k,
+            seed=self.seed,
+            reduction=self.draft.report,
+            memory=self.memory,
+            handover=tuple(self.handovers),
+            predicted=predicted,
+            measured=self._measured(),
+            kv_tokens=traffic.kv_tokens,
+            reused_tokens=traffic.reused_tokens,
+            notes=tuple(traffic.notes),
+            decision=self.decision,
+        )
+
+    def _measured(self) -> Costs:
+        times = self.token_times
+        return Costs(
+            ttft_s=times[0] - self.started_at if times else None,
+            tpot_s=(times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None,
+            up_bytes=self.traffic.up_bytes,
+            down_bytes=self.traffic.down_bytes,
+        )

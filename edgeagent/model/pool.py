@@ -1,0 +1,148 @@
+"""The models in use: which variant runs here, in which worker, and when it is unloaded."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from edgeagent.core.cards import ModelCard, Variant
+from edgeagent.core.config import EngineConfig
+from edgeagent.core.errors import EngineError, ModelNotFoundError
+from edgeagent.core.hardware import Profile, Rates
+from edgeagent.execution.local import LoadSettings, LocalModel
+from edgeagent.model.select import Limits, Selection, predict_memory, select
+from edgeagent.model.store import ModelStore, StoredVariant
+from edgeagent.resource.capability import ProbeModel
+
+ENGINE = "llama.cpp"
+
+ReadProfile = Callable[[ProbeModel | None], Awaitable[Profile]]
+"""This machine's profile, with measured rates of the given variant."""
+
+
+@dataclass(slots=True)
+class Resident:
+    """A variant chosen for this machine. Its worker is started on first use."""
+
+    card: ModelCard
+    variant: Variant
+    why: str
+    rates: Rates
+    memory_bytes: int
+    local: LocalModel
+    used_at: float
+
+
+class ModelPool:
+    """At most one variant of each model, together within the memory that may be used."""
+
+    def __init__(
+        self,
+        store: ModelStore,
+        config: EngineConfig,
+        read_profile: ReadProfile,
+        read_limits: Callable[[], Limits],
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._read_profile = read_profile
+        self._read_limits = read_limits
+        self._residents: dict[str, Resident] = {}
+        self._choosing = asyncio.Lock()
+
+    @property
+    def residents(self) -> list[Resident]:
+        return list(self._residents.values())
+
+    def has(self, model_id: str) -> bool:
+        """Whether some variant of the model is on disk. Raises ModelNotFoundError for an unknown id."""
+        return bool(self._stored(model_id))
+
+    async def get(self, model_id: str) -> Resident:
+        """The model's best variant for this machine, chosen once.
+
+        Raises ModelNotFoundError (unknown, or no file here), ModelFileError, OutOfMemoryError, ConfigError.
+        """
+        async with self._choosing:
+            resident = self._residents.get(model_id)
+            if resident is None:
+                resident = self._residents[model_id] = await self._choose(model_id)
+            resident.used_at = time.monotonic()
+            await self._make_room(resident)
+            return resident
+
+    async def unload_idle(self) -> None:
+        """Run for ever: end the workers of models that nobody used for a while."""
+        limit_s = self._config.idle_unload_s
+        while limit_s > 0:
+            await asyncio.sleep(max(1.0, limit_s / 4))
+            for resident in self.residents:
+                if time.monotonic() - resident.used_at > limit_s and resident.local.num_waiting == 0:
+                    await resident.local.close()
+
+    async def close(self) -> None:
+        for resident in self.residents:
+            await resident.local.close()
+
+    def _stored(self, model_id: str) -> list[StoredVariant]:
+        card = self._store.registry.card(model_id)
+        found = (self._store.find(model_id, variant.name) for variant in card.variants)
+        return [stored for stored in found if stored]
+
+    async def _choose(self, model_id: str) -> Resident:
+        stored = {s.variant.name: s for s in await asyncio.to_thread(self._stored, model_id)}
+        if not stored:
+            raise ModelNotFoundError(f"no file of {model_id} is here; run 'edgeagent models pull {model_id}'")
+        card = self._store.registry.card(model_id)
+        profile, limits = await self._read_profile(None), self._read_limits()
+        rates = {name: profile.rates[key] for name in stored if (key := f"{model_id}/{name}") in profile.rates}
+        selection = select(card, {name: s.bytes for name, s in stored.items()}, rates, limits)
+        chosen = stored[selection.variant]
+        key = f"{model_id}/{selection.variant}"
+        probe = ProbeModel(key, chosen.path, self._config.kv_type, self._config.chunk_tokens)
+        return self._resident(chosen, selection, await self._read_profile(probe), key, limits)
+
+    def _resident(
+        self, chosen: StoredVariant, selection: Selection, profile: Profile, key: str, limits: Limits
+    ) -> Resident:
+        assert chosen.card.architecture is not None
+        settings = self._load_settings(chosen, profile)
+        speed = profile.rates[key]
+        return Resident(
+            card=chosen.card,
+            variant=chosen.variant.model_copy(update={"sha256": chosen.sha256, "bytes": chosen.bytes}),
+            why=selection.why,
+            rates=speed,
+            memory_bytes=predict_memory(chosen.card.architecture, chosen.bytes, limits),
+            local=LocalModel(replace(settings, threads=settings.threads or speed.threads), queue=self._config.queue),
+            used_at=time.monotonic(),
+        )
+
+    def _load_settings(self, chosen: StoredVariant, profile: Profile) -> LoadSettings:
+        engine = profile.engine(ENGINE)
+        if engine is None or not engine.usable:
+            reason = engine.probe.reason if engine else "it was never probed"
+            raise EngineError(f"llama.cpp does not run on this machine ({reason}); run 'edgeagent doctor'")
+        safe = engine.probe.settings
+        return LoadSettings(
+            path=str(chosen.path),
+            variant_sha256=chosen.sha256,
+            context_tokens=self._read_limits().context_tokens,
+            kv_type=self._config.kv_type if safe["flash_attention"] else "f16",
+            flash_attention=safe["flash_attention"],
+            threads=self._config.threads,
+            extra_buffers=safe["extra_buffers"],
+            chunk_tokens=self._config.chunk_tokens,
+        )
+
+    async def _make_room(self, wanted: Resident) -> None:
+        """Unload the longest unused others until `wanted` fits beside what stays."""
+        if wanted.local.is_loaded:
+            return
+        others = sorted((r for r in self.residents if r is not wanted and r.local.is_loaded), key=lambda r: r.used_at)
+        room = self._read_limits().memory_bytes
+        while others and wanted.memory_bytes > room:
+            oldest = others.pop(0)
+            if oldest.local.num_waiting == 0:
+                await oldest.local.close()
+                room += oldest.memory_bytes
