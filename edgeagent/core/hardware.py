@@ -89,6 +89,8 @@ class Profile(Fact):
     storage: Storage
     engines: tuple[EngineFacts, ...] = ()
     rates: dict[str, Rates] = Field(default_factory=dict)
+    gaps: dict[str, str] = Field(default_factory=dict)
+    """Facts that could not be read or measured, and why: `absent…`, `denied`, `malformed…`, `unreadable…`."""
 
     def engine(self, name: str) -> EngineFacts | None:
         return next((e for e in self.engines if e.name == name), None)
