@@ -1,0 +1,80 @@
+"""A loaded GGUF file: its facts, its vocabulary, its chat template."""
+
+import ctypes
+from pathlib import Path
+
+from edgeagent.core.errors import ModelFileError
+from edgeagent.execution.llama.library import llama
+
+MAX_PIECE_BYTES = 256
+
+
+class Model:
+    """Weights and vocabulary. Raises ModelFileError if llama.cpp refuses the file."""
+
+    def __init__(self, path: str, *, extra_buffers: bool) -> None:
+        lib = llama()
+        if not Path(path).is_file():
+            raise ModelFileError(f"model file {path} is not there; pull the model again")
+        params = lib.llama_model_default_params()
+        params.use_extra_bufts = extra_buffers
+        self.handle = lib.llama_model_load_from_file(path.encode(), params)
+        if not self.handle:
+            raise ModelFileError(f"llama.cpp cannot load {path}; pull the model again")
+        self._vocab = lib.llama_model_get_vocab(self.handle)
+        self._pieces: dict[int, bytes] = {}
+        self.num_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
+        self.layers = int(lib.llama_model_n_layer(self.handle))
+        self.width = int(lib.llama_model_n_embd(self.handle))
+        self.heads = int(lib.llama_model_n_head(self.handle))
+        self.kv_heads = int(lib.llama_model_n_head_kv(self.handle))
+        self.context_train = int(lib.llama_model_n_ctx_train(self.handle))
+        self.has_window = int(lib.llama_model_n_swa(self.handle)) > 0
+
+    @property
+    def vocab(self) -> object:
+        return self._vocab
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of `text`; with `parse_special`, control tokens written in it are recognised."""
+        lib = llama()
+        raw = text.encode()
+        capacity = len(raw) + 8
+        buffer = (lib.llama_token * capacity)()
+        count = lib.llama_tokenize(self._vocab, raw, len(raw), buffer, capacity, add_special, parse_special)
+        return [int(token) for token in buffer[:count]]
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token; control tokens are empty."""
+        found = self._pieces.get(token)
+        if found is None:
+            buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
+            count = llama().llama_token_to_piece(self._vocab, token, buffer, MAX_PIECE_BYTES, 0, False)
+            found = self._pieces[token] = buffer.raw[: max(0, count)]
+        return found
+
+    def is_end(self, token: int) -> bool:
+        return bool(llama().llama_vocab_is_eog(self._vocab, token))
+
+    def is_control(self, token: int) -> bool:
+        return bool(llama().llama_vocab_is_control(self._vocab, token))
+
+    @property
+    def bos_text(self) -> str:
+        return self._text(llama().llama_vocab_bos(self._vocab))
+
+    @property
+    def eos_text(self) -> str:
+        return self._text(llama().llama_vocab_eos(self._vocab))
+
+    @property
+    def adds_bos(self) -> bool:
+        return bool(llama().llama_vocab_get_add_bos(self._vocab))
+
+    def _text(self, token: int) -> str:
+        return bytes(llama().llama_vocab_get_text(self._vocab, token)).decode() if token >= 0 else ""
+
+    @property
+    def chat_template(self) -> str | None:
+        found = llama().llama_model_chat_template(self.handle, None)
+        return bytes(found).decode() if found else None

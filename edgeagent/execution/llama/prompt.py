@@ -1,0 +1,41 @@
+"""Messages to token ids, so that nothing a user or a tool writes can become a control token."""
+
+from collections.abc import Sequence
+
+from edgeagent.execution.llama.model import Model
+from edgeagent.execution.template import PLAIN_TEMPLATE, Turn, render
+
+_OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters mark where a message's text goes
+
+
+def encode(model: Model, messages: Sequence[Turn], *, answer_prefix: str = "") -> list[int]:
+    """The prompt's token ids, up to and including the start of the assistant's turn (and `answer_prefix`)."""
+    template = model.chat_template or PLAIN_TEMPLATE
+    if any(_has_control(model, turn["content"]) for turn in messages):
+        tokens = _encode_apart(model, template, messages)
+    else:
+        text = render(template, messages, bos=model.bos_text, eos=model.eos_text)
+        tokens = _with_bos(model, text)
+    return tokens + model.tokenize(answer_prefix, add_special=False, parse_special=False)
+
+
+def _has_control(model: Model, text: str) -> bool:
+    return any(model.is_control(t) for t in model.tokenize(text, add_special=False, parse_special=True))
+
+
+def _with_bos(model: Model, text: str) -> list[int]:
+    # A template that writes its own beginning-of-sequence token must not get a second one.
+    add = not (model.bos_text and text.startswith(model.bos_text))
+    return model.tokenize(text, add_special=add, parse_special=True)
+
+
+def _encode_apart(model: Model, template: str, messages: Sequence[Turn]) -> list[int]:
+    """Template text and message text tokenized apart: only the template may write control tokens."""
+    marked = [{**turn, "content": f"{_OPEN}{i}{_CLOSE}"} for i, turn in enumerate(messages)]
+    first, *rest = render(template, marked, bos=model.bos_text, eos=model.eos_text).split(_OPEN)
+    tokens = _with_bos(model, first)
+    for part in rest:
+        index, _, after = part.partition(_CLOSE)
+        tokens += model.tokenize(messages[int(index)]["content"], add_special=False, parse_special=False)
+        tokens += model.tokenize(after, add_special=False, parse_special=True)
+    return tokens
