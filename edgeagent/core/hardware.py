@@ -72,6 +72,7 @@ class Rates(Fact):
     roofline_fraction: float | None = None
     """Decode bandwidth (weights read per second) over measured memory bandwidth."""
     threads: int = Field(default=1, ge=1)
+    kv_type: Literal["f16", "q8_0"] = "q8_0"
 
 
 class Profile(Fact):

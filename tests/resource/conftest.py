@@ -1,8 +1,11 @@
 """Machines as folders: what the kernel of a Raspberry Pi 5 and of an x86 server shows, cut to what is read."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+from edgeagent.resource.capability import ProbeModel
 
 PI_FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
 """As posted for a Raspberry Pi 5 in github.com/hrw/arm-socs-table/issues/96."""
@@ -113,3 +116,13 @@ def garbage(tmp_path: Path) -> Path:
     loop = tmp_path / "sys/class/devfreq"
     loop.symlink_to("devfreq")
     return tmp_path
+
+
+@pytest.fixture
+def model() -> ProbeModel:
+    """The embedded model's file, from the folder that EDGEAGENT_TEST_MODELS names."""
+    folder = os.environ.get("EDGEAGENT_TEST_MODELS")
+    if not folder:
+        pytest.skip("EDGEAGENT_TEST_MODELS names no folder with the embedded model")
+    (file,) = Path(folder).rglob("SmolLM2-135M-Instruct.Q4_1.gguf")
+    return ProbeModel("smollm2-135m-instruct/Q4_1", file, "q8_0", 64)

@@ -131,3 +131,10 @@ def _max_mhz(root: Sysroot) -> float | None:
     cores = [name for name in root.names(base) if name.startswith("cpu") and name[3:].isdigit()]
     clocks = [root.number(f"{base}/{core}/cpufreq/cpuinfo_max_freq") for core in cores]
     return max((khz / 1000 for khz in clocks if khz), default=None)
+
+
+def read_cache_bytes(root: Sysroot) -> int:
+    """Size of the largest cache the first core sees; 0 when the kernel does not say."""
+    base = "sys/devices/system/cpu/cpu0/cache"
+    texts = [root.text(f"{base}/{index}/size") or "" for index in root.names(base) if index.startswith("index")]
+    return max((int(t[:-1]) * 1024 for t in texts if t.endswith("K") and t[:-1].isdigit()), default=0)
