@@ -68,7 +68,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(facts(record), default=str, ensure_ascii=False)
+        return json.dumps(facts(record), default=str)  # ASCII: some readers end a line at U+0085 or U+2028
 
 
 class TextFormatter(logging.Formatter):
@@ -84,5 +84,4 @@ def _text(value: object) -> str:
     plain = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     if _PLAIN.fullmatch(plain):
         return plain
-    # JSON leaves U+2028 and friends as they are; as ASCII nothing in a value can start a new line.
-    return json.dumps(plain, ensure_ascii=not plain.isprintable())
+    return json.dumps(plain, ensure_ascii=not plain.isprintable())  # nothing in a value can start a new line

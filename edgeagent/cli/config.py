@@ -34,7 +34,7 @@ def show(settings: Settings, as_json: bool) -> None:
     entries = effective(settings)
     places = {"state": str(settings.paths.state), "models": str(settings.paths.models)}
     if as_json:
-        print_json({"settings": {e.key: {"value": e.value, "origin": e.origin} for e in entries}, "paths": places})
+        print_json({"settings": {e.key: {"value": e.value, "origin": e.origin} for e in entries}, "places": places})
         return
     for entry in entries:
         click.echo(f"{entry.key} = {_toml(entry.value)}  # {entry.origin}")
