@@ -23,5 +23,5 @@ def test_broker_delivers_again_after_it_was_killed(mosquitto: "Mosquitto") -> No
 def round_trip(port: int, payload: bytes) -> bytes:
     """What a subscriber gets of one retained message."""
     publish.single(TOPIC, payload, qos=1, retain=True, hostname="127.0.0.1", port=port)
-    message = subscribe.simple(TOPIC, qos=1, hostname="127.0.0.1", port=port)
+    message = subscribe.simple(TOPIC, qos=1, hostname="127.0.0.1", port=port)  # type: ignore[no-untyped-call]
     return bytes(message.payload)
