@@ -73,6 +73,8 @@ class Rates(Fact):
     """Decode bandwidth (weights read per second) over measured memory bandwidth."""
     threads: int = Field(default=1, ge=1)
     kv_type: Literal["f16", "q8_0"] = "q8_0"
+    busy_fraction: float | None = None
+    """CPU time that other programs took right before: with much of it, the rates are too low."""
 
 
 class Profile(Fact):

@@ -2,28 +2,34 @@
 
 import asyncio
 import json
-import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from edgeagent.core.hardware import Rates
 from edgeagent.execution.supervisor import Worker
 from edgeagent.resource.capability import EngineSettings, ProbeModel, Spawn, load, spawn_engine
+from edgeagent.resource.probes.cpu import read_cpu_times
+from edgeagent.resource.probes.sysroot import Sysroot
 
 BANDWIDTH_S = 0.3
 BANDWIDTH_TIMEOUT_S = 60.0
 CACHE_MULTIPLE = 8
 """A buffer so many times the last-level cache is read from memory, not from the cache."""
 MIN_BUFFER_BYTES = 64 * 2**20
+BUSY_S = 0.2
 
 ROUND_S = 0.3
-ROUNDS = 3
-BUDGET_S = 60.0
-"""Thread counts still untried when so much time has passed stay untried (large models on slow boards)."""
+MAX_ROUNDS = 4
+ROUNDS_S = 2.0
+"""After so much time a thread count gets no further round: a large model on a slow board has one."""
 MAX_PROMPT_TOKENS = 256
 MIN_DECODE_TOKENS, MAX_DECODE_TOKENS = 8, 64
 REFERENCE_PROMPT_TOKENS, REFERENCE_ANSWER_TOKENS = 1000, 100
 """The request for which the best thread count is chosen."""
+
+DISTURBED_FRACTION = 0.25
+"""Rates measured while other programs took more of the CPU are provisional."""
 
 Clock = Callable[[], float]
 """Monotonic seconds."""
@@ -63,30 +69,60 @@ async def measure_bandwidth(num_bytes: int, cores: int) -> float | None:
     return max(map(float, json.loads(output).values())) if child.returncode == 0 else None
 
 
+async def measure_busy() -> float | None:
+    """Share of this machine's CPU time that is in use right now; None when the kernel does not tell."""
+    root = Sysroot()
+    before = read_cpu_times(root)
+    await asyncio.sleep(BUSY_S)
+    after = read_cpu_times(root)
+    if before is None or after is None or after.total <= before.total:
+        return None
+    return min(1.0, max(0.0, (after.busy - before.busy) / (after.total - before.total)))
+
+
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """What measuring takes: a clock, fresh engine workers, and a look at how busy the machine is."""
+
+    clock: Clock
+    spawn: Spawn = spawn_engine
+    busy: Callable[[], Awaitable[float | None]] = measure_busy
+
+
 async def measure_rates(
     model: ProbeModel,
     settings: EngineSettings,
     *,
     cores: int,
     bandwidth_bytes_s: float | None,
-    clock: Clock,
-    spawn: Spawn = spawn_engine,
+    instruments: Instruments,
 ) -> Rates:
     """Rates at the thread count that answers the reference request soonest. Raises EngineError, ModelFileError.
 
     Speed has one peak over threads: from all cores down, the first count that is slower ends the search.
     """
-    began = clock()
+    busy = await instruments.busy()
     best: Rates | None = None
     for threads in thread_candidates(cores):
-        rates = await _rates(model, settings, threads, bandwidth_bytes_s, spawn)
+        prefill, decode = await _fastest_rounds(model, settings, threads, instruments)
+        rates = Rates(
+            prefill_tok_s=prefill,
+            decode_tok_s=decode,
+            roofline_fraction=_roofline(model, decode, bandwidth_bytes_s),
+            threads=threads,
+            kv_type=model.kv_type,
+            busy_fraction=busy,
+        )
         if best and reference_s(rates) > reference_s(best):
             break
         best = rates
-        if clock() - began > BUDGET_S:
-            break
     assert best is not None
     return best
+
+
+def is_disturbed(rates: Rates) -> bool:
+    """Whether other programs slowed the measurement so much that it deserves another."""
+    return (rates.busy_fraction or 0.0) > DISTURBED_FRACTION
 
 
 def reference_s(rates: Rates) -> float:
@@ -94,26 +130,23 @@ def reference_s(rates: Rates) -> float:
     return REFERENCE_PROMPT_TOKENS / rates.prefill_tok_s + REFERENCE_ANSWER_TOKENS / rates.decode_tok_s
 
 
-async def _rates(
-    model: ProbeModel, settings: EngineSettings, threads: int, bandwidth_bytes_s: float | None, spawn: Spawn
-) -> Rates:
-    worker = await spawn()
+async def _fastest_rounds(
+    model: ProbeModel, settings: EngineSettings, threads: int, instruments: Instruments
+) -> tuple[float, float]:
+    """Prefill and decode rates, each of its fastest round: whatever else runs here can only slow a round down."""
+    worker = await instruments.spawn()
     try:
         await load(worker, model, settings, threads=threads)
+        deadline = instruments.clock() + ROUNDS_S
         chunk = min(model.chunk_tokens, MAX_PROMPT_TOKENS)
-        prefill, decode = await _bench(worker, chunk, MIN_DECODE_TOKENS)  # warms caches, and sizes the rounds
-        sizes = round_sizes(prefill, decode, chunk)
-        rounds = [await _bench(worker, *sizes) for _ in range(ROUNDS)]
+        rounds = [await _bench(worker, chunk, MIN_DECODE_TOKENS)]  # warms caches, and sizes the next rounds
+        sizes = round_sizes(*rounds[0], chunk)
+        while len(rounds) < MAX_ROUNDS and instruments.clock() < deadline:
+            rounds.append(await _bench(worker, *sizes))
     finally:
         await worker.close()
-    decode_tok_s = statistics.median(decode for _, decode in rounds)
-    return Rates(
-        prefill_tok_s=statistics.median(prefill for prefill, _ in rounds),
-        decode_tok_s=decode_tok_s,
-        roofline_fraction=_roofline(model, decode_tok_s, bandwidth_bytes_s),
-        threads=threads,
-        kv_type=model.kv_type,
-    )
+    prefills, decodes = zip(*rounds, strict=True)
+    return max(prefills), max(decodes)
 
 
 async def _bench(worker: Worker, prompt_tokens: int, decode_tokens: int) -> tuple[float, float]:

@@ -9,7 +9,14 @@ from edgeagent.core.errors import EdgeAgentError
 from edgeagent.core.hardware import EngineFacts, Profile
 from edgeagent.resource.boards import load_boards, match_board
 from edgeagent.resource.cache import load_profile, measuring, save_profile
-from edgeagent.resource.calibration import Clock, buffer_bytes, measure_bandwidth, measure_rates
+from edgeagent.resource.calibration import (
+    DISTURBED_FRACTION,
+    Instruments,
+    buffer_bytes,
+    is_disturbed,
+    measure_bandwidth,
+    measure_rates,
+)
 from edgeagent.resource.capability import (
     ENGINE,
     NOT_INSTALLED,
@@ -19,7 +26,6 @@ from edgeagent.resource.capability import (
     engine_build,
     is_conclusive,
     probe_engine,
-    spawn_engine,
     try_engine,
     untested,
 )
@@ -76,12 +82,7 @@ def read_machine(root: Sysroot, places: Places, engine_builds: dict[str, str] | 
 
 
 async def ensure_profile(
-    places: Places,
-    model: ProbeModel | None,
-    *,
-    refresh: bool,
-    clock: Clock,
-    spawn: Spawn = spawn_engine,
+    places: Places, model: ProbeModel | None, *, refresh: bool, instruments: Instruments
 ) -> Profile:
     """This machine's profile with `model`'s rates; what is missing is measured, and kept for the next call.
 
@@ -89,23 +90,28 @@ async def ensure_profile(
     each call. Without a model the engine stays untested. Raises ConfigError when the profile cannot be kept.
     """
     machine = read_machine(Sysroot(), places, {ENGINE: engine_build()})
-    kept = None if refresh else _kept(machine, places.cache)
+    kept = None if refresh else await _kept(machine, places.cache, instruments)
     if kept and _is_complete(kept, model):
         return kept
     async with measuring(places.cache):
-        start = machine if refresh else _kept(machine, places.cache) or machine  # another process may have been faster
-        profile = start if _is_complete(start, model) else await _measure(start, model, clock, spawn)
+        kept = (
+            None if refresh else await _kept(machine, places.cache, instruments)
+        )  # another process may have been faster
+        profile = await _completed(kept or machine, model, instruments)
         save_profile(places.cache, profile)
     return profile
 
 
-def _kept(machine: Profile, cache: Path) -> Profile | None:
+async def _kept(machine: Profile, cache: Path, instruments: Instruments) -> Profile | None:
     """The machine as read now with what was measured before, if that was on this machine."""
     before = load_profile(cache)
     if before is None or before.fingerprint != machine.fingerprint:
         return None
+    rates = before.rates
+    if any(map(is_disturbed, rates.values())) and (await instruments.busy() or 0.0) <= DISTURBED_FRACTION:
+        rates = {key: value for key, value in rates.items() if not is_disturbed(value)}  # it is quiet: measure again
     return _with_bandwidth(machine, before.memory.bandwidth_bytes_s).model_copy(
-        update={"engines": before.engines, "rates": before.rates}
+        update={"engines": before.engines, "rates": rates}
     )
 
 
@@ -123,15 +129,16 @@ def _has_rates(profile: Profile, model: ProbeModel) -> bool:
     return rates is not None and rates.kv_type == model.kv_type
 
 
-async def _measure(profile: Profile, model: ProbeModel | None, clock: Clock, spawn: Spawn) -> Profile:
+async def _completed(profile: Profile, model: ProbeModel | None, instruments: Instruments) -> Profile:
+    """The profile with all that is missing measured."""
     if profile.memory.bandwidth_bytes_s is None:
         profile = await _add_bandwidth(profile)
     engine = profile.engine(ENGINE)
-    if engine is None or not is_conclusive(engine):
-        engine = await _try(model, spawn)
+    if engine is None or (model and not is_conclusive(engine)):
+        engine = await _try(model, instruments.spawn)
         profile = profile.model_copy(update={"engines": (engine,)})
     if model and engine.usable and not _has_rates(profile, model):
-        profile = await _add_rates(profile, engine, model, clock, spawn)
+        profile = await _add_rates(profile, engine, model, instruments)
     return profile
 
 
@@ -152,11 +159,11 @@ async def _try(model: ProbeModel | None, spawn: Spawn) -> EngineFacts:
     return await probe_engine(lambda settings: try_engine(model, settings, spawn=spawn))
 
 
-async def _add_rates(profile: Profile, engine: EngineFacts, model: ProbeModel, clock: Clock, spawn: Spawn) -> Profile:
+async def _add_rates(profile: Profile, engine: EngineFacts, model: ProbeModel, instruments: Instruments) -> Profile:
     settings, bandwidth = EngineSettings(**engine.probe.settings), profile.memory.bandwidth_bytes_s
     try:
         rates = await measure_rates(
-            model, settings, cores=profile.cpu.cores, bandwidth_bytes_s=bandwidth, clock=clock, spawn=spawn
+            model, settings, cores=profile.cpu.cores, bandwidth_bytes_s=bandwidth, instruments=instruments
         )
     except EdgeAgentError as error:
         return _with_gap(profile, f"rates.{model.key}", f"unreadable: {error}")

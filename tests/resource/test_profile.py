@@ -12,6 +12,7 @@ from edgeagent.core.hardware import Profile, Rates
 from edgeagent.execution.channel import Buffers
 from edgeagent.execution.supervisor import STALL_S, Received, Worker
 from edgeagent.resource.cache import load_profile, save_profile
+from edgeagent.resource.calibration import Instruments
 from edgeagent.resource.capability import ProbeModel
 from edgeagent.resource.probes.sysroot import Sysroot
 from edgeagent.resource.profile import Places, ensure_profile, fingerprint, read_machine
@@ -51,6 +52,15 @@ class Spawner:
     async def __call__(self) -> Worker:
         self.num_spawned += 1
         return await self._kind.spawn("llama")
+
+
+def quiet(spawner: Spawner, busy_fraction: float = 0.0) -> Instruments:
+    """Real instruments, except for the other load of the machine the tests run on."""
+
+    async def busy() -> float:
+        return busy_fraction
+
+    return Instruments(time.monotonic, spawner, busy)
 
 
 def test_captured_pi_is_described_without_measurements(raspberry_pi_5: Path) -> None:
@@ -112,15 +122,15 @@ def test_broken_cache_file_counts_as_none(tmp_path: Path, content: str) -> None:
 def test_place_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
     with pytest.raises(ConfigError, match="make its folder writable"):
-        asyncio.run(ensure_profile(places(tmp_path), None, refresh=False, clock=time.monotonic))
+        asyncio.run(ensure_profile(places(tmp_path), None, refresh=False, instruments=quiet(Spawner())))
 
 
 def test_without_a_model_the_engine_is_untested_until_there_is_one(model: ProbeModel, tmp_path: Path) -> None:
     spawner = Spawner()
-    first = asyncio.run(ensure_profile(places(tmp_path), None, refresh=False, clock=time.monotonic, spawn=spawner))
+    first = asyncio.run(ensure_profile(places(tmp_path), None, refresh=False, instruments=quiet(spawner)))
     assert first.engines[0].probe.verdict == "untested"
     assert spawner.num_spawned == 0
-    second = asyncio.run(ensure_profile(places(tmp_path), model, refresh=False, clock=time.monotonic, spawn=spawner))
+    second = asyncio.run(ensure_profile(places(tmp_path), model, refresh=False, instruments=quiet(spawner)))
     assert second.engines[0].usable
     assert second.memory.bandwidth_bytes_s == first.memory.bandwidth_bytes_s
     assert set(second.rates) == {model.key}
@@ -132,9 +142,8 @@ def test_forced_crash_is_recorded_survived_and_not_tried_again(
     monkeypatch.setenv("EDGEAGENT_FAULTS", "1")
     spawner = Spawner(CrashingWorker)
 
-    def load(key: str = model.key) -> Profile:
-        asked = ProbeModel(key, model.path, model.kv_type, model.chunk_tokens)
-        return asyncio.run(ensure_profile(places(tmp_path), asked, refresh=False, clock=time.monotonic, spawn=spawner))
+    def load() -> Profile:
+        return asyncio.run(ensure_profile(places(tmp_path), model, refresh=False, instruments=quiet(spawner)))
 
     first = load()
     (engine,) = first.engines
@@ -149,15 +158,12 @@ def test_forced_crash_is_recorded_survived_and_not_tried_again(
     assert (second.engines, second.rates) == (first.engines, first.rates)
     assert spawner.num_spawned == num_first
 
-    other = load("another/variant")
-    assert other.engines == first.engines
-    assert set(other.rates) == {model.key, "another/variant"}
-    assert spawner.num_spawned == num_first + other.cpu.cores.bit_length()  # rates only: 2 cores, counts 2 and 1
-
 
 def test_two_at_once_measure_once(tmp_path: Path) -> None:
     async def both() -> tuple[Profile, Profile]:
-        one, two = (ensure_profile(places(tmp_path), None, refresh=False, clock=time.monotonic) for _ in range(2))
+        one, two = (
+            ensure_profile(places(tmp_path), None, refresh=False, instruments=quiet(Spawner())) for _ in range(2)
+        )
         return await asyncio.gather(one, two)
 
     one, two = asyncio.run(both())
@@ -167,7 +173,7 @@ def test_two_at_once_measure_once(tmp_path: Path) -> None:
 
 def test_refresh_forgets_what_was_kept(tmp_path: Path) -> None:
     def load(refresh: bool) -> Profile:
-        return asyncio.run(ensure_profile(places(tmp_path), None, refresh=refresh, clock=time.monotonic))
+        return asyncio.run(ensure_profile(places(tmp_path), None, refresh=refresh, instruments=quiet(Spawner())))
 
     kept = load(refresh=False).model_copy(update={"rates": {"m/v": Rates(prefill_tok_s=1, decode_tok_s=2)}})
     save_profile(places(tmp_path).cache, kept)
@@ -182,4 +188,18 @@ def test_profile_of_another_machine_is_not_believed(tmp_path: Path) -> None:
         update={"rates": {"m/v": Rates(prefill_tok_s=1, decode_tok_s=2)}}
     )
     save_profile(here.cache, alien)
-    assert asyncio.run(ensure_profile(here, None, refresh=False, clock=time.monotonic)).rates == {}
+    assert asyncio.run(ensure_profile(here, None, refresh=False, instruments=quiet(Spawner()))).rates == {}
+
+
+@pytest.mark.parametrize(("busy_now", "num_kept"), [(0.1, 1), (0.9, 2)])
+def test_rates_taken_on_a_busy_machine_are_forgotten_once_it_is_quiet(
+    tmp_path: Path, busy_now: float, num_kept: int
+) -> None:
+    here, instruments = places(tmp_path), quiet(Spawner(), busy_now)
+    first = asyncio.run(ensure_profile(here, None, refresh=False, instruments=instruments))
+    good = Rates(prefill_tok_s=2, decode_tok_s=2, busy_fraction=0.1)
+    bad = Rates(prefill_tok_s=1, decode_tok_s=1, busy_fraction=0.8)
+    save_profile(here.cache, first.model_copy(update={"rates": {"good/v": good, "bad/v": bad}}))
+    again = asyncio.run(ensure_profile(here, None, refresh=False, instruments=instruments))
+    assert "good/v" in again.rates
+    assert len(again.rates) == num_kept

@@ -1,6 +1,7 @@
 """CPU model, architecture, usable cores, instruction-set features and top clock, for x86 and arm64."""
 
 from collections import Counter
+from typing import NamedTuple
 
 from edgeagent.core.hardware import Cpu
 from edgeagent.resource.probes.cgroups import group_folders
@@ -138,3 +139,19 @@ def read_cache_bytes(root: Sysroot) -> int:
     base = "sys/devices/system/cpu/cpu0/cache"
     texts = [root.text(f"{base}/{index}/size") or "" for index in root.names(base) if index.startswith("index")]
     return max((int(t[:-1]) * 1024 for t in texts if t.endswith("K") and t[:-1].isdigit()), default=0)
+
+
+class CpuTimes(NamedTuple):
+    """Clock ticks of all cores since boot."""
+
+    busy: int
+    total: int
+
+
+def read_cpu_times(root: Sysroot) -> CpuTimes | None:
+    """Time spent; None when the kernel does not say. Waiting for a disk is not busy, being stolen from is."""
+    first = (root.text("proc/stat") or "").partition("\n")[0].split()
+    ticks = [int(word) for word in first[1:9] if word.isascii() and word.isdigit()]
+    if first[:1] != ["cpu"] or len(ticks) < 8:  # user nice system idle iowait irq softirq steal
+        return None
+    return CpuTimes(sum(ticks) - ticks[3] - ticks[4], sum(ticks))
