@@ -72,6 +72,9 @@ class Rates(Fact):
     roofline_fraction: float | None = None
     """Decode bandwidth (weights read per second) over measured memory bandwidth."""
     threads: int = Field(default=1, ge=1)
+    kv_type: Literal["f16", "q8_0"] = "q8_0"
+    busy_fraction: float | None = None
+    """CPU time that other programs took right before: with much of it, the rates are too low."""
 
 
 class Profile(Fact):
@@ -89,6 +92,8 @@ class Profile(Fact):
     storage: Storage
     engines: tuple[EngineFacts, ...] = ()
     rates: dict[str, Rates] = Field(default_factory=dict)
+    gaps: dict[str, str] = Field(default_factory=dict)
+    """Facts that could not be read or measured, and why: `absent…`, `denied`, `malformed…`, `unreadable…`."""
 
     def engine(self, name: str) -> EngineFacts | None:
         return next((e for e in self.engines if e.name == name), None)

@@ -1,0 +1,206 @@
+"""What `edgeagent doctor` checks. Each check tells how it went, why, and what to do; none raises for what it finds."""
+
+import http.client
+import ipaddress
+import platform
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from edgeagent.core.cards import ModelCard
+from edgeagent.core.config import HttpConfig, MqttConfig
+from edgeagent.core.errors import EdgeAgentError
+from edgeagent.core.hardware import EngineFacts, Profile
+from edgeagent.model.store import ModelStore
+from edgeagent.resource.boards import Board
+from edgeagent.resource.calibration import is_disturbed
+from edgeagent.resource.capability import NOT_INSTALLED
+
+GIB = 2**30
+TIMEOUT_S = 3.0
+MQTT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+ARCHITECTURES = {"x86_64", "aarch64"}
+OLDEST_PYTHON = (3, 11)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`todo` is empty when there is nothing to do."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    reason: str
+    todo: str = ""
+
+
+def failure(name: str, error: Exception) -> Check:
+    """A check that ended with one of this program's errors, which say what to do after a semicolon."""
+    reason, _, todo = str(error).partition("; ")
+    return Check(name, "fail", reason, todo)
+
+
+def check_system() -> Check:
+    machine, bits = platform.machine(), 64 if sys.maxsize > 2**32 else 32
+    found = f"{platform.system()} {platform.release()} on {machine}, {bits}-bit Python"
+    if sys.platform == "linux" and bits == 64 and machine in ARCHITECTURES:
+        return Check("system", "ok", found)
+    return Check("system", "fail", found, "use 64-bit Linux on x86-64 or Arm: the engines exist for nothing else")
+
+
+def check_python() -> Check:
+    found = f"Python {platform.python_version()}"
+    if sys.version_info >= OLDEST_PYTHON:
+        return Check("python", "ok", found)
+    return Check("python", "fail", found, f"install Python {'.'.join(map(str, OLDEST_PYTHON))} or newer")
+
+
+def check_database() -> Check:
+    """A real nearest-neighbour search and a real full-text search, in memory."""
+    todo = "reinstall edgeagent with its dependencies"
+    try:
+        import apsw
+        import sqlite_vec
+    except ImportError as error:
+        return Check("database", "fail", f"cannot import {error.name}", todo)
+    connection = apsw.Connection(":memory:")
+    try:
+        connection.enable_load_extension(True)
+        connection.load_extension(sqlite_vec.loadable_path())
+        connection.execute("create virtual table v using vec0(e float[2]); create virtual table t using fts5(x)")
+        connection.execute("insert into v(rowid, e) values (1, '[0, 1]'), (2, '[1, 0]'); insert into t values ('word')")
+        near = connection.execute("select rowid from v where e match '[0.9, 0]' and k = 1").fetchall()
+        found = connection.execute("select count(*) from t where t match 'word'").fetchall()
+        (version,) = connection.execute("select vec_version()").fetchall()[0]
+    except apsw.Error as error:
+        return Check("database", "fail", f"SQLite cannot search vectors or text: {error}", todo)
+    finally:
+        connection.close()
+    if near != [(2,)] or found != [(1,)]:
+        return Check("database", "fail", "SQLite searches wrongly", todo)
+    return Check("database", "ok", f"SQLite {apsw.sqlite_lib_version()}, FTS5, sqlite-vec {version}")
+
+
+def check_model(name: str, store: ModelStore, model_id: str) -> Check:
+    """Is the file here, and is it sound?"""
+    try:
+        stored = store.find(model_id)
+    except EdgeAgentError as error:
+        return failure(name, error)
+    if stored is None:
+        return Check(name, "warn", f"{model_id} is not in {store.folder}", f"run 'edgeagent models pull {model_id}'")
+    return Check(name, "ok", f"{model_id} {stored.variant.name}, {stored.bytes / 1e6:.0f} MB, verified")
+
+
+def check_engine(engine: EngineFacts | None) -> Check:
+    if engine is not None and engine.version == NOT_INSTALLED:
+        return Check("engine", "fail", f"{engine.name}: {engine.probe.reason}", "reinstall edgeagent")
+    if engine is None or engine.probe.verdict == "untested":
+        why = engine.probe.reason if engine else "it was never tried"
+        return Check("engine", "warn", f"untested: {why}", "pull a model, then run 'edgeagent profile --refresh'")
+    told = f"{engine.name} {engine.version} {engine.probe.verdict}: {engine.probe.reason}"
+    again = "update llama-cpp-python, then run 'edgeagent profile --refresh'"
+    if not engine.usable:
+        return Check("engine", "fail", told, again)
+    return Check("engine", "ok", told) if engine.probe.verdict == "ok" else Check("engine", "warn", told, again)
+
+
+def check_rates(profile: Profile) -> Check:
+    """Were the rates measured on a quiet machine?"""
+    busy = {key: rates.busy_fraction for key, rates in profile.rates.items() if is_disturbed(rates)}
+    if busy:
+        told = ", ".join(f"{key} while the CPU was {share or 0:.0%} busy" for key, share in busy.items())
+        return Check("rates", "warn", f"measured {told}", "run 'edgeagent profile --refresh' when it is quiet")
+    if not profile.rates:
+        return Check("rates", "warn", "none is measured yet", "pull a model, then run 'edgeagent profile'")
+    return Check("rates", "ok", f"measured for {', '.join(profile.rates)}")
+
+
+def check_memory(profile: Profile, card: ModelCard, context_tokens: int, kv_type: Literal["f16", "q8_0"]) -> Check:
+    """Do the model's weights and a full cache fit what is available?"""
+    available = profile.memory.available_bytes
+    weights = card.variants[0].bytes
+    if weights is None or card.architecture is None:
+        return Check("memory", "ok", f"{available / GIB:.1f} GiB available")
+    needed = weights + context_tokens * card.architecture.kv_bytes_per_token(kv_type)
+    told = f"{available / GIB:.1f} GiB available, {card.id} and its cache take {needed / GIB:.1f} GiB"
+    if available < needed:
+        return Check("memory", "fail", told, "free memory, choose a smaller model or a shorter models.context_tokens")
+    return Check("memory", "ok", told)
+
+
+def check_disk(profile: Profile, store: ModelStore, card: ModelCard) -> Check:
+    """Is there room for the default model, unless it is here already?"""
+    file = card.variants[0]
+    needed = 0 if store.path(card, file).is_file() else file.bytes or 0
+    told = f"{profile.storage.free_bytes / GIB:.1f} GiB free for {profile.storage.path}"
+    if profile.storage.free_bytes <= needed:
+        return Check("disk", "fail", told, "free space, or put EDGEAGENT_STATE on a larger disk")
+    return Check("disk", "ok", told)
+
+
+def check_heat(profile: Profile, board: Board | None) -> Check:
+    hottest = max(profile.thermal.zones.values(), default=None)
+    limit = board.thermal.throttle_c.value if board and board.thermal.throttle_c else None
+    told = "no temperature is told" if hottest is None else f"hottest zone {hottest:.0f} °C"
+    cool = "cool the machine and check its power supply"
+    if profile.thermal.throttled:
+        return Check("heat", "warn", f"{told}, throttled now", cool)
+    if hottest is not None and limit is not None and hottest >= limit:
+        return Check("heat", "warn", f"{told}, this board slows down from {limit:.0f} °C", cool)
+    return Check("heat", "ok", told)
+
+
+def check_port(config: HttpConfig) -> Check:
+    place = f"{config.host}:{config.port}"
+    if not is_loopback(config.host) and not config.tokens:
+        return Check("port", "fail", f"{place} is not loopback and nobody needs a token", "set http.tokens")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+    except OSError as error:
+        if _is_alive(config):
+            return Check("port", "ok", f"a daemon answers on {place}")
+        return Check("port", "fail", f"{place} cannot be used: {error.strerror}", "stop what uses it or set http.port")
+    return Check("port", "ok", f"{place} is free")
+
+
+def _is_alive(config: HttpConfig) -> bool:
+    connection = http.client.HTTPConnection(config.host, config.port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def check_broker(config: MqttConfig) -> Check:
+    if not config.url:
+        return Check("broker", "ok", "none is set: everything runs here, no peer is asked")
+    try:
+        url = urlsplit(config.url)
+        host, port = url.hostname or "", url.port or MQTT_PORTS.get(url.scheme, 0)
+    except ValueError:
+        host, port = "", 0
+    if not host or not port or url.scheme not in MQTT_PORTS:
+        return Check("broker", "fail", "mqtt.url is not an address of a broker", "write mqtt://127.0.0.1:1883")
+    if not is_loopback(host):
+        todo = "use a broker on this machine: peers cannot be enrolled in this version"
+        return Check("broker", "fail", f"{host} is not loopback", todo)
+    try:
+        socket.create_connection((host, port), timeout=TIMEOUT_S).close()
+    except OSError as error:
+        return Check("broker", "fail", f"{host}:{port} is not reachable: {error.strerror or error}", "start the broker")
+    return Check("broker", "ok", f"{host}:{port} accepts connections")
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

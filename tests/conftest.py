@@ -1,0 +1,136 @@
+"""What several tests share: a real broker, a folder of models, a fresh state folder, the command line."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+START_S = 10.0
+
+BROKER_CONFIG = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+set_tcp_nodelay true
+persistence false
+# The payload cap of the strictest broker that is supported, AWS IoT Core, plus room for the packet's head.
+max_packet_size 135168
+"""
+
+
+class Mosquitto:
+    """A real Mosquitto on a port of 127.0.0.1 that it keeps over `kill` and `start`."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"mqtt://127.0.0.1:{self.port}"
+        self._config = folder / "mosquitto.conf"
+        self._config.write_text(BROKER_CONFIG.format(port=self.port))
+        self._log = folder / "mosquitto.log"
+        self._program = program
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, unless it runs; returns when it accepts connections."""
+        if self._process and self._process.poll() is None:
+            return
+        with self._log.open("ab") as log:
+            command = [self._program, "-c", str(self._config)]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_S
+        while not accepts(self.port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"mosquitto did not start:\n{self._log.read_text()}")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """SIGKILL: no goodbye to anyone, nothing flushed."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    return port
+
+
+def accepts(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+@pytest.fixture(scope="session")
+def _mosquitto_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    search = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+    if not (program := shutil.which("mosquitto", path=search)):
+        pytest.skip("no mosquitto here; install it (apt-get install mosquitto)")
+    broker = Mosquitto(program, tmp_path_factory.mktemp("mosquitto"))
+    try:
+        yield broker
+    finally:
+        broker.kill()
+
+
+@pytest.fixture
+def mosquitto(_mosquitto_process: Mosquitto) -> Mosquitto:
+    """The session's broker, running, also when the test before killed it."""
+    _mosquitto_process.start()
+    return _mosquitto_process
+
+
+@pytest.fixture(scope="session")
+def models_dir() -> Path:
+    """Where model files are kept from one run of the tests to the next, so that they are fetched once."""
+    folder = Path(os.environ.get("EDGEAGENT_TEST_MODELS") or ROOT / ".state/test-models")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> Path:
+    """An empty state folder."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    return folder
+
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+"""`edgeagent(*arguments, env={}, stdin="", timeout_s=120)`: one run of the command in a process of its own."""
+
+
+@pytest.fixture
+def edgeagent(state_dir: Path, tmp_path: Path) -> Cli:
+    """The command line, with a home and a state folder of its own and none of this shell's settings."""
+
+    def run(
+        *arguments: str, env: Mapping[str, str] | None = None, stdin: str = "", timeout_s: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(tmp_path),
+            "PYTHONPATH": str(ROOT),
+            "EDGEAGENT_STATE": str(state_dir),
+        }
+        return subprocess.run(
+            [sys.executable, "-m", "edgeagent", *arguments],
+            env=environment | dict(env or {}),
+            cwd=tmp_path,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    return run
