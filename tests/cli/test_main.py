@@ -89,7 +89,8 @@ FAILING = {
         (
             "missing_file",
             1,
-            "error: /models/x.gguf: No such file or directory; check that it exists, may be used and has space\n",
+            "error: /models/x.gguf: No such file or directory;"
+            " check the file or address that this names, its permissions and the space left\n",
         ),
         (
             "bug",
