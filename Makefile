@@ -3,6 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# Never the scripts beside it: their first lines name the folder that .venv was made in, and checkouts move.
 PYTHON_IN_VENV := .venv/bin/python
 BENCHES = $(sort $(patsubst tools/bench/%.py,%,$(wildcard tools/bench/*.py)))
 
@@ -39,7 +40,7 @@ check: venv-dev
 	@$(PYTHON_IN_VENV) -m ruff check .
 	@$(PYTHON_IN_VENV) -m ruff format --check .
 	@$(PYTHON_IN_VENV) -m mypy
-	@.venv/bin/lint-imports
+	@$(PYTHON_IN_VENV) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 	@$(PYTHON_IN_VENV) tools/check_sizes.py
 
 bench: venv-dev

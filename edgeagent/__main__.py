@@ -62,8 +62,9 @@ def _report(error: Exception) -> int:
         raise error
     if isinstance(error, EdgeAgentError):
         message = str(error)
-    elif isinstance(error, OSError) and error.filename is not None:
-        message = f"{error.filename}: {error.strerror}; check that it exists, may be used and has space"
+    elif isinstance(error, OSError):
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        message = f"{what}; check the file or address that this names, its permissions and the space left"
     else:
         what = f"{type(error).__name__}: {error}"
         message = f"unexpected {what}; report it with what {TRACEBACK_VARIABLE}=1 shows"

@@ -18,7 +18,7 @@ MAX_HELP_CPU_S = 0.4
 
 def test_imports_keep_to_the_contracts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert lint_imports(no_cache=True, no_logo=True) == 0
+    assert lint_imports(no_cache=True) == 0
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["config", "show"]])

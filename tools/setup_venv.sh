@@ -49,9 +49,9 @@ has_llama_wheel() {
         "$python" -m pip install --dry-run --no-deps --only-binary :all: "llama-cpp-python==$version" >/dev/null 2>&1
 }
 
-has_compilers() {
-    command -v "${CC:-cc}" >/dev/null 2>&1 && command -v "${CXX:-c++}" >/dev/null 2>&1
-}
+# Only the first word counts: CC may be `ccache gcc`.
+is_program() { command -v "${1%% *}" >/dev/null 2>&1; }
+has_compilers() { is_program "${CC:-cc}" && is_program "${CXX:-c++}"; }
 
 announce_build() {
     if has_llama_wheel; then

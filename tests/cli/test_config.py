@@ -82,3 +82,9 @@ def test_settings_file_that_is_missing_is_named(edgeagent: Cli) -> None:
     refused = edgeagent("config", "show", "--config", "/nonexistent.toml")
     assert refused.returncode == 1
     assert "/nonexistent.toml does not exist" in refused.stderr
+
+
+def test_unknown_log_format_is_refused_before_anything_is_done(edgeagent: Cli) -> None:
+    refused = edgeagent("config", "show", env={"EDGEAGENT_LOG": "xml"})
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "error: EDGEAGENT_LOG is 'xml'; set it to text or json\n"
