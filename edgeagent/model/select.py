@@ -140,7 +140,7 @@ def _by_speed(row: Row) -> tuple[float, float]:
 
 def _why(chosen: Row, table: tuple[Row, ...], limits: Limits, *, is_fast: bool) -> str:
     memory = f"{chosen.memory_bytes / 1e6:.0f} of {limits.memory_bytes / 1e6:.0f} MB"
-    choice = f"of {len(table)} variants" if len(table) > 1 else "the only variant here"
+    choice = f"of {len(table)} variants" if len(table) > 1 else "the only one to choose from"
     if not is_fast:
         return (
             f"{choice}, none reaches a first token within {limits.ttft_s:g} s after {PROMPT_TOKENS} tokens; "
