@@ -175,7 +175,10 @@ class Running:
     close: Callable[[], None]
 
 
-def run_server(config: HttpConfig, backend: Scripted, drain_s: float = 5.0) -> Running:
+Start = Callable[[HttpConfig, float], Running]
+
+
+def run_server(config: HttpConfig, backend: Scripted, drain_s: float) -> Running:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="http")
     thread.start()
@@ -209,19 +212,29 @@ def backend() -> Scripted:
 
 
 @pytest.fixture
-def server(backend: Scripted) -> Iterator[Running]:
-    running = run_server(HttpConfig(port=0), backend)
-    yield running
-    running.close()
+def start(backend: Scripted) -> Iterator[Start]:
+    """Starts servers (`config`, `drain_s`) that end with the test."""
+    started: list[Running] = []
+
+    def begin(config: HttpConfig, drain_s: float) -> Running:
+        started.append(run_server(config, backend, drain_s))
+        return started[-1]
+
+    yield begin
+    for running in started:
+        running.close()
 
 
 @pytest.fixture
-def guarded(backend: Scripted) -> Iterator[Running]:
+def server(start: Start) -> Running:
+    return start(HttpConfig(port=0), 5.0)
+
+
+@pytest.fixture
+def guarded(start: Start) -> Running:
     """Listens on every address, so it needs tokens."""
     tokens = {"token-of-ada-0123456789": "ada", "token-of-bob-0123456789": "bob"}
-    running = run_server(HttpConfig(host="0.0.0.0", port=0, tokens=tokens), backend)
-    yield running
-    running.close()
+    return start(HttpConfig(host="0.0.0.0", port=0, tokens=tokens), 5.0)
 
 
 @pytest.fixture

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 4 * 2**20
 MAX_HEADER_BYTES = 16 * 2**10
 BODY_TIMEOUT_S = 30.0
-USER = "user"
-"""Key under which a request carries its user."""
-
 USER_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 """The same names as `[memory] user`."""
 PAGE = re.compile(r"/|/ui/[^/]*")
@@ -84,17 +81,17 @@ class Gate:
         self._owner = owner
 
     def admit(self, request: web.Request) -> None:
-        """Sets the request's user. Raises HeadersTooLargeError, ForbiddenError, UnauthorizedError."""
+        """Raises HeadersTooLargeError, ForbiddenError, UnauthorizedError."""
         if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEADER_BYTES:
             raise HeadersTooLargeError(f"the headers are over {MAX_HEADER_BYTES} bytes; send less")
         self._check_host(request)
         self._check_origin(request)
         if not OPEN.fullmatch(request.path):
-            request[USER] = self._user(request)
+            self._user(request)
 
     def narrowed(self, request: web.Request, wanted: str | None) -> str:
         """The user a request speaks for: its own, or one below it (`ada` may speak for `ada.phone`)."""
-        own: str = request[USER]
+        own = self._user(request)
         if wanted is None or wanted == own:
             return own
         if not USER_NAME.fullmatch(wanted):
@@ -131,7 +128,8 @@ class Gate:
         if scheme.lower() != "bearer" or not given:
             raise UnauthorizedError("a token is needed; send 'Authorization: Bearer <token>'")
         # Every token is compared, in constant time, so that timing tells nothing of any of them.
-        users = [u for token, u in self._tokens.items() if hmac.compare_digest(token.encode(), given.strip().encode())]
+        secret = given.strip().encode(errors="surrogateescape")  # headers may hold any byte
+        users = [user for token, user in self._tokens.items() if hmac.compare_digest(token.encode(), secret)]
         if not users:
             raise UnauthorizedError("this token is not known; use one of [http] tokens")
         return users[0]

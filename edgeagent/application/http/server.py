@@ -33,7 +33,8 @@ class AccessLogger(AbstractAccessLogger):
         return self.logger.isEnabledFor(logging.INFO)
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        facts = (request.method, request.path, response.status, response.body_length, time)
+        path = request.rel_url.raw_path  # still quoted: a line break in it must not forge a line here
+        facts = (request.method, path, response.status, response.body_length, time)
         self.logger.info("http method=%s path=%s status=%d bytes=%d seconds=%.3f", *facts)
 
 

@@ -88,7 +88,7 @@ class EventStream:
             await self.response.prepare(self._request)
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await self.response.write(line.encode())
+                await self.response.write(line.encode(errors="replace"))
         except TimeoutError:
             if self._request.transport is not None:
                 self._request.transport.abort()
