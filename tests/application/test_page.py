@@ -238,6 +238,18 @@ def test_page_shows_an_error_and_asks_again(browser: Browser, base_url: str, bac
     browser.click(".turn .error button")
     browser.wait_for("document.querySelector('.turn .report')")
     assert browser.run("return document.querySelectorAll('.turn').length") == 1
+    assert len(backend.asked[-1][0].messages) == 1
+
+
+def test_page_forgets_the_talk_in_a_new_chat(browser: Browser, base_url: str, backend: "Scripted") -> None:
+    browser.open(base_url)
+    ask(browser, "First")
+    browser.wait_for(is_answered())
+    browser.click("#new-chat")
+    assert "Ask this machine." in browser.text("main")
+    ask(browser, "Second")
+    browser.wait_for(is_answered())
+    assert [m.content for m in backend.asked[-1][0].messages] == ["Second"]
 
 
 def test_page_sends_the_talk_so_far_and_what_was_chosen(

@@ -81,7 +81,7 @@ def from_validation(error: ValidationError) -> RequestError:
 def from_http(error: web.HTTPException, path: str) -> EdgeAgentError:
     """What the HTTP library refused by itself, as one of this program's errors."""
     if error.status == HTTPStatus.NOT_FOUND:
-        return NotFoundError(f"nothing is at {path}; see docs for the addresses")
+        return NotFoundError(f"nothing is at {path}; the API is under /v1 and /api/edge")
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
         return MethodError(f"{path} does not take {error.method}; use {allowed}")

@@ -6,7 +6,7 @@ import { Turn } from "./turn.js";
 import { bytes, gibibytes, rate } from "./units.js";
 
 const MAX_ATTACHED = 3_000_000; // characters; the daemon refuses bodies over 4 MiB
-const history = [];
+let talk = []; // the messages so far; a new chat gets a new list, so that a late answer cannot end up in it
 let attached = [];
 let running = null; // the AbortController of the answer under way
 
@@ -15,11 +15,11 @@ const announce = (text) => { byId("announce").textContent = text; };
 
 // --- asking -----------------------------------------------------------------
 
-function request(text, documents) {
+function request(text, documents, before) {
   const number = (id) => (byId(id).value === "" ? undefined : Number(byId(id).value));
   return {
     model: byId("model").value || undefined,
-    messages: [...history, { role: "user", content: text }],
+    messages: [...before, { role: "user", content: text }],
     max_tokens: number("max-tokens"),
     temperature: number("temperature"),
     edgeagent: {
@@ -34,12 +34,13 @@ function request(text, documents) {
 }
 
 async function ask(text, documents) {
+  const before = talk;
   const turn = new Turn(text, documents, () => { turn.node.remove(); ask(text, documents); });
   show(turn.node);
   setRunning(new AbortController());
   announce("Working on the answer");
   try {
-    for await (const chunk of streamed(request(text, documents), running.signal)) {
+    for await (const chunk of streamed(request(text, documents, before), running.signal)) {
       const follow = isAtEnd();
       turn.add(chunk);
       if (follow) scrollToEnd();
@@ -51,7 +52,7 @@ async function ask(text, documents) {
   } finally {
     setRunning(null);
   }
-  if (turn.text) history.push({ role: "user", content: text }, { role: "assistant", content: turn.text });
+  if (turn.isKept) before.push({ role: "user", content: text }, { role: "assistant", content: turn.text });
   scrollToEnd();
 }
 
@@ -103,7 +104,7 @@ const scrollToEnd = () => window.scrollTo({ top: document.documentElement.scroll
 
 function newChat() {
   stop();
-  history.length = 0;
+  talk = [];
   byId("talk").replaceChildren();
   byId("welcome").hidden = false;
   byId("new-chat").hidden = true;

@@ -27,6 +27,11 @@ export class Turn {
     this.clock = setInterval(() => this.tick(), 100);
   }
 
+  // Whether it belongs to what the model is told of the talk: what failed is asked again, not remembered.
+  get isKept() {
+    return this.text !== "" && !this.hasFailed;
+  }
+
   tick() {
     const elapsed = (performance.now() - this.started) / 1000;
     if (elapsed > 0.5) this.liveTime.textContent = `${elapsed.toFixed(1)} s`;
@@ -89,6 +94,7 @@ export class Turn {
 
   failed(error) {
     this.end();
+    this.hasFailed = true;
     const [what, ...rest] = error.message.split("; ");
     const retry = on(el("button", { type: "button", class: "quiet" }, "Try again"), "click", this.onRetry);
     this.answer.append(el("div", { class: "error", role: "alert" },
