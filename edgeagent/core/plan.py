@@ -100,6 +100,18 @@ class Decision(Value):
     candidates: tuple[Candidate, ...]
 
 
+class PlanQuery(Value):
+    """A request that is only priced. What is left out (None) is taken from the live machine, link and peers."""
+
+    prompt_tokens: int = Field(ge=1)
+    max_tokens: int = Field(ge=1)
+    link_mbit_s: float | None = Field(default=None, gt=0)
+    rtt_ms: float | None = Field(default=None, ge=0)
+    peer_tok_s: float | None = Field(default=None, gt=0)
+    """Prefill rate of an imagined peer, in tokens a second."""
+    policy: Literal["latency", "energy", "quality"] | None = None
+
+
 class AnswerReport(Value):
     """The `edgeagent` object of every answer: what was done, and why."""
 

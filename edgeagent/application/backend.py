@@ -1,0 +1,40 @@
+"""What a surface may ask of the house: the seam between HTTP (or MQTT) and the assistant behind it."""
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from edgeagent.core.cards import ModelCard
+from edgeagent.core.chat import ChatRequest
+from edgeagent.core.events import Event
+from edgeagent.core.hardware import Profile
+from edgeagent.core.memory import MemoryHit
+from edgeagent.core.plan import Decision, PlanQuery
+
+
+class Backend(Protocol):
+    def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
+        """The events of one answer, `Finished` last. Closing the generator cancels the answer.
+
+        Raises EdgeAgentError, before the first event or between two.
+        """
+        ...
+
+    def models(self) -> list[ModelCard]:
+        """The cards offered for chat and completion, the default first."""
+        ...
+
+    async def profile(self) -> Profile:
+        """What this machine is and how fast it was measured to be."""
+        ...
+
+    async def plan(self, query: PlanQuery) -> Decision:
+        """How a request of that size would run now, and what it would cost. Raises NoPlanError."""
+        ...
+
+    async def memories(self, user: str, query: str | None, limit: int) -> list[MemoryHit]:
+        """At most `limit` memories of `user`: the best matches of `query`, or without one the newest (score 0)."""
+        ...
+
+    def is_ready(self) -> tuple[bool, str]:
+        """Whether a question would be answered now, and why or why not."""
+        ...

@@ -1,0 +1,105 @@
+"""The addresses of this server besides chat: models, health, and what the machine knows about itself."""
+
+from collections.abc import Iterable
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgeagent import __version__
+from edgeagent.application.backend import Backend
+from edgeagent.application.http.chat import ChatRoute
+from edgeagent.application.http.completion import Json
+from edgeagent.application.http.errors import from_validation
+from edgeagent.application.http.guards import Gate, read_body
+from edgeagent.application.http.page import Page
+from edgeagent.core.cards import ModelCard
+from edgeagent.core.errors import ModelNotFoundError
+from edgeagent.core.plan import PlanQuery
+
+
+class MemoryQuery(BaseModel):
+    """The query string of /api/edge/memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    query: str | None = Field(default=None, min_length=1, max_length=4096)
+    limit: int = Field(default=20, ge=1, le=200)
+    user: str | None = None
+
+
+class Facts:
+    """Answers what needs no generation. `is_draining` turns /ready off while the last answers finish."""
+
+    def __init__(self, backend: Backend, gate: Gate) -> None:
+        self._backend = backend
+        self._gate = gate
+        self.is_draining = False
+
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [_model_body(c) for c in self._backend.models()]})
+
+    async def model(self, request: web.Request) -> web.Response:
+        wanted = request.match_info["id"]
+        for card in self._backend.models():
+            if card.id == wanted:
+                return web.json_response(_model_body(card))
+        raise ModelNotFoundError(f"model '{wanted}' is not here; see /v1/models")
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok", "version": __version__})
+
+    async def ready(self, request: web.Request) -> web.Response:
+        is_ready, why = (False, "the daemon is ending") if self.is_draining else self._backend.is_ready()
+        return web.json_response({"ready": is_ready, "why": why}, status=200 if is_ready else 503)
+
+    async def profile(self, request: web.Request) -> web.Response:
+        return _document(await self._backend.profile())
+
+    async def plan(self, request: web.Request) -> web.Response:
+        try:
+            query = PlanQuery.model_validate_json(await read_body(request))
+        except ValidationError as error:
+            raise from_validation(error) from None
+        return _document(await self._backend.plan(query))
+
+    async def memory(self, request: web.Request) -> web.Response:
+        try:
+            query = MemoryQuery.model_validate(dict(request.query))
+        except ValidationError as error:
+            raise from_validation(error) from None
+        user = self._gate.narrowed(request, query.user)
+        hits = await self._backend.memories(user, query.query, query.limit)
+        found = [hit.item.model_dump(mode="json") | {"score": hit.score} for hit in hits]
+        return web.json_response({"user": user, "memories": found})
+
+
+def routes(chat: ChatRoute, facts: Facts, page: Page) -> Iterable[web.RouteDef]:
+    return [
+        web.get("/", page.index),
+        web.get("/ui/{name}", page.asset),
+        web.post("/v1/chat/completions", chat.post),
+        web.get("/v1/models", facts.models),
+        web.get("/v1/models/{id:.+}", facts.model),
+        web.get("/health", facts.health),
+        web.get("/ready", facts.ready),
+        web.get("/api/edge/profile", facts.profile),
+        web.post("/api/edge/plan", facts.plan),
+        web.get("/api/edge/memory", facts.memory),
+    ]
+
+
+def _document(model: BaseModel) -> web.Response:
+    return web.Response(text=model.model_dump_json(by_alias=True), content_type="application/json")
+
+
+def _model_body(card: ModelCard) -> Json:
+    """OpenAI's model object; cards carry no date, so `created` is 0."""
+    facts = {
+        "name": card.name,
+        "kind": card.kind,
+        "licence": card.licence,
+        "parameters": card.parameters,
+        "context_tokens": card.architecture.context_tokens if card.architecture else None,
+        "variants": [variant.name for variant in card.variants],
+    }
+    return {"id": card.id, "object": "model", "created": 0, "owned_by": "edgeagent", "edgeagent": facts}

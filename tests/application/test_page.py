@@ -1,0 +1,284 @@
+"""The page in a real browser: headless Chromium, driven over the W3C WebDriver protocol."""
+
+import base64
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edgeagent.core.errors import ContextLengthError
+from edgeagent.core.events import Text
+
+if TYPE_CHECKING:
+    from tests.application.conftest import Running, Scripted
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (Debian: chromium chromium-driver)"
+)
+
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+]  # fmt: skip
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of element references, W3C WebDriver §11
+ENTER, ESCAPE = "\ue007", "\ue00c"
+PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Browser:
+    """One WebDriver session."""
+
+    session: str
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.session + path, data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.loads(response.read())["value"]
+
+    def open(self, url: str) -> None:
+        self.call("POST", "/url", {"url": url})
+
+    def run(self, script: str, *arguments: object) -> Any:
+        return self.call("POST", "/execute/sync", {"script": script, "args": list(arguments)})
+
+    def find(self, selector: str) -> str:
+        value: str = self.call("POST", "/element", {"using": "css selector", "value": selector})[ELEMENT]
+        return value
+
+    def type(self, selector: str, text: str) -> None:
+        self.call("POST", f"/element/{self.find(selector)}/value", {"text": text})
+
+    def click(self, selector: str) -> None:
+        self.call("POST", f"/element/{self.find(selector)}/click", {})
+
+    def text(self, selector: str) -> str:
+        return str(self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
+
+    def wait_for(self, script: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not self.run(f"return Boolean({script})"):
+            assert time.monotonic() < deadline, f"never true: {script}; the page says: {self.text('main')}"
+            time.sleep(0.05)
+
+    def appear(self, scheme: str, width: int, height: int) -> None:
+        """The system's colour scheme and the window's size, as the page sees them."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        for command, params in (("setEmulatedMedia", {"features": features}), ("setDeviceMetricsOverride", size)):
+            self.call("POST", "/goog/cdp/execute", {"cmd": f"Emulation.{command}", "params": params})
+
+    def screenshot(self, file: Path) -> None:
+        file.write_bytes(base64.b64decode(self.call("GET", "/screenshot")))
+
+    def complaints(self) -> list[str]:
+        """What the browser's console holds that is worse than a note: script errors, broken content policy."""
+        entries = self.call("POST", "/se/log", {"type": "browser"})
+        return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert DRIVER
+    log = tmp_path_factory.mktemp("driver") / "log.txt"
+    with log.open("wb") as output:
+        process = subprocess.Popen([DRIVER, f"--port={port}"], stdout=output, stderr=output)
+        try:
+            _wait_until_listening(port)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _wait_until_listening(port: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError:
+            assert time.monotonic() < deadline, "chromedriver never listened"
+            time.sleep(0.05)
+        else:
+            return
+
+
+@pytest.fixture(scope="module")
+def browser(driver: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    arguments = [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]
+    options = {"args": arguments, "binary": CHROMIUM}
+    wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+    made = Browser(driver).call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+    session = Browser(f"{driver}/session/{made['sessionId']}")
+    yield session
+    session.call("DELETE", "")
+
+
+def ask(browser: Browser, question: str) -> None:
+    browser.type("#question", question + ENTER)
+
+
+def is_answered(place: str = ".turn:last-child") -> str:
+    return f"document.querySelector('{place} .answer[aria-busy=false]')"
+
+
+def test_page_streams_an_answer_and_tells_what_happened(browser: Browser, base_url: str, tmp_path: Path) -> None:
+    browser.appear("light", 1100, 900)
+    browser.open(base_url)
+    browser.wait_for("document.querySelector('#plate').innerText.includes('Raspberry Pi 5')")
+    assert browser.text("#state-text") == "ready"
+    ask(browser, "How often should I descale the pump?")
+    browser.wait_for(is_answered())
+    assert browser.text(".turn .question p") == "How often should I descale the pump?"
+    assert "every three months" in browser.text(".turn .body")
+    assert browser.text(".turn .body pre code") == "pumpctl status --since last-descale"
+    assert browser.text(".turn .body strong") == "last done in May"
+    assert "2025-08-14T09:12:00Z" in browser.text(".turn .steps")
+    assert browser.run("return document.querySelector('.report').open") is False
+    assert "first word 0.81 s" in browser.text(".report summary")
+    browser.type(".report summary", ENTER)
+    panel = browser.text(".report-body")
+    for fact in (
+        "instead of 2.61 s", "garage", "9.8 MB down", "0.74 s", "+9 %", "796 of", "manual.txt", "m-1f8c", "0.83",
+        "The pump was descaled in May.", "after token 3", "a base model cannot chat", "chosen", "seed 7",
+    ):  # fmt: skip
+        assert fact in panel, fact
+    browser.screenshot(tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 390, 1100])
+def test_page_fits_its_window_and_its_words_can_be_read(
+    browser: Browser, base_url: str, scheme: str, width: int
+) -> None:
+    browser.appear(scheme, width, 800)
+    browser.open(base_url)
+    ask(browser, "Again?")
+    browser.wait_for(is_answered())
+    browser.run("document.querySelector('.report').open = true")
+    assert browser.run("return document.documentElement.scrollWidth - window.innerWidth") <= 0
+    assert browser.run(CONTRAST) >= 4.5  # WCAG 2.2, 1.4.3 level AA
+
+
+CONTRAST = """
+const light = (color) => color.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
+  .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, v, at) => sum + v * [0.2126, 0.7152, 0.0722][at], 0);
+const ground = (node) => {
+  for (let n = node; n; n = n.parentElement) {
+    const color = getComputedStyle(n).backgroundColor;
+    if (color !== "rgba(0, 0, 0, 0)") return color;
+  }
+};
+const walk = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+let worst = 99;
+while (walk.nextNode()) {
+  const node = walk.currentNode.parentElement;
+  if (!walk.currentNode.data.trim() || node.closest("[hidden]") || node.closest(".sr")) continue;
+  const [a, b] = [light(getComputedStyle(node).color), light(ground(node))];
+  worst = Math.min(worst, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05));
+}
+return worst;
+"""
+
+
+def test_page_shows_markup_of_a_model_as_text(browser: Browser, base_url: str, backend: "Scripted") -> None:
+    backend.script = (Text("<img src=x onerror=alert(1)> **<b>bold</b>**"), backend.script[-1])
+    browser.open(base_url)
+    ask(browser, "<script>alert(2)</script>")
+    browser.wait_for(is_answered())
+    assert browser.text(".turn .question p") == "<script>alert(2)</script>"
+    assert browser.text(".turn .body") == "<img src=x onerror=alert(1)> <b>bold</b>"
+    assert browser.run("return document.querySelectorAll('main img, main b b, main script').length") == 0
+
+
+def test_page_stops_an_answer_by_button_and_by_key(browser: Browser, base_url: str, backend: "Scripted") -> None:
+    stops: list[Callable[[], None]] = [
+        lambda: browser.click("#send"),
+        lambda: browser.type("#question", ESCAPE),
+    ]
+    browser.open(base_url)
+    for stop in stops:
+        backend.script = (Text("half an answer"), 60.0)
+        backend.cancelled.clear()
+        ask(browser, "Go on")
+        browser.wait_for("document.querySelector('.turn:last-child .body').innerText.includes('half')")
+        assert browser.run("return document.querySelector('#send').getAttribute('aria-label')") == "Stop"
+        stop()
+        browser.wait_for(is_answered())
+        assert backend.cancelled.wait(20)
+        assert "Stopped" in browser.text(".turn:last-child .answer")
+        assert browser.run("return document.querySelector('#send').getAttribute('aria-label')") == "Send"
+
+
+def test_page_shows_an_error_and_asks_again(browser: Browser, base_url: str, backend: "Scripted") -> None:
+    good = backend.script
+    backend.script = (ContextLengthError("the prompt has 9120 tokens, the model reads 8192; shorten it"),)
+    browser.open(base_url)
+    ask(browser, "Read this")
+    browser.wait_for("document.querySelector('.turn .error')")
+    assert browser.text(".turn .error p") == "The prompt has 9120 tokens, the model reads 8192. Shorten it."
+    backend.script = good
+    browser.click(".turn .error button")
+    browser.wait_for("document.querySelector('.turn .report')")
+    assert browser.run("return document.querySelectorAll('.turn').length") == 1
+    assert len(backend.asked[-1][0].messages) == 1
+
+
+def test_page_forgets_the_talk_in_a_new_chat(browser: Browser, base_url: str, backend: "Scripted") -> None:
+    browser.open(base_url)
+    ask(browser, "First")
+    browser.wait_for(is_answered())
+    browser.click("#new-chat")
+    assert "Ask this machine." in browser.text("main")
+    ask(browser, "Second")
+    browser.wait_for(is_answered())
+    assert [m.content for m in backend.asked[-1][0].messages] == ["Second"]
+
+
+def test_page_sends_the_talk_so_far_and_what_was_chosen(
+    browser: Browser, base_url: str, backend: "Scripted", tmp_path: Path
+) -> None:
+    note = tmp_path / "note.txt"
+    note.write_text("a long text")
+    browser.open(base_url)
+    ask(browser, "First")
+    browser.wait_for(is_answered())
+    browser.click("#options-toggle")
+    browser.run("plan.value = 'local'; plan.dispatchEvent(new Event('change', {bubbles: true}))")
+    assert browser.text("#options-summary") == "plan local"
+    browser.click("#memory")
+    browser.type("#file", str(note))
+    browser.wait_for("document.querySelector('#files').innerText.includes('note.txt')")
+    ask(browser, "Second")
+    browser.wait_for(is_answered(".turn:nth-child(2)"))
+    request, _ = backend.asked[-1]
+    assert [m.role for m in request.messages] == ["user", "assistant", "user"]
+    assert (request.edgeagent.plan, request.edgeagent.memory) == ("local", False)
+    assert [(d.source, d.text) for d in request.documents] == [("note.txt", "a long text")]
+
+
+def test_page_asks_for_a_token_and_goes_on(browser: Browser, guarded: "Running", backend: "Scripted") -> None:
+    browser.open(guarded.base_url)
+    browser.wait_for("document.querySelector('#gate').open")
+    browser.type("#token", "token-of-bob-0123456789" + ENTER)
+    browser.wait_for("document.querySelector('#plate').innerText.includes('Raspberry')")
+    ask(browser, "Who am I?")
+    browser.wait_for(is_answered())
+    assert backend.asked[0][1] == "bob"
