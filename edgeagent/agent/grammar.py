@@ -50,6 +50,11 @@ def to_gbnf(schema: Schema) -> str:
     return text
 
 
+def to_gbnf_text(text: str) -> str:
+    """The GBNF of exactly this text."""
+    return f"root ::= {_quoted(text)}\n"
+
+
 def spell(value: JsonValue) -> str:
     """`value` in the grammar's own spelling of JSON."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -1,7 +1,7 @@
 """A JSON schema as a small tree, and the check of a value against it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
@@ -16,11 +16,10 @@ class Literals:
 
 @dataclass(frozen=True, slots=True)
 class String:
-    """Lengths count Unicode code points; `format` is an annotation that only guides the choice of values."""
+    """Lengths count Unicode code points."""
 
     min_length: int = 0
     max_length: int | None = None
-    format: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,8 @@ class Property:
     schema: "Schema"
     is_required: bool
     description: str = ""
+    format: str = ""
+    """An annotation: it guides the choice of values, not their validity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,29 @@ class Anything:
 Schema = Literals | String | Number | Array | Object | Map | AnyOf | Anything
 BOOLEAN = Literals((False, True))
 NULL = Literals((None,))
+
+
+_FREE_CHARS = 64
+_FREE_ITEMS = 4
+
+
+def bounded(schema: Schema) -> Schema:
+    """The part of `schema` that a model finishes in little space: short texts, few items, required properties only."""
+    match schema:
+        case String(least, most):
+            return String(least, max(least, min(most or _FREE_CHARS, _FREE_CHARS)))
+        case Array(items, least, most):
+            few = _FREE_ITEMS if most is None else min(most, _FREE_ITEMS)
+            return Array(bounded(items), least, max(least, few))
+        case Object(properties):
+            return Object(tuple(replace(p, schema=bounded(p.schema)) for p in properties if p.is_required))
+        case AnyOf(options):
+            return AnyOf(tuple(map(bounded, options)))
+        case Map():
+            return Literals(({},))
+        case Anything():
+            return bounded(String())
+    return schema
 
 
 def violation(schema: Schema, value: JsonValue, where: str = "value") -> str | None:

@@ -25,12 +25,23 @@ from edgeagent.core.errors import RequestError
 MAX_DEPTH = 12
 MAX_NODES = 512  # a schema is read for every request: its size must not decide how long that takes
 
-_ANNOTATIONS = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$schema", "$id"}
+_ANNOTATIONS = {
+    "title",
+    "description",
+    "default",
+    "examples",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "$schema",
+    "$id",
+    "format",
+}
 _STRUCTURE = {"type", "enum", "const", "anyOf", "oneOf", "$ref", "$defs", "definitions", "strict"}
 _KEYWORDS = {
-    "string": {"minLength", "maxLength", "format"},
-    "integer": {"minimum", "maximum", "format"},
-    "number": {"minimum", "maximum", "format"},
+    "string": {"minLength", "maxLength"},
+    "integer": {"minimum", "maximum"},
+    "number": {"minimum", "maximum"},
     "array": {"items", "minItems", "maxItems"},
     "object": {"properties", "required", "additionalProperties"},
     "boolean": set[str](),
@@ -113,9 +124,7 @@ class _Reader:
     def _of_type(self, kind: str, node: JsonObject, where: str, depth: int) -> Schema:
         match kind:
             case "string":
-                return String(
-                    _count(node, "minLength", where) or 0, _count(node, "maxLength", where), str(node.get("format", ""))
-                )
+                return String(_count(node, "minLength", where) or 0, _count(node, "maxLength", where))
             case "integer" | "number":
                 return Number(kind == "integer", _bound(node, "minimum", where), _bound(node, "maximum", where))
             case "array":
@@ -141,7 +150,13 @@ class _Reader:
             raise RequestError(f"{where}: additionalProperties beside properties is not supported; remove it")
         return Object(
             tuple(
-                Property(name, self.read(inner, f"{where}.{name}", depth + 1), name in required, _description(inner))
+                Property(
+                    name,
+                    self.read(inner, f"{where}.{name}", depth + 1),
+                    name in required,
+                    _annotation(inner, "description"),
+                    _annotation(inner, "format"),
+                )
                 for name, inner in (properties or {}).items()
             )
         )
@@ -151,8 +166,8 @@ def _implied_type(node: JsonObject) -> str | None:
     return "object" if "properties" in node else "array" if "items" in node else None
 
 
-def _description(node: object) -> str:
-    return str(node.get("description", "")) if isinstance(node, dict) else ""
+def _annotation(node: object, keyword: str) -> str:
+    return str(node.get(keyword, "")) if isinstance(node, dict) else ""
 
 
 def _refuse_unknown(keywords: set[str], where: str) -> None:
