@@ -1,0 +1,75 @@
+"""The agent's loop: decide on a tool, run it, feed the result back, answer. Every step is an event."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from edgeagent.agent.results import quoting_grammar, with_results_told
+from edgeagent.agent.toolcall import ToolCaller
+from edgeagent.agent.tools import ToolRegistry
+from edgeagent.core.chat import ChatRequest, Message, ToolCall, ToolChoice, ToolSpec
+from edgeagent.core.errors import EdgeAgentError
+from edgeagent.core.events import Event, Text, ToolCalled, ToolReturned
+
+MAX_FAILURES = 2  # the model gets one chance to correct a call
+
+
+class Answer(Protocol):
+    """Writes the answer to a conversation; `grammar` (GBNF) restricts it when given."""
+
+    def __call__(self, messages: Sequence[Message], grammar: str | None) -> AsyncIterator[Event]: ...
+
+
+class Agent:
+    """One conversation turn with tools. `quotes_results`: a model too small to retell a tool's result repeats it."""
+
+    def __init__(
+        self, caller: ToolCaller, registry: ToolRegistry, *, max_steps: int = 4, quotes_results: bool = True
+    ) -> None:
+        self._caller = caller
+        self._registry = registry
+        self._max_steps = max_steps
+        self._quotes_results = quotes_results
+
+    async def run(self, request: ChatRequest, user: str, answer: Answer) -> AsyncIterator[Event]:
+        """Events up to and including those of `answer`.
+
+        A call of a tool that came with the request is the caller's to make: then `ToolCalled` is the last event.
+        After `MAX_FAILURES` failed calls, or `max_steps` calls, the last events say so in plain words.
+        Raises RequestError for tools that cannot be offered, EngineError.
+        """
+        messages, failed, choice = list(request.messages), list[ToolCall](), request.tool_choice
+        tools = self._offered(request.tools)
+        called: Message | None = None
+        for index in range(self._max_steps):
+            call = await self._caller.decide(messages, tools, choice, failed)
+            if call is None:
+                break
+            yield ToolCalled(call, index)
+            if any(call.name == tool.name for tool in request.tools):
+                return
+            returned = await self._execute(call, user)
+            yield returned
+            called = Message(role="tool", content=returned.result, name=call.name, tool_call_id=call.id)
+            messages += [Message(role="assistant", tool_calls=(call,)), called]
+            if returned.is_error:
+                failed.append(call)
+            if len(failed) >= MAX_FAILURES:
+                break
+            choice = ToolChoice()
+        if failed and called and failed[-1].id == called.tool_call_id:
+            yield Text(f"I could not do that. {called.content}")
+            return
+        grammar = quoting_grammar(called.content) if called and self._quotes_results else None
+        async for event in answer(with_results_told(messages), grammar):
+            yield event
+
+    def _offered(self, from_client: Sequence[ToolSpec]) -> list[ToolSpec]:
+        """The client's tools, and ours whose names it left free."""
+        taken = {tool.name for tool in from_client}
+        return [*from_client, *(spec for spec in self._registry.specs if spec.name not in taken)]
+
+    async def _execute(self, call: ToolCall, user: str) -> ToolReturned:
+        try:
+            return ToolReturned(call, await self._registry.call(call, user))
+        except EdgeAgentError as error:
+            return ToolReturned(call, str(error), is_error=True)
