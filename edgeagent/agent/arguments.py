@@ -114,6 +114,7 @@ class _Offer:
     """What one request offers to one tool. Roles that a preposition settles are taken from the others' pool."""
 
     def __init__(self, spec: ToolSpec, schema: Object, request: str) -> None:
+        self._spec = spec
         self._request = request
         self._words = set(re.findall(r"\w+", request.casefold()))
         self._properties = schema.properties
@@ -160,6 +161,9 @@ class _Offer:
             case AnyOf(options):
                 found = (self._of_schema(each, option) for option in options)
                 return next((values for values in found if values and values != (None,)), None)
+            case Object():
+                inner = narrow(self._spec, schema, self._request)
+                return inner.schema.values if isinstance(inner.schema, Literals) and not inner.missing else None
         return None
 
     def _mentions(self, value: JsonValue) -> bool:
@@ -168,9 +172,11 @@ class _Offer:
 
     def _means(self, each: Property, value: JsonValue) -> bool:
         """A truth value is mentioned through its description: "true to lock, false to unlock"."""
+        if not isinstance(value, bool):
+            return False
         pattern = rf"\b{value}\W+(?:(?:to|if|for|when|means|turns) )*(?:the )?(\w+)"
         cue = re.search(pattern, each.description, re.IGNORECASE)
-        return isinstance(value, bool) and cue is not None and cue.group(1).casefold() in self._words
+        return cue is not None and cue.group(1).casefold() in self._words
 
     def _numeric(self, each: Property, schema: Number) -> Values | None:
         required = sum(isinstance(one.schema, Number) for one in self._properties if one.is_required)

@@ -98,6 +98,19 @@ def test_narrow_without_a_needed_value_names_what_is_missing(
     assert narrowed.evidence == 0
 
 
+def test_narrow_of_a_nested_object_fills_it_too() -> None:
+    place: JsonObject = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    spec = tool("get_weather", "Get the weather", ["location"], location=place)
+
+    assert offered(spec, "What is the weather in Oslo?").only_document == {"location": {"city": "Oslo"}}
+
+
+def test_narrow_with_an_enum_of_symbols_offers_them_all() -> None:
+    spec = tool("draw", "Draw a symbol", ["symbol"], symbol={"enum": ["(", "[", "*+", None, 3]})
+
+    assert offered(spec, "Draw it").schema == Literals(tuple({"symbol": each} for each in ("(", "[", "*+", None, 3)))
+
+
 def test_narrow_gives_two_parameters_two_values() -> None:
     schema = offered(FLIGHT, "Flights: Paris, Berlin").schema
 
