@@ -37,7 +37,11 @@ _REWRITES = [
         (r" (?:modulo|mod) ", " % "),
     )
 ]
-_RUN = re.compile(rf"(?:(?:{'|'.join(FUNCTIONS)})\(|\bpi\b|\d+(?:\.\d+)?|\*\*|//|[-+*/%(),]|\s)+")
+_FUNCTION = "|".join(FUNCTIONS)
+# Commas belong to a function's arguments; elsewhere they part the sentence.
+_RUN = re.compile(
+    rf"(?:(?:{_FUNCTION})\([\d\s.,+*/%-]*\)|(?:{_FUNCTION})\(|\bpi\b|\d+(?:\.\d+)?|\*\*|//|[-+*/%()]|\s)+"
+)
 
 
 def expressions(text: str) -> tuple[str, ...]:
@@ -45,8 +49,17 @@ def expressions(text: str) -> tuple[str, ...]:
     digits = re.sub(r"(?<=\d),(?=\d{3}\b)", "", spoken_to_digits(text.casefold()))
     for pattern, replacement in _REWRITES:
         digits = pattern.sub(replacement, digits)
-    runs = (_trimmed(match.group()) for match in _RUN.finditer(digits))
-    return tuple(sorted({run for run in runs if run}, key=len, reverse=True))
+    runs = (match.group() for match in _RUN.finditer(digits) if not _is_idiom(match, digits))
+    return tuple(sorted(filter(None, set(map(_trimmed, runs))), key=len, reverse=True))
+
+
+def _is_idiom(run: re.Match[str], text: str) -> bool:
+    """24/7, 9/11, a score of 4-2 and a phone number are no sums, unless the sentence asks for their value."""
+    is_tight = re.fullmatch(r"\s*\d+[-/]\d+\s*", run.group()) is not None
+    return (
+        is_tight
+        and re.search(r"(?:what is|what's|calculate|compute|evaluate|solve|^)\s*$", text[: run.start()]) is None
+    )
 
 
 def spoken_to_digits(text: str) -> str:
@@ -66,15 +79,15 @@ def _spoken_value(words: str) -> int:
     return total + group
 
 
-def _trimmed(run: str) -> str | None:
-    """The run without the punctuation of its sentence, if an operation remains."""
-    run = run.strip(" ,")
+def _trimmed(run: str) -> str:
+    """The run without the punctuation of its sentence; empty when no operation remains."""
+    run = run.strip()
     while run and not _is_operation(run):
-        shorter = run.rstrip("+-*/%(, ") if run[-1] in "+-*/%(, " else run.lstrip("+*/%), ")
+        shorter = run.rstrip("+-*/%( ") if run[-1] in "+-*/%( " else run.lstrip("+*/%) ")
         if shorter == run:
-            return None
+            return ""
         run = shorter
-    return run or None
+    return run
 
 
 def _is_operation(run: str) -> bool:

@@ -14,8 +14,9 @@ from edgeagent.agent.words import DETERMINERS, STOP_WORDS, sentences
 
 MAX_CANDIDATES = 24
 
+_PRONOUNS = frozenset({"i", "you", "we", "they", "he", "she", "it"})  # what follows one is a verb
 _QUOTED = re.compile(r"\"([^\"]{1,400})\"|(?<!\w)'([^']{1,400})'(?!\w)")
-_WORD = re.compile(r"[^\W_]+(?:['./&-][^\W_]+)*|[^\s\w]|_")
+_WORD = re.compile(r"[^\W_]+(?:['./&:@-][^\W_]+)*|[^\s\w]|_")
 _SAID = re.compile(r"\b(?:saying|says|say|that|telling \w+|with the text)\b:?\s+(.+)$|:\s+(.+)$", re.IGNORECASE)
 
 
@@ -34,6 +35,17 @@ def numbers(text: str) -> tuple[int | float, ...]:
     spoken = re.sub(r"(?<=\d),(?=\d{3}\b)", "", spoken_to_digits(re.sub(r"\b[Oo]ne\b", "", text.casefold())))
     found = re.findall(r"(?<![\w.])-?\d{1,15}(?:\.\d{1,15})?(?![\d.]*\d)", spoken)
     return tuple(dict.fromkeys(float(each) if "." in each else int(each) for each in found))
+
+
+def anchored_number(text: str, words: Iterable[str]) -> int | float | None:
+    """The number that stands beside one of `words`: "5 nights", "a height of 9", "volume 30"."""
+    named = "|".join(re.escape(word.removesuffix("s")) for word in words if len(word) > 2)
+    if not named:
+        return None
+    number = r"(-?\d+(?:\.\d+)?)"
+    beside = rf"{number}[ -](?:{named})s?\b|\b(?:{named})s? (?:(?:of|to|at|is|=) )*{number}"
+    match = re.search(beside, spoken_to_digits(text.casefold()))
+    return numbers(_first_group(match))[0] if match else None
 
 
 def formatted(kind: str, text: str) -> tuple[str, ...] | None:
@@ -84,6 +96,14 @@ def phrases(text: str) -> tuple[Phrase, ...]:
     return tuple(found.values())[:MAX_CANDIDATES]
 
 
+def without_names(text: str) -> str:
+    """`text` with every name replaced by "it": what is asked for, whatever it is asked about."""
+    for phrase in phrases(text):
+        if phrase.is_name:
+            text = text.replace(phrase.text, "it")
+    return text
+
+
 def _runs(words: list[str]) -> Iterable[Phrase]:
     """Maximal runs of content words, and the capitalised part of a run as a candidate of its own."""
     start = 0
@@ -95,7 +115,9 @@ def _runs(words: list[str]) -> Iterable[Phrase]:
             start += 1
             continue
         before = _word_before(words, start)
-        yield from _names_and_run(words[start:end], before, is_first=start == 0)
+        is_verb = before in _PRONOUNS or (start == 0 and end == 1 and len(words) > 2)
+        if not is_verb or any(word[0].isupper() for word in words[start + (start == 0) : end]):
+            yield from _names_and_run(words[start:end], before, is_first=start == 0)
         start = end
 
 
@@ -118,7 +140,7 @@ def _names_and_run(run: list[str], before: str, *, is_first: bool) -> Iterable[P
 
 def _is_content(words: list[str], at: int) -> bool:
     word = words[at]
-    if not word[0].isalpha():
+    if not any(character.isalpha() for character in word):
         return False
     if word in {"The", "La", "Le", "Los", "El"} and at and at + 1 < len(words) and words[at + 1][0].isupper():
         return True  # "The Beatles" inside a sentence

@@ -33,13 +33,14 @@ class Agent:
     async def run(self, request: ChatRequest, user: str, answer: Answer) -> AsyncIterator[Event]:
         """Events up to and including those of `answer`.
 
-        A call of a tool that came with the request is the caller's to make: then `ToolCalled` is the last event.
-        After `MAX_FAILURES` failed calls, or `max_steps` calls, the last events say so in plain words.
-        Raises RequestError for tools that cannot be offered, EngineError.
+        A call of a tool that came with the request is the client's to make: then `ToolCalled` is the last event.
+        When the last call failed, the last event is a `Text` that says why. `Finished` comes from `answer` or is
+        left to the caller. Raises RequestError for tools that cannot be offered, EngineError.
         """
-        messages, failed, choice = list(request.messages), list[ToolCall](), request.tool_choice
+        messages, choice = list(request.messages), request.tool_choice
         tools = self._offered(request.tools)
-        called: Message | None = None
+        failed: list[ToolCall] = []
+        last: ToolReturned | None = None
         for index in range(self._max_steps):
             call = await self._caller.decide(messages, tools, choice, failed)
             if call is None:
@@ -47,19 +48,16 @@ class Agent:
             yield ToolCalled(call, index)
             if any(call.name == tool.name for tool in request.tools):
                 return
-            returned = await self._execute(call, user)
-            yield returned
-            called = Message(role="tool", content=returned.result, name=call.name, tool_call_id=call.id)
-            messages += [Message(role="assistant", tool_calls=(call,)), called]
-            if returned.is_error:
-                failed.append(call)
+            yield (last := await self._execute(call, user))
+            messages += _exchange(last)
+            failed += [call] if last.is_error else []
             if len(failed) >= MAX_FAILURES:
                 break
             choice = ToolChoice()
-        if failed and called and failed[-1].id == called.tool_call_id:
-            yield Text(f"I could not do that. {called.content}")
+        if last and last.is_error:
+            yield Text(f"I could not do that. {last.result}")
             return
-        grammar = quoting_grammar(called.content) if called and self._quotes_results else None
+        grammar = quoting_grammar(last.result) if last and self._quotes_results else None
         async for event in answer(with_results_told(messages), grammar):
             yield event
 
@@ -73,3 +71,11 @@ class Agent:
             return ToolReturned(call, await self._registry.call(call, user))
         except EdgeAgentError as error:
             return ToolReturned(call, str(error), is_error=True)
+
+
+def _exchange(returned: ToolReturned) -> list[Message]:
+    call = returned.call
+    return [
+        Message(role="assistant", tool_calls=(call,)),
+        Message(role="tool", content=returned.result, name=call.name, tool_call_id=call.id),
+    ]

@@ -13,12 +13,16 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgeagent.agent.candidates import without_names
+from edgeagent.agent.words import stem
 from edgeagent.core.chat import ToolSpec
 from edgeagent.core.memory import Embedder, Vector
 
 # Tuned on tests/agent/requests_calibration.json and judged on requests_held_out.json; cosines of MiniLM-L6.
-MIN_SCORE = 0.42
+MIN_SCORE = 0.36
 MIN_MARGIN = 0.03
+SUBJECT_WEIGHT = 0.85
+OVERLAP_WEIGHT = 0.2
 MAX_CACHED_TEXTS = 2048  # three megabytes of vectors at 384 dimensions
 
 _CONVERSATION = (
@@ -36,7 +40,15 @@ _CONVERSATION = (
     "Who wrote this?",
     "When did it happen?",
     "Why is it like that?",
-    "What is the capital of a country?",
+    "What is the capital of it?",
+    "What was it?",
+    "What is the size of it?",
+    "Is it bigger or older?",
+    "How long does it take?",
+    "How many are there?",
+    "Was it built long ago?",
+    "Who is the leader of it?",
+    "What kind of plant or animal is it?",
     "Tell me about the history of a place.",
     "Give me some advice.",
     "Give me some ideas.",
@@ -85,13 +97,15 @@ class ToolSelector:
         """The tools, best first; each comes with its evidence. Raises EngineError."""
         texts = {text for tool, _ in tools for text in (*_told(tool), *_rivals(tool))}
         await self._learn([*sorted(texts), *_CONVERSATION])
-        (vector,) = await self._embedder.embed([request])
+        # Names are blanked out: Tokyo in a request must not make it like the example that mentions Tokyo.
+        (vector,) = await self._embedder.embed([without_names(request)])
         asked = _floats(vector)
+        words = _stems(request)
         conversation = self._nearest(asked, _CONVERSATION)
         fits = []
         for tool, evidence in tools:
-            score = self._nearest(asked, _told(tool)) + evidence
-            rival = max(conversation, self._nearest(asked, _rivals(tool)))
+            score = self._nearest(asked, _told(tool)) + evidence + OVERLAP_WEIGHT * _overlap(tool, words)
+            rival = max(conversation, SUBJECT_WEIGHT * self._nearest(asked, _rivals(tool)))
             fits.append(Fit(tool, score, score - rival))
         return sorted(fits, key=lambda fit: fit.score, reverse=True)
 
@@ -117,6 +131,16 @@ def _rivals(tool: ToolSpec) -> tuple[str, ...]:
     words = [word for word in _spaced(tool.name).split() if word not in _VERBS]
     subject = " ".join(words) or _spaced(tool.name)
     return tuple(text.format(subject) for text in _ABOUT_SUBJECT)
+
+
+def _overlap(tool: ToolSpec, words: set[str]) -> float:
+    """The fraction of the words of a tool's name that the request uses."""
+    own = _stems(_spaced(tool.name))
+    return len(own & words) / max(1, len(own))
+
+
+def _stems(text: str) -> set[str]:
+    return {stem(word) for word in re.findall(r"[a-z]+", text.casefold())}
 
 
 def _spaced(name: str) -> str:

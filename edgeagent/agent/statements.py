@@ -5,10 +5,14 @@ import re
 from edgeagent.agent.words import sentences
 
 _POLITE = r"^(?:(?:ok|okay|hey|hi|hello|please|can you|could you|would you|will you|kindly|i want you to)[ ,]+)*"
+# The first verbs ask for it by themselves; the others mean other things unless "that" or a colon follows.
 _SAVE = re.compile(
-    rf"{_POLITE}(?:remember|memori[sz]e|note(?: down)?|take (?:a )?note|make (?:a )?(?:mental )?note|save|store"
-    r"|keep in mind|don'?t forget|write down|bear in mind|add to (?:your )?memory)"
-    r"(?: (?:this|the fact|for me|in your memory|of))*(?: that\b|:|,)*\s+(?!where|what|when|who|how|if|which)(.+)$",
+    _POLITE + r"(?:"
+    r"(?:remember|memori[sz]e|keep in mind|bear in mind|don'?t forget|(?:make|take) (?:a )?(?:mental )?note)"
+    r"(?: (?:this|the fact|for me|in your memory|of))*(?: that\b|:|,)*"
+    r"|(?:note|save|store|write|add|put)"
+    r"(?: (?:down|this|it|the fact|for me|(?:in|to|into) (?:your )?memory))*(?: that\b|:)"
+    r")\s+(?!where|what|when|who|how|if|which)(.+)$",
     re.IGNORECASE,
 )
 _SEARCH = re.compile(

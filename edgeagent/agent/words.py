@@ -43,3 +43,9 @@ def plain(request: str) -> str:
 
 def sentences(text: str) -> list[str]:
     return [part for part in re.split(r"(?<=[.!?])\s+|\n+", text.strip()) if part]
+
+
+def stem(word: str) -> str:
+    """A word without its plural ending, roughly: enough to match "lights" with "light"."""
+    folded = word.casefold()
+    return folded.removesuffix("s") if len(folded) > 3 else folded

@@ -15,13 +15,28 @@ from edgeagent.agent.arithmetic_text import expressions, spoken_to_digits
         ("2 to the power of 10?", "2 ** 10"),
         ("what is 5 x 6 = ?", "5 * 6"),
         ("(1 + 2) * 3.", "(1 + 2) * 3"),
+        ("what is 24/7", "24/7"),
+        ("the larger: max(3, 7) + 1", "max(3, 7) + 1"),
     ],
 )
 def test_expressions_in_a_sentence_are_what_the_calculator_reads(text: str, expression: str) -> None:
     assert expressions(text) == (expression,)
 
 
-@pytest.mark.parametrize("text", ["I have 3, 4 and 5", "on 2024-05-01", "(3+4", "Hello - world", "a+b", "World War 2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I have 3, 4 and 5",
+        "on 2024-05-01",
+        "(3+4",
+        "Hello - world",
+        "a+b",
+        "World War 2",
+        "open 24/7",
+        "call 555-1234",
+        "in 1966, 4-2",
+    ],
+)
 def test_expressions_without_an_operation_on_numbers_are_none(text: str) -> None:
     assert expressions(text) == ()
 
