@@ -267,5 +267,3 @@ async def background(work: Coroutine[object, object, None], name: str) -> AsyncI
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-
-

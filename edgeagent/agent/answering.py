@@ -1,17 +1,18 @@
 """One answer: drafts of the prompt, a plan, a run. Below the agent's loop, above model and executors."""
 
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Sequence
 
 from edgeagent.agent.drafting import Draft, Material, draft_selected, draft_whole
 from edgeagent.agent.running import Run
-from edgeagent.agent.situation import Surroundings
+from edgeagent.agent.situation import Surroundings, imagined
 from edgeagent.agent.tally import Tally
 from edgeagent.core.chat import ChatRequest, Message
 from edgeagent.core.events import Event, Planned, Reduced
 from edgeagent.core.generation import Generation, Sampling, TokenStep
 from edgeagent.core.memory import Embedder
-from edgeagent.core.plan import Candidate, Decision, MemoryReport, Recalled, ReductionLevel
+from edgeagent.core.plan import Candidate, Decision, MemoryReport, PlanQuery, Recalled, ReductionLevel
 from edgeagent.execution.executors import PeerModel
 from edgeagent.model.pool import Resident
 from edgeagent.resource.planner import Ask, PromptOption, Situation, decide
@@ -56,18 +57,26 @@ class Answerer:
                 pieces = [step.piece async for step in steps if isinstance(step, TokenStep)]
         return b"".join(pieces).decode(errors="replace")
 
-    async def price(self, ask: Ask, resident: Resident) -> Decision:
-        """What the planner would choose now. Raises NoPlanError, ContextLengthError."""
-        return decide(ask, await self._surroundings.situation(resident))
+    async def price(self, query: PlanQuery, resident: Resident) -> Decision:
+        """What the planner would choose now for a request of that size. Raises NoPlanError, ContextLengthError."""
+        ask = Ask(
+            prompts=[PromptOption(ReductionLevel.L0, query.prompt_tokens)],
+            max_tokens=query.max_tokens,
+            expected_tokens=query.max_tokens,
+            model=resident.card.id,
+            objective=query.policy or self._surroundings.objective,
+        )
+        return decide(ask, imagined(query, await self._surroundings.situation(resident)))
 
     async def _plan(self, request: ChatRequest, material: Material, resident: Resident, started_at: float) -> Tally:
         situation = await self._surroundings.situation(resident)
         drafts = await self._drafts(request, material, resident)
         max_tokens = _max_tokens(request, drafts, situation)
-        decision = decide(_ask(request, drafts, max_tokens, resident), situation)
+        decision = decide(_ask(request, drafts, max_tokens, resident, self._surroundings), situation)
         recalled = tuple(Recalled(id=hit.item.id, score=hit.score) for hit in material.memories)
         return Tally(
             started_at=started_at,
+            planned_at=time.monotonic(),
             decision=decision,
             draft=next(d for d in drafts if d.level is decision.chosen.reduction),
             memory=MemoryReport(recalled=recalled),
@@ -94,7 +103,9 @@ def _max_tokens(request: ChatRequest, drafts: Sequence[Draft], situation: Situat
     return min(DEFAULT_MAX_TOKENS, max(room, MIN_ANSWER_TOKENS))
 
 
-def _ask(request: ChatRequest, drafts: Sequence[Draft], max_tokens: int, resident: Resident) -> Ask:
+def _ask(
+    request: ChatRequest, drafts: Sequence[Draft], max_tokens: int, resident: Resident, surroundings: Surroundings
+) -> Ask:
     wish = request.edgeagent
     level = None if wish.reduce == "auto" else wish.reduce
     return Ask(
@@ -105,7 +116,7 @@ def _ask(request: ChatRequest, drafts: Sequence[Draft], max_tokens: int, residen
         # Too little text to shorten is not an error: the report says L0.
         level=level if any(draft.level is level for draft in drafts) else None,
         model=request.model or resident.card.id,
-        objective=wish.policy or "latency",
+        objective=wish.policy or surroundings.objective,
         deadline_s=wish.deadline_s,
     )
 

@@ -2,10 +2,10 @@
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from edgeagent.agent.answering import EXPECTED_TOKENS, Answerer
+from edgeagent.agent.answering import Answerer
 from edgeagent.agent.builtin import CalculatorTool, ClockTool, MemoryTool
 from edgeagent.agent.drafting import Material
 from edgeagent.agent.loop import Agent
@@ -17,11 +17,9 @@ from edgeagent.agent.tools import Tool, ToolRegistry
 from edgeagent.core.chat import ChatRequest, Message
 from edgeagent.core.events import Event, Finished, FinishReason, RecalledMemories, ToolCalled, Usage
 from edgeagent.core.memory import Embedder, MemoryHit
-from edgeagent.core.plan import AnswerReport, Decision, MemoryReport, PlanKind, PlanQuery, Recalled, ReductionLevel
+from edgeagent.core.plan import AnswerReport, Decision, MemoryReport, PlanKind, PlanQuery, Recalled
 from edgeagent.model.pool import ModelPool, Resident
 from edgeagent.model.reduction import similarity
-from edgeagent.resource.cost import LinkSpeeds
-from edgeagent.resource.planner import Ask, PromptOption
 
 RECALL_ITEMS = 5
 MIN_RECALL_SIMILARITY = 0.3
@@ -91,15 +89,7 @@ class Assistant:
 
     async def price(self, query: PlanQuery) -> Decision:
         """What the planner would choose for a request of that size now. Raises NoPlanError, ContextLengthError."""
-        resident = await self._resident(None)
-        ask = Ask(
-            prompts=[PromptOption(ReductionLevel.L0, query.prompt_tokens)],
-            max_tokens=query.max_tokens,
-            expected_tokens=query.max_tokens,
-            model=resident.card.id,
-            objective=query.policy or "latency",
-        )
-        return await self._answerer.price(ask, resident, query)
+        return await self._answerer.price(query, await self._resident(None))
 
     @property
     def answerer(self) -> Answerer:
@@ -167,7 +157,7 @@ class _Turn:
     memories: Sequence[MemoryHit]
     started_at: float
 
-    def answer(self, messages: Sequence[Message], grammar: str | None) -> AsyncIterator[Event]:
+    def answer(self, messages: Sequence[Message], grammar: str | None) -> AsyncGenerator[Event, None]:
         kept, pasted = split_pasted(messages)
         documents = (*self.request.documents, pasted) if pasted else self.request.documents
         material = Material(kept, documents, self.memories, question_of(kept))
@@ -179,6 +169,3 @@ def _with_written(event: Event, notebook: _Notebook | None) -> Event:
         return event
     memory = event.report.memory.model_copy(update={"written": tuple(notebook.written)})
     return replace(event, report=event.report.model_copy(update={"memory": memory}))
-
-
-_ = EXPECTED_TOKENS, LinkSpeeds

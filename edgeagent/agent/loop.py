@@ -1,6 +1,6 @@
 """The agent's loop: decide on a tool, run it, feed the result back, answer. Every step is an event."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from edgeagent.agent.results import quoting_grammar, with_results_told
@@ -16,7 +16,7 @@ MAX_FAILURES = 2  # the model gets one chance to correct a call
 class Answer(Protocol):
     """Writes the answer to a conversation; `grammar` (GBNF) restricts it when given."""
 
-    def __call__(self, messages: Sequence[Message], grammar: str | None) -> AsyncIterator[Event]: ...
+    def __call__(self, messages: Sequence[Message], grammar: str | None) -> AsyncGenerator[Event, None]: ...
 
 
 class Agent:
@@ -30,7 +30,7 @@ class Agent:
         self._max_steps = max_steps
         self._quotes_results = quotes_results
 
-    async def run(self, request: ChatRequest, user: str, answer: Answer) -> AsyncIterator[Event]:
+    async def run(self, request: ChatRequest, user: str, answer: Answer) -> AsyncGenerator[Event, None]:
         """Events up to and including those of `answer`.
 
         A call of a tool that came with the request is the client's to make: then `ToolCalled` is the last event.

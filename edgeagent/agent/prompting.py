@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from edgeagent.core.chat import Document, Message
 from edgeagent.core.memory import MemoryHit
 
-INSTRUCTIONS = "You are a helpful assistant. Answer briefly and truthfully."
+INSTRUCTIONS = "You are a helpful assistant."
+# Wording chosen on ten questions to SmolLM2-135M: 8 right, against 3 to 8 for nine other wordings. Small models
+# follow few words better than many.
 LONG_MESSAGE_CHARS = 1600
 """A user's last message beyond this is taken for a document with a question at its end."""
 PASTED = "your message"
@@ -37,11 +39,11 @@ def compose(
     """Chat turns for the model's template. `documents` maps a source to its text, whole or reduced."""
     turns = [_turn(m) for m in messages if m.role != "system"]
     system = "\n".join(m.content for m in messages if m.role == "system") or INSTRUCTIONS
+    context = [text if source == PASTED else f"{source}:\n{text}" for source, text in documents.items()]
     if memories:
-        known = "\n".join(f"- {hit.item.text}" for hit in memories)
-        _put_before_question(turns, f"What you know:\n{known}")
-    for source, text in documents.items():
-        _put_before_question(turns, text if source == PASTED else f"From {source}:\n{text}")
+        context.append("\n".join(f"- {hit.item.text}" for hit in memories))
+    if context:
+        _ask_from(turns, "\n\n".join(context))
     return [{"role": "system", "content": system}, *turns]
 
 
@@ -52,9 +54,10 @@ def _turn(message: Message) -> dict[str, str]:
     return {"role": "user" if message.role == "tool" else message.role, "content": message.content}
 
 
-def _put_before_question(turns: list[dict[str, str]], text: str) -> None:
+def _ask_from(turns: list[dict[str, str]], context: str) -> None:
+    """Turn the newest question into one about `context`."""
     for turn in reversed(turns):
         if turn["role"] == "user":
-            turn["content"] = f"{text}\n\n{turn['content']}"
+            turn["content"] = f"Context:\n{context}\n\nQuestion: {turn['content']}\nAnswer from the context."
             return
-    turns.append({"role": "user", "content": text})
+    turns.append({"role": "user", "content": context})

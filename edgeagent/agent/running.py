@@ -10,7 +10,7 @@ from edgeagent.agent.tally import Tally
 from edgeagent.agent.textstream import TextStream
 from edgeagent.core.chat import ChatRequest
 from edgeagent.core.errors import PeerError
-from edgeagent.core.events import Event, FinishReason, Finished, HandedOver, Text, Usage
+from edgeagent.core.events import Event, Finished, FinishReason, HandedOver, Text, Usage
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.core.plan import Handover, PlanKind
 from edgeagent.execution.executors import Executor, LocalExecutor, RemoteExecutor

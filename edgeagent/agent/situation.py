@@ -3,15 +3,17 @@
 import asyncio
 import contextlib
 import logging
+from dataclasses import replace
 
 from edgeagent.core.config import ModelsConfig, PolicyConfig
 from edgeagent.core.errors import PeerError
 from edgeagent.core.link import LinkEstimate
+from edgeagent.core.plan import PlanQuery
 from edgeagent.execution.local import LoadedFacts
 from edgeagent.execution.peers import Peers, PeerView
 from edgeagent.model.pool import Resident
 from edgeagent.resource.cost import LinkSpeeds, Speeds
-from edgeagent.resource.planner import LocalOption, PeerOption, Rules, Situation
+from edgeagent.resource.planner import LocalOption, Objective, PeerOption, Rules, Situation
 from edgeagent.wire.messages import OfferedModel
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,10 @@ class Surroundings:
             if (option := self._option(view, model, resident))
         ]
         return Situation(_local(resident, facts), options, self._rules())
+
+    @property
+    def objective(self) -> Objective:
+        return self._policy.objective
 
     def _rules(self) -> Rules:
         return Rules(
@@ -85,6 +91,39 @@ class Surroundings:
             is_broken=self.peers.is_broken(view),
             is_same_variant=is_same,
         )
+
+
+def imagined(query: PlanQuery, situation: Situation) -> Situation:
+    """The situation with the link or the peer that a query supposes instead of the real ones."""
+    if query.link_mbit_s is None and query.rtt_ms is None and query.peer_tok_s is None:
+        return situation
+    local = situation.local
+    real = situation.peers or [_supposed_peer(local)]
+    return replace(situation, peers=[_supposing(peer, query) for peer in real])
+
+
+def _supposed_peer(local: LocalOption) -> PeerOption:
+    """A peer with this machine's model, speed and build, on this machine's loopback."""
+    return PeerOption(
+        peer="supposed",
+        model=local.model,
+        variant=local.variant,
+        speeds=local.speeds,
+        link=LinkSpeeds(rtt_s=0.001, up_bytes_s=1e9, down_bytes_s=1e9),
+        context_tokens=local.context_tokens,
+        kv_bytes_per_token=local.kv_bytes_per_token,
+        exact_key=local.exact_key,
+        quality=local.quality,
+        is_same_variant=True,
+    )
+
+
+def _supposing(peer: PeerOption, query: PlanQuery) -> PeerOption:
+    rtt_s = peer.link.rtt_s if query.rtt_ms is None else query.rtt_ms / 1e3
+    down = peer.link.down_bytes_s if query.link_mbit_s is None else query.link_mbit_s * 125_000
+    # Only the prefill rate is supposed; a peer is never supposed to decode faster than it was measured to.
+    speeds = peer.speeds if query.peer_tok_s is None else replace(peer.speeds, prefill_tok_s=query.peer_tok_s)
+    return replace(peer, link=LinkSpeeds(rtt_s, down, down), speeds=speeds)
 
 
 def _link(estimate: LinkEstimate) -> LinkSpeeds | None:

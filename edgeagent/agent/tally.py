@@ -12,6 +12,7 @@ class Tally:
     """`model` and `variant` are whose words these are; they change at a marked switch. Times are monotonic."""
 
     started_at: float
+    planned_at: float
     decision: Decision
     draft: Draft
     memory: MemoryReport
@@ -50,6 +51,7 @@ class Tally:
             handover=tuple(self.handovers),
             predicted=predicted,
             measured=self._measured(),
+            prepare_s=self.planned_at - self.started_at,
             kv_tokens=traffic.kv_tokens,
             reused_tokens=traffic.reused_tokens,
             notes=tuple(traffic.notes),
@@ -59,7 +61,7 @@ class Tally:
     def _measured(self) -> Costs:
         times = self.token_times
         return Costs(
-            ttft_s=times[0] - self.started_at if times else None,
+            ttft_s=times[0] - self.planned_at if times else None,
             tpot_s=(times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None,
             up_bytes=self.traffic.up_bytes,
             down_bytes=self.traffic.down_bytes,

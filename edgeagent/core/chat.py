@@ -62,6 +62,8 @@ class Extension(Frozen):
     plan: PlanKind | Literal["auto"] = "auto"
     reduce: ReductionLevel | Literal["auto"] = "auto"
     memory: bool = True
+    agent: bool = False
+    """Whether the assistant may use its own tools (clock, calculator, memory) for this request."""
     user: str | None = None
     policy: Literal["latency", "energy", "quality"] | None = None
     deadline_s: float | None = Field(default=None, gt=0)

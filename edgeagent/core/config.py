@@ -120,7 +120,10 @@ def environment_tree(environment: Mapping[str, str]) -> Tree:
         *sections, key = name.removeprefix(ENV_PREFIX).lower().split("__")
         node = tree
         for section in sections:
-            node = node.setdefault(section, {})
+            below = node.setdefault(section, {})
+            if not isinstance(below, dict):
+                raise ConfigError(f"environment: {name} names a key inside '{section}', which is set to a value")
+            node = below
         node[key] = _env_value(raw)
     return tree
 

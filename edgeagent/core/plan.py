@@ -127,6 +127,9 @@ class AnswerReport(Value):
     handover: tuple[Handover, ...] = ()
     predicted: Costs = Costs()
     measured: Costs = Costs()
+    """Counted from the plan on, as the prediction is."""
+    prepare_s: float = 0.0
+    """From the request to the plan: loading the model, recalling, deciding on tools, reducing."""
     kv_tokens: int = 0
     """Prompt tokens whose cache came from the peer."""
     reused_tokens: int = 0

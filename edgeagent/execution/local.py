@@ -5,13 +5,12 @@ import contextlib
 import hashlib
 import logging
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from edgeagent.core.errors import BusyError
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.execution.supervisor import Worker
-from edgeagent.execution.template import Turn
 
 log = logging.getLogger(__name__)
 
@@ -106,10 +105,10 @@ class LocalModel:
         assert self._facts is not None
         return self._facts
 
-    async def encode(self, messages: Sequence[Turn], answer_prefix: str = "") -> tuple[int, ...]:
+    async def encode(self, messages: Sequence[Mapping[str, str]], answer_prefix: str = "") -> tuple[int, ...]:
         """Prompt token ids of chat turns, by the model's own template."""
         worker = await self._ready()
-        reply, _ = await worker.call("encode", messages=list(messages), answer_prefix=answer_prefix)
+        reply, _ = await worker.call("encode", messages=[dict(m) for m in messages], answer_prefix=answer_prefix)
         return tuple(reply["tokens"])
 
     async def count(self, texts: Sequence[str]) -> list[int]:

@@ -12,9 +12,7 @@ from edgeagent.core.hardware import Profile, Rates
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.model.select import Limits, Selection, predict_memory, select
 from edgeagent.model.store import ModelStore, StoredVariant
-from edgeagent.resource.capability import ProbeModel
-
-ENGINE = "llama.cpp"
+from edgeagent.resource.capability import ENGINE, ProbeModel
 
 ReadProfile = Callable[[ProbeModel | None], Awaitable[Profile]]
 """This machine's profile, with measured rates of the given variant."""

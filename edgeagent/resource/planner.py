@@ -256,9 +256,7 @@ def _why(chosen: Candidate, free: Sequence[Candidate], ask: Ask, rules: Rules) -
     if not requested:
         return reason
     if own == chosen:
-        return (
-            f"{' and '.join(requested)} was requested, and the planner would have chosen the same, {reason}"
-        )
+        return f"{' and '.join(requested)} was requested, and the planner would have chosen the same, {reason}"
     return f"{' and '.join(requested)} was requested; the planner by itself would have chosen {reason}"
 
 

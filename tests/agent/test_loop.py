@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,7 +40,7 @@ def agent(chat_model: "ChatModel", embedder: "OnnxSentences") -> Agent:
 
 
 def run(agent: Agent, chat_model: "ChatModel", request: ChatRequest) -> list[Event]:
-    async def answer(messages: Sequence[Message], grammar: str | None) -> AsyncIterator[Event]:
+    async def answer(messages: Sequence[Message], grammar: str | None) -> AsyncGenerator[Event, None]:
         yield Text(await chat_model.complete(messages, max_tokens=40, grammar=grammar))
 
     async def collect() -> list[Event]:

@@ -27,6 +27,7 @@ function request(text, documents, before) {
       reduce: byId("reduce").value,
       policy: byId("policy").value || null,
       memory: byId("memory").checked,
+      agent: true,
       events: true,
       documents,
     },

@@ -1,0 +1,113 @@
+"""Long-running processes: the daemon and the peer, with signals, readiness and the watchdog."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+
+from edgeagent import __version__
+from edgeagent.application.http.server import start_http
+from edgeagent.application.notify import ServiceManager, watchdog
+from edgeagent.application.peer import Offer, PeerService
+from edgeagent.core.errors import ConfigError, EdgeAgentError
+from edgeagent.daemon import background, connect_broker, device_id, open_house
+from edgeagent.execution.transport.mqtt import LastWill
+from edgeagent.model.pool import ModelPool
+from edgeagent.settings import Settings, load_settings
+from edgeagent.wire.messages import OfferedModel, PeerStatus
+from edgeagent.wire.topics import Topics
+
+log = logging.getLogger(__name__)
+
+
+async def serve_house(settings: Settings) -> None:
+    """The daemon. Raises EdgeAgentError when it cannot start: a bad setting, a taken port, no broker."""
+    async with _signals(settings) as (stop, manager), open_house(settings, role="daemon") as house:
+        server = await start_http(
+            settings.config.http, house, logging.getLogger("edgeagent.http"), owner=settings.config.memory.user
+        )
+        try:
+            is_able, why = house.is_ready()
+            log.info("daemon ready", extra={"host": settings.config.http.host, "port": server.port, "model": why})
+            manager.ready(why if is_able else f"not able to answer: {why}")
+            await stop.wait()
+            manager.stopping("finishing the answers under way")
+        finally:
+            await server.close()
+    log.info("daemon stopped")
+
+
+async def serve_peer(settings: Settings) -> None:
+    """The peer. Raises EdgeAgentError when it cannot start: no broker, no model."""
+    topics, peer = Topics(settings.config.mqtt.prefix), device_id(settings)
+    async with _signals(settings) as (stop, manager), open_house(settings, role="peer") as house:
+        offers = await _offers(settings, house.pool)
+        gone = PeerStatus(id=peer, state="offline").model_dump_json().encode()
+        transport = await connect_broker(settings, f"edgeagent-{peer}-peer", LastWill(topics.peer_status(peer), gone))
+        try:
+            async with background(PeerService(peer, __version__, transport, topics, offers).run(), "peer"):
+                log.info("peer ready", extra={"peer": peer, "models": [o.model.model for o in offers]})
+                manager.ready(f"peer {peer} offers {len(offers)} models")
+                await stop.wait()
+                manager.stopping("leaving the broker")
+        finally:
+            await transport.close()
+    log.info("peer stopped")
+
+
+async def _offers(settings: Settings, pool: ModelPool) -> list[Offer]:
+    """What this peer runs; loads each model once, so that its offer says what the engine says."""
+    offers: list[Offer] = []
+    for model_id in settings.config.peer.models or (settings.config.models.default,):
+        resident = await pool.get(model_id)
+        facts = await resident.local.facts()
+        assert resident.variant.sha256 is not None
+        model = OfferedModel(
+            model=resident.card.id,
+            variant=resident.variant.name,
+            variant_sha256=resident.variant.sha256,
+            exact_key=facts.exact_key,
+            prefill_tok_s=resident.rates.prefill_tok_s,
+            decode_tok_s=resident.rates.decode_tok_s,
+            context_tokens=facts.context_tokens,
+            kv_bytes_per_token=facts.kv_bytes_per_token,
+        )
+        offers.append(Offer(model, resident.local))
+    return offers
+
+
+@contextlib.asynccontextmanager
+async def _signals(settings: Settings) -> AsyncIterator[tuple[asyncio.Event, ServiceManager]]:
+    """An event that SIGTERM and SIGINT set, SIGHUP wired to a reload, and the service manager's watchdog fed."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    manager = ServiceManager.from_environment(os.environ, os.getpid())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _reload, settings, manager)
+    try:
+        if manager.watchdog_s is None:
+            yield stop, manager
+            return
+        async with background(watchdog(manager.watchdog_s / 2, manager.alive), "watchdog"):
+            yield stop, manager
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+
+
+def _reload(settings: Settings, manager: ServiceManager) -> None:
+    """Read the settings again: the log level changes now; whatever else changed is named, and needs a restart."""
+    manager.reloading(time.monotonic())
+    try:
+        fresh = load_settings()
+    except (ConfigError, EdgeAgentError) as error:
+        log.error("reload failed, settings stay as they are: %s", error)
+    else:
+        logging.getLogger("edgeagent").setLevel(fresh.config.log.level.upper())
+        before, after = settings.config.model_dump(), fresh.config.model_dump()
+        waiting = sorted(name for name in after if name != "log" and after[name] != before[name])
+        log.info("settings reloaded", extra={"applied": "log.level", "needs_restart": ",".join(waiting) or "nothing"})
+    manager.ready("reloaded")
