@@ -16,8 +16,8 @@ from edgeagent.settings import Settings
 
 MAX_FILE_BYTES = 3 * 2**20  # what a request to the daemon may hold, with room for the rest
 
-plan_choice = click.Choice(["auto", *PlanKind])
-level_choice = click.Choice(["auto", *ReductionLevel])
+plan_choice = click.Choice(["auto", *(plan.value for plan in PlanKind)])
+level_choice = click.Choice(["auto", *(level.value for level in ReductionLevel)])
 
 
 @click.command()

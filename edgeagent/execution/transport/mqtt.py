@@ -125,6 +125,7 @@ class _Connection:
         self._answer: asyncio.Future[ReasonCode] = transport.loop.create_future()
         self.is_connected = False
         self.max_packet_bytes = ALL_BYTES
+        self.receive_maximum = MAX_IN_FLIGHT
         self._client = client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5)
         client.max_inflight_messages_set(MAX_IN_FLIGHT)
         client.max_queued_messages_set(MAX_WAITING)
@@ -139,6 +140,14 @@ class _Connection:
     async def start(self, address: BrokerAddress) -> None:
         if address.username:
             self._client.username_pw_set(address.username, address.password)
+        await self._open(address)
+        if self.receive_maximum < MAX_IN_FLIGHT:  # can only be set on a closed connection
+            await asyncio.to_thread(self.stop)
+            self._client.max_inflight_messages_set(self.receive_maximum)
+            self._answer = self._transport.loop.create_future()
+            await self._open(address)
+
+    async def _open(self, address: BrokerAddress) -> None:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.MaximumPacketSize = MAX_FRAME_BYTES + PACKET_OVERHEAD_BYTES
         where = f"the MQTT broker at {address.host}:{address.port}"
@@ -179,11 +188,11 @@ class _Connection:
         self._client.loop_stop()
 
     def _on_connect(
-        self, client: paho.Client, _data: object, _flags: object, reason: ReasonCode, properties: Properties | None
+        self, _client: paho.Client, _data: object, _flags: object, reason: ReasonCode, properties: Properties | None
     ) -> None:
         # paho itself ignores both limits; a broker cuts the connection of a client that exceeds them.
         limits = properties.json() if properties else {}  # type: ignore[no-untyped-call]
-        client.max_inflight_messages_set(min(MAX_IN_FLIGHT, limits.get("ReceiveMaximum", MAX_IN_FLIGHT)))
+        self.receive_maximum = limits.get("ReceiveMaximum", MAX_IN_FLIGHT)
         self.max_packet_bytes = limits.get("MaximumPacketSize", ALL_BYTES)
         self._post(self._connected, reason)
 
