@@ -1,0 +1,197 @@
+"""Long-term memory as the house uses it: asynchronous, one namespace a user.
+
+SQLite runs on one thread of its own; vectors come from the embedder that was given.
+"""
+
+import asyncio
+import math
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Literal, ParamSpec, TypeVar, get_args
+
+from edgeagent.agent.memory.chunking import chunk
+from edgeagent.agent.memory.store import MemoryStore, NewMemory
+from edgeagent.core.errors import RequestError
+from edgeagent.core.memory import Embedder, MemoryHit, MemoryItem, MemoryStats
+
+Kind = Literal["note", "document", "turn"]
+Clock = Callable[[], float]
+"""Unix seconds."""
+
+MAX_TEXT_BYTES = 64 * 2**10
+MAX_DOCUMENT_BYTES = 8 * 2**20
+MAX_SOURCE_BYTES = 1024
+MAX_QUERY_CHARS = 8192
+"""A longer question is looked up by its beginning (the embedding reads 256 tokens of it)."""
+MAX_RESULTS = 1000
+PAGE = 64
+"""Memories that are read or embedded in one go by export and import."""
+
+_USER = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+_Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """Memories an import stored, and those that were there already."""
+
+    added: int
+    known: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    kind: str
+    text: str
+    source: str
+    created_at: float
+
+
+class Memory:
+    """Every method takes the user whose memories it sees; another user's do not exist for it.
+
+    All raise RequestError for a malformed argument and MemoryStoreError when the database fails.
+    """
+
+    def __init__(self, store: MemoryStore, embedder: Embedder, clock: Clock, thread: ThreadPoolExecutor) -> None:
+        self._store = store
+        self._embedder = embedder
+        self._clock = clock
+        self._thread = thread
+
+    @classmethod
+    async def open(cls, path: Path, embedder: Embedder, clock: Clock) -> "Memory":
+        """The memory in the file at `path`, made when absent. The embedder stays the caller's to close."""
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory")
+        try:
+            opening = thread.submit(MemoryStore.open, path, embedder.dimensions)
+            store = await asyncio.wrap_future(opening)
+        except BaseException:
+            thread.shutdown(wait=False, cancel_futures=True)
+            raise
+        return cls(store, embedder, clock, thread)
+
+    async def close(self) -> None:
+        await self._run(self._store.close)
+        self._thread.shutdown(wait=False)
+
+    async def add(self, user: str, text: str, kind: Kind = "note", source: str = "") -> str:
+        """Its id. A text the user has stored already keeps its id, kind and source."""
+        draft = _Draft(kind, _checked_text(text), _checked_source(source), self._clock())
+        [id_] = await self._add(_checked_user(user), [draft])
+        return id_
+
+    async def add_document(self, user: str, text: str, source: str) -> list[str]:
+        """The ids of its chunks, in order; all are stored, or none."""
+        if _utf8_bytes(text) > MAX_DOCUMENT_BYTES:
+            raise RequestError(f"document {source} is over {MAX_DOCUMENT_BYTES} bytes; split it")
+        chunks = list(dict.fromkeys(chunk(text)))
+        if not chunks:
+            raise RequestError(f"document {source} holds no text; nothing was stored")
+        now = self._clock()
+        checked_source = _checked_source(source)
+        return list(await self._add(_checked_user(user), [_Draft("document", c, checked_source, now) for c in chunks]))
+
+    async def search(self, user: str, query: str, k: int = 5) -> list[MemoryHit]:
+        """At most `k` memories, best first, by nearness in meaning and by shared words; scores are in 0..1."""
+        question = _checked_text(query[:MAX_QUERY_CHARS])
+        [vector] = await self._embedder.embed([question])
+        return await self._run(self._store.search, _checked_user(user), question, vector, _checked_count(k))
+
+    async def list(self, user: str, limit: int = 100) -> "list[MemoryItem]":
+        """The newest first."""
+        return await self._run(self._store.list, _checked_user(user), _checked_count(limit))
+
+    async def forget(self, user: str, id_: str) -> None:
+        """Remove text, words and vector from the database. Raises NotFoundError."""
+        await self._run(self._store.forget, _checked_user(user), id_)
+
+    async def stats(self, user: str) -> MemoryStats:
+        return await self._run(self._store.stats, _checked_user(user))
+
+    async def export(self, user: str) -> AsyncIterator[MemoryItem]:
+        """Every memory, in the order they were stored; what is added meanwhile comes too."""
+        after: str | None = None
+        while page := await self._run(self._store.page, _checked_user(user), after, PAGE):
+            for item in page:
+                yield item
+            after = page[-1].id
+
+    async def import_(self, user: str, items: Iterable[MemoryItem]) -> Imported:
+        """Store the items' texts for `user` under new ids, with their kind, source and time.
+
+        An import that broke off can be repeated: what is there already is left alone.
+        """
+        remaining = iter(items)
+        num_added = num_seen = 0
+        while page := list(islice(remaining, PAGE)):
+            drafts = list({draft.text: draft for draft in map(_draft_of, page)}.values())
+            ids = await self._run(self._store.ids, _checked_user(user), [draft.text for draft in drafts])
+            new = [draft for draft, known in zip(drafts, ids, strict=True) if known is None]
+            await self._add(user, new)
+            num_added += len(new)
+            num_seen += len(page)
+        return Imported(num_added, num_seen - num_added)
+
+    async def _add(self, user: str, drafts: Sequence[_Draft]) -> tuple[str, ...]:
+        """Their ids. Only texts that are not stored yet are embedded."""
+        ids = await self._run(self._store.ids, user, [draft.text for draft in drafts])
+        new = [draft for draft, known in zip(drafts, ids, strict=True) if known is None]
+        if not new:
+            return tuple(known for known in ids if known is not None)
+        vectors = await self._embedder.embed([draft.text for draft in new])
+        memories = [
+            NewMemory(draft.kind, draft.text, draft.source, draft.created_at, vector)
+            for draft, vector in zip(new, vectors, strict=True)
+        ]
+        added = iter(await self._run(self._store.add, user, memories))
+        return tuple(known or next(added) for known in ids)
+
+    async def _run(self, work: Callable[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(work, *args, **kwargs))
+
+
+def _draft_of(item: MemoryItem) -> _Draft:
+    if item.kind not in get_args(Kind) or not math.isfinite(item.created_at):
+        raise RequestError(f"memory '{item.id}' has no valid kind or time; correct or remove it")
+    return _Draft(item.kind, _checked_text(item.text), _checked_source(item.source), item.created_at)
+
+
+def _checked_user(user: str) -> str:
+    if not _USER.fullmatch(user):
+        raise RequestError(f"{user!r} is no user name; use 1 to 64 letters, digits or any of _ . @ -")
+    return user
+
+
+def _checked_count(count: int) -> int:
+    if not 1 <= count <= MAX_RESULTS:
+        raise RequestError(f"{count} results were asked for; ask for 1 to {MAX_RESULTS}")
+    return count
+
+
+def _checked_text(text: str) -> str:
+    if not (stripped := text.strip()):
+        raise RequestError("the text is empty; nothing was stored or looked up")
+    if (size := _utf8_bytes(stripped)) > MAX_TEXT_BYTES:
+        raise RequestError(f"the text has {size} bytes, {MAX_TEXT_BYTES} are the limit; add it as a document")
+    return stripped
+
+
+def _checked_source(source: str) -> str:
+    if _utf8_bytes(source) > MAX_SOURCE_BYTES:
+        raise RequestError(f"the source's name is over {MAX_SOURCE_BYTES} bytes; shorten it")
+    return source
+
+
+def _utf8_bytes(text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise RequestError("the text is not valid Unicode (a lone surrogate); correct its encoding") from None

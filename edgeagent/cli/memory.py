@@ -1,0 +1,174 @@
+"""`edgeagent memory`: what is remembered, for whom, and how to add, find and forget it."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from edgeagent import daemon
+from edgeagent.agent.memory import portable
+from edgeagent.agent.memory.memory import MAX_DOCUMENT_BYTES, Memory
+from edgeagent.core.errors import ConfigError, RequestError
+from edgeagent.core.memory import MemoryItem
+from edgeagent.settings import load_settings
+
+LINE_CHARS = 100
+MAX_IMPORT_BYTES = 256 * 2**20
+
+_Result = TypeVar("_Result")
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+user_option = click.option("--user", metavar="U", help="Whose memories; without it the configured user's.")
+path_type = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
+
+
+@click.group()
+def memory() -> None:
+    """Memories: add, search, list, forget, stats, export, import."""
+
+
+@memory.command()
+@click.argument("text", required=False)
+@click.option(
+    "--file", "file", type=path_type, metavar="P", help="Remember a text file, in chunks ('-': standard input)."
+)
+@user_option
+@as_json_option
+def add(text: str | None, file: Path | None, user: str | None, as_json: bool) -> None:
+    """Remember TEXT, or a file."""
+    if (text is None) == (file is None):
+        raise click.UsageError("give either TEXT or --file P")
+
+    async def work(store: Memory, user: str) -> list[str]:
+        if file is not None:
+            return await store.add_document(user, _read(file, MAX_DOCUMENT_BYTES), str(file))
+        return [await store.add(user, text or "")]
+
+    ids, user = _with_memory(user, work)
+    facts = {"user": user, "ids": ids} if file else {"user": user, "id": ids[0]}
+    _print(facts, as_json, f"remembered as {', '.join(ids)}")
+
+
+@memory.command()
+@click.argument("query")
+@click.option("-k", "k", default=5, show_default=True, help="How many to show at most.")
+@user_option
+@as_json_option
+def search(query: str, k: int, user: str | None, as_json: bool) -> None:
+    """Find what matters to QUERY, best first."""
+    hits, user = _with_memory(user, lambda store, user: store.search(user, query, k))
+    rows = [{"score": round(hit.score, 4), **hit.item.model_dump()} for hit in hits]
+    lines = [f"{hit.score:.2f}  {_line(hit.item)}" for hit in hits]
+    _print({"user": user, "query": query, "hits": rows}, as_json, "\n".join(lines) or "nothing found")
+
+
+@memory.command("list")
+@click.option("--limit", default=100, show_default=True, help="How many to show at most.")
+@user_option
+@as_json_option
+def list_memories(limit: int, user: str | None, as_json: bool) -> None:
+    """Show memories, the newest first."""
+    items, user = _with_memory(user, lambda store, user: store.list(user, limit))
+    facts = {"user": user, "memories": [item.model_dump() for item in items]}
+    _print(facts, as_json, "\n".join(map(_line, items)) or "no memories")
+
+
+@memory.command()
+@click.argument("memory_id", metavar="ID")
+@user_option
+@as_json_option
+def forget(memory_id: str, user: str | None, as_json: bool) -> None:
+    """Remove a memory from the database for good."""
+    _, user = _with_memory(user, lambda store, user: store.forget(user, memory_id))
+    _print({"user": user, "forgotten": memory_id}, as_json, f"forgot {memory_id}")
+
+
+@memory.command()
+@user_option
+@as_json_option
+def stats(user: str | None, as_json: bool) -> None:
+    """Count memories, and say where they are."""
+    found, user = _with_memory(user, lambda store, user: store.stats(user))
+    lines = [f"{name}: {value}" for name, value in found.model_dump().items()]
+    _print(found.model_dump(), as_json, "\n".join(lines))
+
+
+@memory.command("export")
+@click.argument("file", metavar="F", type=path_type)
+@user_option
+@as_json_option
+def export_memories(file: Path, user: str | None, as_json: bool) -> None:
+    """Write a user's memories to F as JSON lines ('-': standard output)."""
+    if str(file) == "-" and as_json:
+        raise click.UsageError("--json needs standard output for itself; export to a file")
+    count, user = _with_memory(user, lambda store, user: _export(store, user, file))
+    if str(file) != "-":
+        _print({"user": user, "exported": count, "file": str(file)}, as_json, f"{count} memories are in {file}")
+
+
+@memory.command("import")
+@click.argument("file", metavar="F", type=path_type)
+@user_option
+@as_json_option
+def import_memories(file: Path, user: str | None, as_json: bool) -> None:
+    """Add the memories of an export to a user's own; those that are there already stay as they are."""
+    text = _read(file, MAX_IMPORT_BYTES)
+    items = list(portable.parse(text.split("\n"), str(file)))  # all of it is checked before any is stored
+    done, user = _with_memory(user, lambda store, user: store.import_(user, items))
+    facts = {"user": user, "imported": done.added, "known": done.known}
+    _print(facts, as_json, f"{done.added} memories imported, {done.known} were there already")
+
+
+def _with_memory(
+    user: str | None, work: Callable[[Memory, str], Coroutine[object, object, _Result]]
+) -> tuple[_Result, str]:
+    """The result of `work` on the configured memory, and the user it was done for."""
+    settings = load_settings()
+    if not settings.config.memory.enabled:
+        raise ConfigError("memory is switched off; set memory.enabled = true")
+    owner = settings.config.memory.user if user is None else user
+
+    async def session() -> _Result:
+        async with daemon.open_memory(settings) as store:
+            return await work(store, owner)
+
+    return asyncio.run(session()), owner
+
+
+async def _export(store: Memory, user: str, file: Path) -> int:
+    count = -1  # the header is no memory
+    try:
+        with click.open_file(str(file), "w", encoding="utf-8", atomic=str(file) != "-") as out:
+            async for line in portable.lines(store.export(user)):
+                out.write(line + "\n")
+                count += 1
+    except OSError as error:
+        raise RequestError(f"cannot write {file} ({error.strerror}); choose another file") from None
+    return count
+
+
+def _read(file: Path, max_bytes: int) -> str:
+    try:
+        with click.open_file(str(file), "rb") as source:
+            content: bytes = source.read(max_bytes + 1)  # a device or a pipe may never end
+        if len(content) > max_bytes:
+            raise RequestError(f"{file} is over {max_bytes} bytes; split it")
+        return content.decode("utf-8")
+    except OSError as error:
+        raise RequestError(f"cannot read {file} ({error.strerror}); name a readable file") from None
+    except UnicodeDecodeError:
+        raise RequestError(f"{file} is not UTF-8 text; convert it first") from None
+
+
+def _line(item: MemoryItem) -> str:
+    day = time.strftime("%Y-%m-%d", time.localtime(item.created_at))
+    text = " ".join(item.text.split())
+    shown = text if len(text) <= LINE_CHARS else text[: LINE_CHARS - 1] + "…"
+    return f"{item.id}  {day}  {shown}" + (f"  [{item.source}]" if item.source else "")
+
+
+def _print(facts: object, as_json: bool, text: str) -> None:
+    click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else text)

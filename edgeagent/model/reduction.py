@@ -1,0 +1,152 @@
+"""Reduction level L2: keep the sentences that matter to the question, under a token budget. Pure.
+
+Extractive: kept text is the author's own, in the author's order, and every dropped span is reported.
+"""
+
+import math
+import sys
+from array import array
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import mul
+
+from edgeagent.core.memory import Vector
+from edgeagent.core.plan import Dropped, ReductionLevel, ReductionReport
+
+if sys.version_info >= (3, 12):
+    from math import sumprod as _sumprod
+else:
+
+    def _sumprod(a: "array[float]", b: "array[float]") -> float:
+        return math.fsum(map(mul, a, b))
+
+
+DUPLICATE = "duplicate"
+LESS_RELEVANT = "less relevant to the question"
+TOO_LONG = "too long for the room left"
+
+NEIGHBOUR_WEIGHT = 0.1
+"""What the similarity of the sentences beside one adds to its own: an answer often stands next to its cue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One unit of a source, as `split_sentences` gives it; `index` counts from 0 within the source."""
+
+    source: str
+    index: int
+    text: str
+    tokens: int
+    protected: bool = False
+    """Kept whatever the budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is kept, in the order given, and the kept text of each source that has any left."""
+
+    kept: tuple[Sentence, ...]
+    texts: Mapping[str, str]
+    report: ReductionReport
+    excess_tokens: int = 0
+    """Over 0 when the protected sentences alone exceed the budget."""
+
+
+def similarity(a: Vector, b: Vector) -> float:
+    """Cosine of two unit vectors. Raises ValueError when their lengths differ."""
+    if len(a) != len(b):
+        raise ValueError(f"vectors of {len(a)} and {len(b)} bytes cannot be compared")
+    return float(_sumprod(array("f", a), array("f", b)))
+
+
+def select(
+    sentences: Sequence[Sentence],
+    query_similarity: Sequence[float],
+    budget_tokens: int,
+    neighbour_weight: float = NEIGHBOUR_WEIGHT,
+) -> Selection:
+    """The most relevant sentences that fit `budget_tokens`; one similarity a sentence, in the same order.
+
+    Repeats of a sentence are dropped first, whatever their source; if the rest fits, all of it is kept.
+    Protected sentences are always kept, also when they alone exceed the budget.
+    """
+    scores = _scores(sentences, query_similarity, neighbour_weight)
+    reasons = dict.fromkeys(_duplicates(sentences), DUPLICATE)
+    room = budget_tokens - sum(s.tokens for s in sentences if s.protected)
+    candidates = [i for i, s in enumerate(sentences) if not s.protected and i not in reasons]
+    by_relevance = sorted(candidates, key=lambda i: (-scores[i], i))
+    reasons |= _overflow(sentences, by_relevance, room)
+    kept = tuple(s for i, s in enumerate(sentences) if i not in reasons)
+    return Selection(kept, _texts(sentences, reasons), _report(sentences, reasons), max(0, -room))
+
+
+def _scores(sentences: Sequence[Sentence], similarities: Sequence[float], weight: float) -> list[float]:
+    if len(sentences) != len(similarities):
+        raise ValueError(f"{len(sentences)} sentences need as many similarities, not {len(similarities)}")
+    scores = list(similarities)
+    for (i, left), (j, right) in pairwise(enumerate(sentences)):
+        if left.source == right.source:
+            scores[i] += weight * similarities[j]
+            scores[j] += weight * similarities[i]
+    return scores
+
+
+def _duplicates(sentences: Sequence[Sentence]) -> Iterator[int]:
+    """Indices of unprotected sentences whose words stand in a protected or an earlier one."""
+    seen = {_words(s) for s in sentences if s.protected}
+    for i, sentence in enumerate(sentences):
+        if sentence.protected:
+            continue
+        if (words := _words(sentence)) in seen:
+            yield i
+        seen.add(words)
+
+
+def _words(sentence: Sentence) -> str:
+    return " ".join(sentence.text.split())
+
+
+def _overflow(sentences: Sequence[Sentence], by_relevance: Sequence[int], room: int) -> dict[int, str]:
+    """Why each sentence that found no room is dropped: a long one may have to give way to lesser short ones."""
+    dropped: dict[int, str] = {}
+    pending: list[int] = []
+    for i in by_relevance:
+        if sentences[i].tokens > room:
+            pending.append(i)
+            continue
+        room -= sentences[i].tokens
+        dropped |= dict.fromkeys(pending, TOO_LONG)
+        pending.clear()
+    return dropped | dict.fromkeys(pending, LESS_RELEVANT)
+
+
+def _report(sentences: Sequence[Sentence], reasons: dict[int, str]) -> ReductionReport:
+    merged: dict[tuple[str, str], int] = {}
+    for i, reason in sorted(reasons.items()):
+        key = (sentences[i].source, reason)
+        merged[key] = merged.get(key, 0) + sentences[i].tokens
+    tokens_in = sum(s.tokens for s in sentences)
+    return ReductionReport(
+        level=ReductionLevel.L2,
+        tokens_in=tokens_in,
+        tokens_kept=tokens_in - sum(merged.values()),
+        dropped=tuple(Dropped(source=source, tokens=n, reason=reason) for (source, reason), n in merged.items()),
+    )
+
+
+def _texts(sentences: Sequence[Sentence], dropped: Container[int]) -> dict[str, str]:
+    """Kept sentences joined by source. When a dropped one ended its paragraph, the one kept before it does now."""
+    parts: dict[str, list[str]] = {}
+    for i, sentence in enumerate(sentences):
+        if i not in dropped:
+            parts.setdefault(sentence.source, []).append(sentence.text)
+        elif kept := parts.get(sentence.source):
+            gap, own = _trailing_space(sentence.text), _trailing_space(kept[-1])
+            if gap.count("\n") > own.count("\n"):
+                kept[-1] = kept[-1].rstrip() + gap
+    return {source: "".join(texts) for source, texts in parts.items()}
+
+
+def _trailing_space(text: str) -> str:
+    return text[len(text.rstrip()) :]

@@ -1,0 +1,40 @@
+"""A memory on disk with the real embedding model."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from edgeagent.agent.memory.memory import Memory
+from edgeagent.execution.embedding import Encoder, OnnxEmbedder
+
+OpenMemory = Callable[..., AbstractAsyncContextManager[Memory]]
+
+
+@pytest.fixture
+def encoder() -> Encoder:
+    folder = Path(os.environ["EDGEAGENT_TEST_MODELS"])
+    return Encoder(folder / "model.onnx", folder / "tokenizer.json")
+
+
+@pytest.fixture
+def open_memory(encoder: Encoder, tmp_path: Path) -> OpenMemory:
+    """Opens the memory at `path` (default: one in `tmp_path`) with a clock that ticks once a call."""
+
+    async def locate() -> Encoder:
+        return encoder
+
+    @asynccontextmanager
+    async def opened(path: Path = tmp_path / "memory.sqlite") -> AsyncIterator[Memory]:
+        ticks = iter(range(1_700_000_000, 1_800_000_000))
+        embedder = OnnxEmbedder(locate, 384)
+        memory = await Memory.open(path, embedder, lambda: float(next(ticks)))
+        try:
+            yield memory
+        finally:
+            await memory.close()
+            await embedder.close()
+
+    return opened

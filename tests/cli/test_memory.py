@@ -1,0 +1,136 @@
+"""`edgeagent memory` from its arguments to its output, on a real database with the real model."""
+
+import json
+import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgeagent import daemon
+from edgeagent.agent.memory.memory import Memory
+from edgeagent.cli.memory import memory
+from edgeagent.core.errors import ConfigError, EdgeAgentError, NotFoundError, RequestError
+from edgeagent.execution.embedding import Encoder, OnnxEmbedder
+from edgeagent.settings import Settings
+
+JsonObject = dict[str, object]
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder of its own, and the model files from the test's environment instead of the model store."""
+    models = Path(os.environ["EDGEAGENT_TEST_MODELS"])
+
+    async def locate() -> Encoder:
+        return Encoder(models / "model.onnx", models / "tokenizer.json")
+
+    @asynccontextmanager
+    async def open_memory(settings: Settings) -> AsyncIterator[Memory]:
+        embedder = OnnxEmbedder(locate, 384)
+        opened = await Memory.open(daemon.memory_path(settings), embedder, lambda: 1.7e9)
+        try:
+            yield opened
+        finally:
+            await opened.close()
+            await embedder.close()
+
+    monkeypatch.setattr(daemon, "open_memory", open_memory)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("EDGEAGENT_STATE", str(tmp_path / "state"))
+    monkeypatch.delenv("EDGEAGENT_CONFIG", raising=False)
+    return tmp_path / "state"
+
+
+def run(*arguments: str, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(memory, arguments, input=stdin)
+
+
+def facts(*arguments: str) -> JsonObject:
+    """The one JSON document on stdout of a command that succeeded."""
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert isinstance(document, dict)
+    return document
+
+
+def failure(*arguments: str, stdin: bytes | None = None) -> EdgeAgentError:
+    """The error of a command that failed on purpose; `main` prints it as one line."""
+    result = run(*arguments, stdin=stdin)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert isinstance(result.exception, EdgeAgentError), result.exception
+    return result.exception
+
+
+def test_add_search_list_forget_tell_one_story() -> None:
+    id_ = facts("add", "I am allergic to peanuts.")["id"]
+    assert facts("add", "I am allergic to peanuts.")["id"] == id_
+    facts("add", "The boiler is in the cellar.")
+    hits = facts("search", "What may I not eat?", "-k", "1")["hits"]
+    assert isinstance(hits, list)
+    assert [(hit["id"], hit["text"]) for hit in hits] == [(id_, "I am allergic to peanuts.")]
+    assert 0 < hits[0]["score"] <= 1
+    memories = facts("list")["memories"]
+    assert isinstance(memories, list)
+    assert len(memories) == 2
+    assert facts("forget", str(id_)) == {"user": "default", "forgotten": id_}
+    assert facts("stats")["memories"] == 1
+
+
+def test_user_option_keeps_namespaces_apart() -> None:
+    facts("add", "Ann likes tea.", "--user", "ann")
+    assert facts("list", "--user", "bob")["memories"] == []
+    assert facts("search", "tea", "--user", "bob")["hits"] == []
+    assert facts("stats", "--user", "ann")["memories"] == 1
+
+
+def test_add_file_and_standard_input_become_documents(tmp_path: Path) -> None:
+    manual = tmp_path / "manual.txt"
+    manual.write_text("Valve four opens to the left. " * 60)
+    ids = facts("add", "--file", str(manual))["ids"]
+    assert isinstance(ids, list)
+    assert run("add", "--file", "-", stdin="Valve five opens to the right.").exit_code == 0
+    assert facts("stats")["memories"] == len(ids) + 1
+    assert facts("stats")["documents"] == 2
+
+
+def test_export_and_import_move_memories_to_another_user(tmp_path: Path) -> None:
+    backup = str(tmp_path / "backup.jsonl")
+    facts("add", "Ann likes tea.", "--user", "ann")
+    assert facts("export", backup, "--user", "ann")["exported"] == 1
+    assert facts("import", backup, "--user", "bob")["imported"] == 1
+    assert facts("import", backup, "--user", "bob") == {"user": "bob", "imported": 0, "known": 1}
+    shown = run("export", "-", "--user", "bob")
+    assert '"Ann likes tea."' in shown.stdout
+
+
+def test_people_read_lines() -> None:
+    added = run("add", "The boiler is in the cellar.").stdout
+    id_ = added.removeprefix("remembered as ").strip()
+    assert re.fullmatch(rf"{id_}  2023-11-1[45]  The boiler is in the cellar\.\n", run("list").stdout)
+    assert id_ in run("search", "boiler").stdout
+    assert "memories: 1" in run("stats").stdout
+    assert run("forget", id_).stdout == f"forgot {id_}\n"
+    assert run("list").stdout == "no memories\n"
+
+
+def test_bad_input_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(failure("forget", "nothing"), NotFoundError)
+    assert "is empty" in str(failure("add", " "))
+    assert "no user name" in str(failure("list", "--user", "a b"))
+    assert "cannot read" in str(failure("add", "--file", str(tmp_path / "absent.txt")))
+    assert "not UTF-8" in str(failure("add", "--file", "-", stdin=b"\xff\xfe"))
+    assert "cannot write" in str(failure("export", str(tmp_path / "absent" / "backup")))
+    assert isinstance(failure("import", "-", stdin=b"hello"), RequestError)
+    monkeypatch.setenv("EDGEAGENT__MEMORY__ENABLED", "false")
+    assert isinstance(failure("list"), ConfigError)
+
+
+@pytest.mark.parametrize("arguments", [["add"], ["add", "text", "--file", "f"], ["search"], ["export", "-", "--json"]])
+def test_bad_usage_exits_with_2(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
