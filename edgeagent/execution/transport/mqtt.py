@@ -126,6 +126,7 @@ class _Connection:
         self.is_connected = False
         self.max_packet_bytes = ALL_BYTES
         self.receive_maximum = MAX_IN_FLIGHT
+        self._is_stopping = False
         self._client = client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5)
         client.max_inflight_messages_set(MAX_IN_FLIGHT)
         client.max_queued_messages_set(MAX_WAITING)
@@ -143,6 +144,7 @@ class _Connection:
         await self._open(address)
         if self.receive_maximum < MAX_IN_FLIGHT:  # can only be set on a closed connection
             await asyncio.to_thread(self.stop)
+            self._is_stopping = False
             self._client.max_inflight_messages_set(self.receive_maximum)
             self._answer = self._transport.loop.create_future()
             await self._open(address)
@@ -184,6 +186,7 @@ class _Connection:
             self._client.unsubscribe(subscription.topic_filter)
 
     def stop(self) -> None:
+        self._is_stopping = True
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -221,7 +224,9 @@ class _Connection:
         if not self.is_connected:
             return
         self.is_connected = False
-        log.warning("broker connection lost reason=%s", reason)
+        if self._is_stopping:
+            return
+        log.warning("broker connection lost", extra={"reason": reason})
         for subscription in self._subscriptions:
             subscription.put_lost(f"the connection to the broker is lost ({reason})")
 
