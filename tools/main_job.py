@@ -72,7 +72,9 @@ def profile() -> Json:
     say("", f"{memory['available_bytes'] / 2**30:.1f} of {memory['total_bytes'] / 2**30:.1f} GiB memory free{speed}")
     for engine in found["engines"]:
         probe = engine["probe"]
-        say("", f"{engine['name']} {engine['version']} tried in a child process: {probe['verdict']} ({probe['reason']})")
+        say(
+            "", f"{engine['name']} {engine['version']} tried in a child process: {probe['verdict']} ({probe['reason']})"
+        )
     for key, rates in found["rates"].items():
         told = f"{rates['prefill_tok_s']:.0f} tok/s prefill, {rates['decode_tok_s']:.0f} tok/s decode"
         say("", f"{key} measured: {told}, {rates['threads']} threads")
