@@ -18,17 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-NOTES = Path(__file__).parent / "data" / "house-notes.md"
+DATA = Path(__file__).parent / "data"
+NOTES, MORE_NOTES = DATA / "house-notes.md", DATA / "house-notes-more.md"
+SLOW_EDGE = Path(__file__).parent / "slow_edge.py"
 QUESTION = "What is the serial number of the boiler?"
 FACTS = (
     "My sister Ada lives in Lisbon.",
-    "The boiler in the cellar makes a humming sound since Tuesday.",
+    "Maria from Nordwind Heating knows the boiler best.",
     "I prefer tea to coffee in the evening.",
 )
 CHAT_MODEL, ENCODER = "smollm2-135m-instruct", "minilm-l6-v2-int8"
 MADE_VARIANTS = ("Q8_0", "Q4_0")
 MAX_TOKENS = "48"
-LATENCY_TARGET_S = "1.5"
+LATENCY_TARGET_S = "3"
+EDGE_SHARE = 0.33
+"""The edge's engine runs a third of the time in the hand-over, so that a peer on the same machine is faster."""
 START_S = 60.0
 
 Json = dict[str, Any]
@@ -38,9 +42,11 @@ class JobError(Exception):
     """A step failed; the message says which and how."""
 
 
-def edgeagent(*arguments: str, env: dict[str, str] | None = None) -> str:
-    """Run one command; its stdout. Raises JobError with what it said on stderr."""
+def edgeagent(*arguments: str, env: dict[str, str] | None = None, share: float | None = None) -> str:
+    """Run one command; its stdout. `share` holds its engine to that part of the CPU. Raises JobError."""
     command = [sys.executable, "-m", "edgeagent", *arguments]
+    if share is not None:
+        command = [sys.executable, str(SLOW_EDGE), "--share", str(share), "--", *command]
     done = subprocess.run(
         command, env=os.environ | (env or {}), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
@@ -49,8 +55,8 @@ def edgeagent(*arguments: str, env: dict[str, str] | None = None) -> str:
     return done.stdout
 
 
-def facts(*arguments: str, env: dict[str, str] | None = None) -> Json:
-    document: Json = json.loads(edgeagent(*arguments, "--json", env=env))
+def facts(*arguments: str, env: dict[str, str] | None = None, share: float | None = None) -> Json:
+    document: Json = json.loads(edgeagent(*arguments, "--json", env=env, share=share))
     return document
 
 
@@ -103,11 +109,11 @@ def told(answer: Json) -> str:
 
 def answer_reduced(question: str) -> Json:
     answer = facts(
-        "ask", question, "--file", str(NOTES), "--max-tokens", MAX_TOKENS,
+        "ask", question, "--file", str(NOTES), "--file", str(MORE_NOTES), "--max-tokens", MAX_TOKENS,
         env={"EDGEAGENT__MODELS__LATENCY_TARGET_S": LATENCY_TARGET_S},
     )  # fmt: skip
     report = answer["edgeagent"]
-    say("ask", f"{question}   (with {NOTES.name}; target for the first token: {LATENCY_TARGET_S} s)")
+    say("ask", f"{question}   (with two files of notes; target for the first token: {LATENCY_TARGET_S} s)")
     say("", f"plan and reduction chosen: {report['why']}")
     for item in report["memory"]["recalled"]:
         say("recall", f"{item['id']} (score {item['score']:.2f})")
@@ -125,10 +131,11 @@ def hand_over(question: str) -> tuple[Json, Json]:
     with running_broker() as url:
         env = {"EDGEAGENT__MQTT__URL": url, "EDGEAGENT__ENGINE__THREADS": threads}
         with running_peer(env):
-            say("peer", f"a second process on this machine, {threads} thread(s) for each of the two")
+            say("peer", f"a second process on this machine, {threads} thread(s) each; the edge's engine is held to")
+            say("", f"{EDGE_SHARE:.0%} of its time, to stand for a smaller board than its peer")
             arguments = ("ask", question, "--file", str(NOTES), "--reduce", "L0", "--max-tokens", MAX_TOKENS)
-            shared = facts(*arguments, "--plan", "prefill", env=env)
-            alone = facts(*arguments, "--plan", "local", env=env)
+            shared = facts(*arguments, "--plan", "prefill", env=env, share=EDGE_SHARE)
+            alone = facts(*arguments, "--plan", "local", env=env, share=EDGE_SHARE)
     report = shared["edgeagent"]
     say("hand over", str(report["why"]))
     for note in report["notes"]:
@@ -241,8 +248,8 @@ def conclude(machine: Json, variant: str, reduced: Json, shared: Json, alone: Js
     say("reduction", f"{reduction['level']}: {reduction['tokens_in']} → {reduction['tokens_kept']} tokens")
     say("recalled", ", ".join(item["id"] for item in memories) or "nothing that fits the question")
     say("plan", f"{report['plan']} with peer {report['peer']}, requested: {prompt} prompt tokens, "
-        f"{report['kv_tokens']} of them from the peer, {traffic['up_bytes']:,} bytes up, "
-        f"{traffic['down_bytes']:,} bytes down")  # fmt: skip
+        f"the cache of {report['kv_tokens']} came back, {report['peer_tokens']} answer tokens drawn there, "
+        f"{traffic['up_bytes']:,} bytes up, {traffic['down_bytes']:,} bytes down")  # fmt: skip
     say("TTFT", f"{local['measured']['ttft_s']:.2f} s local, {traffic['ttft_s']:.2f} s with the peer "
         f"(predicted {local['predicted']['ttft_s']:.2f} s and {report['predicted']['ttft_s']:.2f} s)")  # fmt: skip
     same = "token for token the local answer" if shared["text"] == alone["text"] else "NOT the local answer"
