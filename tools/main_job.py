@@ -125,10 +125,10 @@ def answer_reduced(question: str) -> Json:
     return answer
 
 
-def hand_over(question: str) -> tuple[Json, Json]:
+def hand_over(question: str, *, is_embedded: bool) -> tuple[Json, Json]:
     """The whole document through plan `prefill` with a peer, and the same through plan `local`."""
     threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
-    with running_broker() as url:
+    with running_broker(is_embedded=is_embedded) as url:
         env = {"EDGEAGENT__MQTT__URL": url, "EDGEAGENT__ENGINE__THREADS": threads}
         with running_peer(env):
             say("peer", f"a second process on this machine, {threads} thread(s) each; the edge's engine is held to")
@@ -144,20 +144,21 @@ def hand_over(question: str) -> tuple[Json, Json]:
 
 
 @contextlib.contextmanager
-def running_broker() -> Iterator[str]:
+def running_broker(*, is_embedded: bool) -> Iterator[str]:
     """A broker on a free port of 127.0.0.1: Mosquitto if it is installed, else the embedded one."""
     port = free_port()
-    program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    search = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+    program = None if is_embedded else shutil.which("mosquitto", path=search)
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "broker.conf"
+        config = Path(folder) / "broker.toml"  # the embedded broker goes by the ending
         if program:
             config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n")
             say("broker", f"Mosquitto on 127.0.0.1:{port}")
             command = [program, "-c", str(config)]
         else:
             config.write_text(EMBEDDED_BROKER.format(port=port))
-            say("broker", f"none is installed: the embedded one on 127.0.0.1:{port}")
-            command = [sys.executable, "-m", "iotcore", "--config", str(config)]
+            say("broker", f"the embedded one on 127.0.0.1:{port}")
+            command = [sys.executable, "-m", "iotcore", "--log-level", "CRITICAL", "--config", str(config)]
         with running(command):
             wait_for(lambda: accepts(port), "the broker")
             yield f"mqtt://127.0.0.1:{port}"
@@ -261,14 +262,16 @@ def conclude(machine: Json, variant: str, reduced: Json, shared: Json, alone: Js
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompt", default=QUESTION, help="the question to answer from the notes")
-    question = parser.parse_args().prompt
+    parser.add_argument("--embedded-broker", action="store_true", help="even if Mosquitto is installed")
+    arguments = parser.parse_args()
+    question = arguments.prompt
     started = time.monotonic()
     fetch_models()
     machine = profile()
     variant = select()
     remember()
     reduced = answer_reduced(question)
-    shared, alone = hand_over(question)
+    shared, alone = hand_over(question, is_embedded=arguments.embedded_broker)
     conclude(machine, variant, reduced, shared, alone)
     say("done", f"in {time.monotonic() - started:.0f} s; next: make serve, then http://127.0.0.1:8477")
 
