@@ -1,0 +1,74 @@
+"""docs/protocol.md says what the code does: its vectors, its keys, its numbers."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from edgeagent.wire.frames import Kind, block_digest, decode_fragment, decode_frame
+from edgeagent.wire.messages import (
+    Body,
+    Message,
+    OfferedModel,
+    PeerStatus,
+    decode_message,
+    decode_status,
+    decode_tokens,
+    decode_turns,
+)
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
+BODIES: tuple[type[Body], ...] = (*get_args(get_args(Message)[0]), PeerStatus, OfferedModel)
+
+
+def vectors(title: str) -> list[str]:
+    found = re.search(rf"^### {re.escape(title)}\n\n```text\n(.*?)\n```", DOCUMENT, re.MULTILINE | re.DOTALL)
+    assert found, title
+    return found[1].splitlines()
+
+
+def test_document_holds_exactly_what_the_tool_prints() -> None:
+    tool = ROOT / "tools/protocol_vectors.py"
+    printed = subprocess.run(
+        [sys.executable, str(tool)], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, check=True, stdout=-1
+    )
+    begin, end = (DOCUMENT.index(f"<!-- vectors: {word}") for word in ("begin", "end"))
+    written = DOCUMENT[DOCUMENT.index("\n", begin) + 1 : end]
+    assert written.encode() == printed.stdout, "run: python tools/protocol_vectors.py --write"
+
+
+def test_every_example_message_is_one_of_this_protocol() -> None:
+    decoded = [decode_message(line.encode()) for line in vectors("Messages")]
+    types = {body.model_fields["type"].default for body in get_args(get_args(Message)[0])}
+    assert {message.type for message in decoded} == types
+
+
+def test_example_statuses_decode() -> None:
+    assert [decode_status(line.encode()).state for line in vectors("A peer's status")] == ["online", "offline"]
+
+
+def test_example_prompts_decode_to_what_stands_beside_them() -> None:
+    tokens, encoded, _, turns = vectors("Prompts")
+    assert str(list(decode_tokens(bytes.fromhex(encoded)))) == tokens.removeprefix("tokens ")
+    assert decode_turns(turns.encode())[1].content == "Grüße?"
+
+
+def test_example_frames_decode_and_their_fragment_matches_its_digest() -> None:
+    lines = vectors("Frames")
+    border = next(i for i, line in enumerate(lines) if line.startswith("fragment"))
+    message, piece = (decode_frame(bytes.fromhex("".join(rows))) for rows in (lines[2:border], lines[border + 1 :]))
+    assert (message.kind, piece.kind) == (Kind.MESSAGE, Kind.FRAGMENT)
+    assert message.session == piece.session == bytes(range(16))
+    _, fragment = decode_fragment(piece.payload)
+    assert fragment.digest == block_digest(fragment.data)
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
+def test_every_key_of_a_message_is_explained(body: type[Body]) -> None:
+    prose = DOCUMENT[: DOCUMENT.index("## Vectors")]
+    missing = [key for key in body.model_fields if key != "type" and f"`{key}`" not in prose]
+    assert missing == []
