@@ -22,6 +22,9 @@ from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.calibration import Instruments
 from edgeagent.resource.capability import ProbeModel
 from edgeagent.resource.profile import Places, ensure_profile
+from tests.browser import browser, driver
+
+__all__ = ["browser", "driver"]  # fixtures
 
 ROOT = Path(__file__).parent.parent
 CARDS = ROOT / "models"

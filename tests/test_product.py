@@ -19,6 +19,7 @@ import openai
 import psutil
 import pytest
 
+from tests.browser import ENTER, Browser
 from tests.conftest import Mosquitto, free_port
 
 ROOT = Path(__file__).parent.parent
@@ -162,6 +163,27 @@ def test_openai_client_chats_streams_and_gets_a_tool_call(daemon: Daemon) -> Non
     calls: Any = called.choices[0].message.tool_calls
     assert called.choices[0].finish_reason == "tool_calls"
     assert (calls[0].function.name, json.loads(calls[0].function.arguments)) == ("get_weather", {"city": "Oslo"})
+
+
+def test_page_shows_a_real_answer_and_what_happened(daemon: Daemon, browser: Browser, tmp_path: Path) -> None:
+    """Set EDGEAGENT_PAGE_IMAGE to keep the picture that the README shows."""
+    for fact in ("My sister Ada lives in Lisbon.", "The spare key is with Mr Lindqvist at number 14."):
+        remembered = [sys.executable, "-m", "edgeagent", "memory", "add", fact]
+        subprocess.run(remembered, env=daemon.program.env, check=True, stdout=subprocess.DEVNULL)
+    browser.appear("light", 1100, 900)
+    browser.open(daemon.url)
+    browser.wait_for("document.querySelector('#state-text').innerText == 'ready'")
+    browser.type("#question", "Where does my sister live?" + ENTER)
+    browser.wait_for("document.querySelector('.turn:last-child .answer[aria-busy=false]')")
+    assert "Lisbon" in browser.text(".turn .body")
+    browser.type(".report summary", ENTER)
+    panel = browser.text(".report-body")
+    for fact in ("local", "smollm2-135m-instruct", "Q4_1", "My sister Ada lives in Lisbon."):
+        assert fact in panel, (fact, panel)
+    image = Path(os.environ.get("EDGEAGENT_PAGE_IMAGE") or tmp_path / "page.png")
+    browser.screenshot(image)
+    assert image.stat().st_size > 10_000
+    assert browser.complaints() == []
 
 
 def test_daemon_without_a_model_loaded_is_small_and_imports_no_inference(daemon: Daemon) -> None:
