@@ -12,7 +12,7 @@ class Sampling(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
-    top_k: Annotated[int, Field(ge=0)] = 40
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] = 40
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.05
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

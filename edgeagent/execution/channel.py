@@ -39,10 +39,13 @@ def pack(message: Message, bulk: Buffers) -> tuple[bytes, list[int]]:
 
 
 def unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
-    """The message and its bulk bytes (empty without). Closes the descriptors."""
+    """The message and its bulk bytes (empty without). Closes the descriptors.
+
+    Raises ChannelClosedError or ValueError for a packet that `pack` did not make.
+    """
     bulk = b""
     try:
-        message: Message = json.loads(packet)
+        message = _object(packet)
         if descriptors:
             size = os.fstat(descriptors[0]).st_size
             if size > MAX_BULK_BYTES:
@@ -52,8 +55,15 @@ def unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
         for descriptor in descriptors:
             os.close(descriptor)
     if (spilled := message.get(_SPILLED)) is not None:
-        message, bulk = json.loads(bulk[:spilled]), bulk[spilled:]
+        message, bulk = _object(bulk[:spilled]), bulk[spilled:]
     return message, bulk
+
+
+def _object(packet: bytes) -> Message:
+    message: Message = json.loads(packet)
+    if not isinstance(message, dict):
+        raise ChannelClosedError("a packet is not a JSON object")
+    return message
 
 
 def _read_all(descriptor: int, size: int) -> bytes:
@@ -61,7 +71,9 @@ def _read_all(descriptor: int, size: int) -> bytes:
     view = memoryview(buffer)
     offset = 0
     while offset < size:
-        offset += os.preadv(descriptor, [view[offset:]], offset)
+        if not (num_read := os.preadv(descriptor, [view[offset:]], offset)):
+            raise ChannelClosedError(f"a bulk ended after {offset} of {size} bytes")
+        offset += num_read
     return bytes(buffer)
 
 

@@ -27,6 +27,8 @@ async def complete(generation: Generation, chain: Sequence[Executor]) -> AsyncGe
                     if step.is_end:
                         return
                     journal = journal.extended(step.token)
+                    if journal.num_left == 0:
+                        return
         except (EngineLostError, PeerError) as error:
             if successor is None:
                 raise

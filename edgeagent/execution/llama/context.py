@@ -113,7 +113,7 @@ class Context:
         while kept > num_kept:
             num_spans -= 1
             kept -= spans[num_spans]
-        blob = kv.join(self._shape() if not self.tokens else self.read_state(), num_kept, blocks)
+        blob = kv.join(self.read_state() if num_kept else self._shape(), num_kept, blocks)
         buffer = (ctypes.c_uint8 * len(blob)).from_buffer_copy(blob)
         if llama().llama_state_seq_set_data(self.handle, buffer, len(blob), SEQUENCE) != len(blob):
             self.clear()
@@ -122,8 +122,9 @@ class Context:
         self.has_logits = False
 
     def _shape(self) -> kv.SequenceState:
-        """Types and row sizes of the cache, read from a state of one token."""
+        """Types and row sizes of the cache, read once from a state of one token."""
         if self._empty is None:
+            self.clear()
             self.evaluate([0])
             self._empty = self.read_state()
             self.clear()
@@ -134,4 +135,4 @@ class Context:
         """Bytes of cache rows a token has; 0 when the cache has no exchangeable layout (sliding windows)."""
         if self.model.has_window or not self.settings.flash_attention:
             return 0
-        return (self._shape() if not self.tokens else self.read_state()).bytes_per_cell
+        return self._shape().bytes_per_cell

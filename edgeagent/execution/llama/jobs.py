@@ -1,9 +1,9 @@
 """What a llama worker does step by step: one prompt chunk or one token a step, so that messages get in between."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
-from edgeagent.core.errors import ContextLengthError
+from edgeagent.core.errors import ContextLengthError, RequestError
 from edgeagent.core.generation import Sampling
 from edgeagent.execution import canonical
 from edgeagent.execution.llama import state as kv
@@ -34,7 +34,7 @@ def evaluate_prompt(context: Context, request: Request, prompt: list[int], outpu
 
 def prefill(context: Context, request: Request) -> Steps:
     """Op `prefill {prompt}`: fill the cache; a caller that has met the peer's blocks cancels it half-way."""
-    prompt = [int(t) for t in request.params["prompt"]]
+    prompt = _token_ids(context, request.params["prompt"], least=1)
     _check_fits(context, len(prompt), 0)
     yield from evaluate_prompt(context, request, prompt, [])
     request.reply(evaluated=len(prompt))
@@ -47,9 +47,10 @@ def generate(context: Context, request: Request) -> Steps:
     `token` with its bytes as bulk. `max_tokens` counts the output that was given, too.
     """
     params = request.params
-    prompt, output = [int(t) for t in params["prompt"]], [int(t) for t in params["output"]]
+    prompt = _token_ids(context, params["prompt"], least=1)
+    output = _token_ids(context, params["output"], least=0)
     max_tokens = int(params["max_tokens"])
-    _check_fits(context, len(prompt), max_tokens)
+    _check_fits(context, len(prompt), max(max_tokens, len(output)))
     sampler = Sampler(context, Sampling.model_validate(params["sampling"]))
     try:
         for token in output:
@@ -88,7 +89,7 @@ def export_blocks(context: Context, num_tokens: int) -> list[bytes]:
 
 def splice(context: Context, request: Request) -> None:
     """Op `splice {prompt, first_block}` with blocks `first_block…` as bulk: complete the cache of a prompt."""
-    prompt = [int(t) for t in request.params["prompt"]]
+    prompt = _token_ids(context, request.params["prompt"], least=1)
     chunk, first = context.settings.chunk_tokens, int(request.params["first_block"])
     cell_bytes = context.bytes_per_token
     blocks: list[tuple[int, bytes]] = []
@@ -120,6 +121,16 @@ def bench(context: Context, request: Request) -> Steps:
     request.reply(
         prefill_tok_s=num_prompt / (prefilled - started), decode_tok_s=num_decode / max(ended - prefilled, 1e-9)
     )
+
+
+def _token_ids(context: Context, values: Sequence[int], *, least: int) -> list[int]:
+    """The ids, when every one is of the vocabulary: llama.cpp aborts the process on others."""
+    ids, count = [int(value) for value in values], context.model.num_vocab
+    if len(ids) < least:
+        raise RequestError("the prompt has no tokens; send some text")
+    if (wrong := next((i for i in ids if not 0 <= i < count), None)) is not None:
+        raise RequestError(f"token id {wrong} is not in the vocabulary of {count}; use the model's own tokenizer")
+    return ids
 
 
 def _check_fits(context: Context, num_prompt: int, num_output: int) -> None:

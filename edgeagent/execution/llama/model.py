@@ -3,7 +3,7 @@
 import ctypes
 from pathlib import Path
 
-from edgeagent.core.errors import ModelFileError
+from edgeagent.core.errors import ModelFileError, RequestError
 from edgeagent.execution.llama.library import llama
 
 MAX_PIECE_BYTES = 256
@@ -38,10 +38,12 @@ class Model:
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`; with `parse_special`, control tokens written in it are recognised."""
         lib = llama()
-        raw = text.encode()
+        raw = text.encode(errors="replace")  # a lone surrogate is no character
         capacity = len(raw) + 8
         buffer = (lib.llama_token * capacity)()
         count = lib.llama_tokenize(self._vocab, raw, len(raw), buffer, capacity, add_special, parse_special)
+        if count < 0:
+            raise RequestError(f"a text of {len(raw)} bytes cannot be tokenized; shorten it")
         return [int(token) for token in buffer[:count]]
 
     def piece(self, token: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from edgeagent.core.errors import RequestError
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.template import PLAIN_TEMPLATE, Turn, render
 
@@ -34,8 +35,11 @@ def _encode_apart(model: Model, template: str, messages: Sequence[Turn]) -> list
     marked = [{**turn, "content": f"{_OPEN}{i}{_CLOSE}"} for i, turn in enumerate(messages)]
     first, *rest = render(template, marked, bos=model.bos_text, eos=model.eos_text).split(_OPEN)
     tokens = _with_bos(model, first)
+    contents = {str(i): turn["content"] for i, turn in enumerate(messages)}
     for part in rest:
         index, _, after = part.partition(_CLOSE)
-        tokens += model.tokenize(messages[int(index)]["content"], add_special=False, parse_special=False)
+        if index not in contents:
+            raise RequestError("the model's chat template changes what it is given; use another model file")
+        tokens += model.tokenize(contents[index], add_special=False, parse_special=False)
         tokens += model.tokenize(after, add_special=False, parse_special=True)
     return tokens

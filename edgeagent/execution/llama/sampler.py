@@ -7,14 +7,20 @@ logits draws the same token. (llama.cpp's own `dist` sampler carries a running s
 import ctypes
 import hashlib
 import math
+import re
 import struct
+from itertools import accumulate
 
-from edgeagent.core.errors import RequestError
+from edgeagent.core.errors import EngineError, RequestError
 from edgeagent.core.generation import Sampling
 from edgeagent.execution.llama.context import Context
 from edgeagent.execution.llama.library import llama
 
 GRAMMAR_ROOT = b"root"
+MAX_GRAMMAR_DEPTH = 200
+"""Brackets inside brackets: llama.cpp's parser recurses once for each, and 20,000 end the process."""
+
+_NOT_BRACKETS = re.compile(r'"(?:\\.|[^"\\])*"?|\[(?:\\.|[^\]\\])*\]?|#[^\n]*')
 
 
 def draw_seed(seed: int, position: int) -> int:
@@ -33,8 +39,12 @@ class Sampler:
         self._grammar = _grammar(context, sampling.grammar) if sampling.grammar is not None else None
 
     def accept(self, token: int) -> None:
-        if self._grammar is not None:
-            llama().llama_sampler_accept(self._grammar, token)
+        """Raises EngineError for a token that the grammar does not take: llama.cpp would abort the process."""
+        if self._grammar is None:
+            return
+        if not self._is_allowed(token):
+            raise EngineError(f"token id {token} does not obey the grammar; ask again")
+        llama().llama_sampler_accept(self._grammar, token)
 
     def draw(self, position: int) -> int:
         """The token at output `position`, from the context's newest logits."""
@@ -97,7 +107,15 @@ def _filters(sampling: Sampling) -> list[object]:
 
 
 def _grammar(context: Context, text: str) -> object:
+    if _depth(text) > MAX_GRAMMAR_DEPTH:
+        raise RequestError(f"the grammar nests brackets over {MAX_GRAMMAR_DEPTH} deep; use rules instead")
     made = llama().llama_sampler_init_grammar(context.model.vocab, text.encode(), GRAMMAR_ROOT)
     if not made:
         raise RequestError("the grammar cannot be parsed; give GBNF with a rule named 'root'")
     return made
+
+
+def _depth(grammar: str) -> int:
+    """How deep round brackets nest, outside of literals, character classes and comments."""
+    brackets = _NOT_BRACKETS.sub("", grammar)
+    return max(accumulate((c == "(") - (c == ")") for c in brackets), default=0)
