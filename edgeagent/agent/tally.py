@@ -53,6 +53,7 @@ class Tally:
             measured=self._measured(),
             prepare_s=self.planned_at - self.started_at,
             kv_tokens=traffic.kv_tokens,
+            peer_tokens=min(traffic.peer_tokens, self.num_tokens),
             reused_tokens=traffic.reused_tokens,
             notes=tuple(traffic.notes),
             decision=self.decision,

@@ -132,6 +132,8 @@ class AnswerReport(Value):
     """From the request to the plan: loading the model, recalling, deciding on tools, reducing."""
     kv_tokens: int = 0
     """Prompt tokens whose cache came from the peer."""
+    peer_tokens: int = 0
+    """Answer tokens that the peer drew."""
     reused_tokens: int = 0
     """Prompt tokens whose cache was here already."""
     notes: tuple[str, ...] = ()

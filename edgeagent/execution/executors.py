@@ -23,6 +23,8 @@ class Traffic:
     down_bytes: int = 0
     kv_tokens: int = 0
     """Prompt tokens whose cache came from a peer."""
+    peer_tokens: int = 0
+    """Answer tokens that a peer drew."""
     reused_tokens: int = 0
     """Prompt tokens whose cache was here already."""
     notes: list[str] = field(default_factory=list)
@@ -93,6 +95,7 @@ class RemoteExecutor:
             while True:
                 match await session.receive():
                     case Token() as token:
+                        self._traffic.peer_tokens += not token.is_end
                         yield step_of(token)
                         if token.is_end:
                             return

@@ -134,9 +134,11 @@ class _Meeting:
         while True:
             match await session.receive():
                 case Token() as token:
+                    self._traffic.peer_tokens += 1
                     self._steps.put_nowait(step_of(token))
                 case BlockArrived():
                     self._first_there = session.receiver.lowest_of_suffix(self._num_blocks)
+                    self._traffic.kv_tokens = len(self._generation.prompt) - self._first_there * self._chunk
                     first_block_at = self._note_speed(session, first_block_at)
                     self._check_met()
                 case Failed(message=message):
@@ -171,8 +173,6 @@ class _Meeting:
             raise
         except EngineError as error:  # the local engine then evaluates what it lacks, as if alone
             self._traffic.notes.append(str(error))
-        else:
-            self._traffic.kv_tokens = len(self._generation.prompt) - first * self._chunk
 
     def _block_tokens(self, index: int) -> int:
         first, end = canonical.block_range(index, len(self._generation.prompt), self._chunk)

@@ -150,6 +150,8 @@ class Peers:
                 if isinstance(arrived, Failed):
                     raise PeerError(f"peer {peer} failed: {arrived.message}")
             self.note_link(peer, down_bytes_s=PROBE_BYTES / max(time.monotonic() - started, 1e-4))
+            while session.rtt_s is None:  # the answer to the first ping may still be on its way
+                await session.receive()
         return self._views[peer].link
 
 

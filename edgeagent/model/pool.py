@@ -14,6 +14,8 @@ from edgeagent.model.select import Limits, Selection, predict_memory, select
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.capability import ENGINE, ProbeModel
 
+BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS = 192, 16
+
 ReadProfile = Callable[[ProbeModel | None], Awaitable[Profile]]
 """This machine's profile, with measured rates of the given variant."""
 
@@ -98,7 +100,16 @@ class ModelPool:
         chosen = stored[selection.variant]
         key = f"{model_id}/{selection.variant}"
         probe = ProbeModel(key, chosen.path, self._config.kv_type, self._config.chunk_tokens)
-        return self._resident(chosen, selection, await self._read_profile(probe), key, limits)
+        resident = self._resident(chosen, selection, await self._read_profile(probe), key, limits)
+        if self._config.threads not in (0, resident.rates.threads):
+            await self._measure(resident)
+        return resident
+
+    async def _measure(self, resident: Resident) -> None:
+        """Rates at the configured number of threads; the profile's are at the fastest one."""
+        prefill, decode = await resident.local.bench(BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS)
+        measured = {"prefill_tok_s": prefill, "decode_tok_s": decode, "threads": self._config.threads}
+        resident.rates = resident.rates.model_copy(update=measured | {"roofline_fraction": None})
 
     def _resident(
         self, chosen: StoredVariant, selection: Selection, profile: Profile, key: str, limits: Limits

@@ -1,10 +1,6 @@
-"""Real parts for the agent's tests: the embedded chat model, its grammar sampler, the embedding model.
-
-`EDGEAGENT_TEST_MODELS` names a folder that holds `chat.gguf`, `model.onnx` and `tokenizer.json`.
-"""
+"""Real parts for the agent's tests: the embedded chat model, its grammar sampler, the embedding model."""
 
 import ctypes
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,17 +9,21 @@ import pytest
 
 from edgeagent.core.chat import Message
 from edgeagent.core.memory import Vector
+from edgeagent.execution.embedding import Encoder
+from edgeagent.model.store import StoredVariant
 
 LOG_CALLBACK = llama_cpp.llama_log_callback(lambda *_: None)
 STOP = "<|im_end|>"
 
 
 @pytest.fixture(scope="session")
-def models() -> Path:
-    folder = os.environ.get("EDGEAGENT_TEST_MODELS")
-    if not folder:
-        pytest.skip("EDGEAGENT_TEST_MODELS names no folder")
-    return Path(folder)
+def models(tmp_path_factory: pytest.TempPathFactory, smollm2: StoredVariant, encoder: Encoder) -> Path:
+    """One folder with `chat.gguf`, `model.onnx` and `tokenizer.json`."""
+    folder = tmp_path_factory.mktemp("agent-models")
+    (folder / "chat.gguf").symlink_to(smollm2.path.resolve())
+    (folder / "model.onnx").symlink_to(encoder.model.resolve())
+    (folder / "tokenizer.json").symlink_to(encoder.tokenizer.resolve())
+    return folder
 
 
 class GrammarJudge:

@@ -153,7 +153,7 @@ def test_request_reaches_the_assistant_whole(base_url: str, backend: "Scripted")
     assert 0 < request.sampling.top_p < 1e-3
     assert request.max_tokens == 7
     assert (request.tool_choice.mode, request.tool_choice.name) == ("named", "weather")
-    assert request.edgeagent.model_dump(mode="json", exclude={"user"}) == extension
+    assert request.edgeagent.model_dump(mode="json", exclude={"user", "agent"}) == extension
     assert request.documents[0].source == "a.txt"
 
 

@@ -1,7 +1,6 @@
 """`edgeagent memory` from its arguments to its output, on a real database with the real model."""
 
 import json
-import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,12 +20,11 @@ JsonObject = dict[str, object]
 
 
 @pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state folder of its own, and the model files from the test's environment instead of the model store."""
-    models = Path(os.environ["EDGEAGENT_TEST_MODELS"])
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Encoder) -> Path:
+    """A state folder of its own, and the kept model files instead of a model folder of its own."""
 
     async def locate() -> Encoder:
-        return Encoder(models / "model.onnx", models / "tokenizer.json")
+        return encoder
 
     @asynccontextmanager
     async def open_memory(settings: Settings) -> AsyncIterator[Memory]:

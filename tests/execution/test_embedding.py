@@ -21,12 +21,6 @@ from edgeagent.execution.supervisor import Worker
 DOG, PUPPY, TAX = "My dog is called Rex.", "The puppy's name is Rex.", "The tax return is due in April."
 
 
-@pytest.fixture
-def encoder() -> Encoder:
-    folder = Path(os.environ["EDGEAGENT_TEST_MODELS"])
-    return Encoder(folder / "model.onnx", folder / "tokenizer.json")
-
-
 def run_with(
     encoder: Encoder,
     use: Callable[[OnnxEmbedder], Awaitable[None]],

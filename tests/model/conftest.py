@@ -1,19 +1,11 @@
 """A tiny GGUF file, its card, and the embedded models from the real package index."""
 
-import asyncio
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
 
 from edgeagent.core.cards import Architecture, ModelCard, QuantizedSource, UrlSource, Variant
-from edgeagent.core.errors import DownloadError
-from edgeagent.model.fetch import SourceFetcher
-from edgeagent.model.fetch_url import UrlFetcher
-from edgeagent.model.fetch_wheel import WheelFetcher
-from edgeagent.model.registry import Registry
-from edgeagent.model.store import ModelStore, StoredVariant
 
 CARDS = Path(__file__).parents[2] / "models"
 
@@ -64,30 +56,3 @@ def tiny_card(tiny_gguf: bytes) -> ModelCard:
             Variant(name="Q8_0", file="tiny.Q8_0.gguf", source=made),
         ),
     )
-
-
-@pytest.fixture(scope="session")
-def embedded_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    """The real cards over a folder that `EDGEAGENT_TEST_MODELS` may keep between runs."""
-    kept = os.environ.get("EDGEAGENT_TEST_MODELS")
-    folder = Path(kept) if kept else tmp_path_factory.mktemp("models")
-    return ModelStore(folder, Registry.load(CARDS), SourceFetcher(WheelFetcher({}), UrlFetcher()))
-
-
-@pytest.fixture(scope="session")
-def smollm2(embedded_store: ModelStore) -> StoredVariant:
-    return _fetched(embedded_store, "smollm2-135m-instruct")
-
-
-@pytest.fixture(scope="session")
-def minilm(embedded_store: ModelStore) -> StoredVariant:
-    return _fetched(embedded_store, "minilm-l6-v2-int8")
-
-
-def _fetched(store: ModelStore, model_id: str) -> StoredVariant:
-    try:
-        return asyncio.run(store.ensure(model_id))
-    except DownloadError as error:
-        if "cannot reach" not in str(error):
-            raise
-        pytest.skip(str(error))

@@ -1,6 +1,5 @@
 """A memory on disk with the real embedding model."""
 
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -11,12 +10,6 @@ from edgeagent.agent.memory.memory import Memory
 from edgeagent.execution.embedding import Encoder, OnnxEmbedder
 
 OpenMemory = Callable[..., AbstractAsyncContextManager[Memory]]
-
-
-@pytest.fixture
-def encoder() -> Encoder:
-    folder = Path(os.environ["EDGEAGENT_TEST_MODELS"])
-    return Encoder(folder / "model.onnx", folder / "tokenizer.json")
 
 
 @pytest.fixture

@@ -1,0 +1,147 @@
+"""Is a cache that a peer made the same as one made here? Logits and words, for every meeting point.
+
+A prompt is prefilled whole in one context. In another, only its front is; the rest is taken from the first one's
+exported blocks, as plan `prefill` does. The next token's logits, and the words after it, are compared. So are
+generations that are resumed from their journal at random tokens.
+"""
+
+import random
+import time
+from pathlib import Path
+
+import harness
+
+from edgeagent.core.generation import Sampling
+from edgeagent.execution import canonical
+from edgeagent.execution.llama import state as kv
+from edgeagent.execution.llama.context import Context, ContextSettings
+from edgeagent.execution.llama.library import engine_version, llama
+from edgeagent.execution.llama.model import Model
+from edgeagent.execution.llama.sampler import Sampler
+
+CHUNK = 64
+LENGTHS, QUICK_LENGTHS = (63, 64, 65, 128, 129, 300, 700, 1024), (63, 65, 129, 300)
+CONTINUATION, QUICK_CONTINUATION = 32, 12
+SEED = 11
+KV_TYPES = ("q8_0", "f16")
+
+
+class Exactness:
+    """Two contexts of one model: `whole` evaluates everything itself, `mixed` takes blocks from it."""
+
+    def __init__(self, model: Model, kv_type: str, num_continued: int) -> None:
+        settings = ContextSettings(2048, kv_type, flash_attention=True, threads=1, chunk_tokens=CHUNK)
+        self._whole, self._mixed = Context(model, settings), Context(model, settings)
+        self._num_continued = num_continued
+        self.max_abs_logit = 0.0
+        self.compared = self.kv_mismatches = self.resumed = self.resume_mismatches = 0
+
+    def run(self, prompt: list[int], draw: random.Random) -> None:
+        for temperature in (0.0, 0.8):
+            sampling = Sampling(temperature=temperature, seed=draw.randrange(2**32))
+            expected = self._continue(self._whole, prompt, [], sampling)
+            blocks = self._blocks(prompt)
+            num_blocks = len(blocks)
+            for first in sorted({0, num_blocks // 2, num_blocks - 1}):
+                self._meet(prompt, blocks, first)
+                self._compare(prompt, expected, sampling)
+            at = draw.randrange(1, len(expected))
+            self.resumed += 1
+            self._mixed.clear()
+            again = self._continue(self._mixed, prompt, expected[:at], sampling)
+            self.resume_mismatches += again != expected
+
+    def _blocks(self, prompt: list[int]) -> list[tuple[int, bytes]]:
+        self._evaluate(self._whole, prompt, [])
+        state = self._whole.read_state()
+        ranges = [canonical.block_range(i, len(prompt), CHUNK) for i in range(canonical.num_blocks(len(prompt), CHUNK))]
+        return [(end - first, kv.cut_block(state, first, end)) for first, end in ranges]
+
+    def _meet(self, prompt: list[int], blocks: list[tuple[int, bytes]], first: int) -> None:
+        """`mixed` evaluates the blocks before `first` and is given the others."""
+        self._mixed.clear()
+        for i in range(first):
+            self._mixed.evaluate(prompt[i * CHUNK : (i + 1) * CHUNK])
+        self._mixed.splice(prompt, canonical.spans(len(prompt), 0, CHUNK), blocks[first:])
+
+    def _compare(self, prompt: list[int], expected: list[int], sampling: Sampling) -> None:
+        self._evaluate(self._whole, prompt, expected[:1])
+        self._evaluate(self._mixed, prompt, expected[:1])
+        difference = abs(self._logits(self._whole) - self._logits(self._mixed)).max()
+        self.max_abs_logit = max(self.max_abs_logit, float(difference))
+        self.compared += 1
+        self.kv_mismatches += self._continue(self._mixed, prompt, expected[:1], sampling) != expected
+
+    def _continue(self, context: Context, prompt: list[int], output: list[int], sampling: Sampling) -> list[int]:
+        made = list(output)
+        self._evaluate(context, prompt, made)
+        sampler = Sampler(context, sampling)
+        while len(made) < self._num_continued:
+            made.append(sampler.draw(len(made)))
+            context.evaluate(made[-1:])
+        sampler.close()
+        return made
+
+    def _evaluate(self, context: Context, prompt: list[int], output: list[int]) -> None:
+        shape = canonical.spans(len(prompt), len(output), CHUNK)
+        wanted = prompt + output
+        done = context.prepare(wanted, shape)
+        if done == len(wanted) and not context.has_logits:
+            context.drop_last_span()
+            done = len(context.tokens)
+        for length in shape[len(context.spans) :]:
+            context.evaluate(wanted[done : done + length])
+            done += length
+
+    def _logits(self, context: Context):  # type: ignore[no-untyped-def]  # numpy only comes with the engine
+        import numpy as np
+
+        found = llama().llama_get_logits_ith(context.handle, -1)
+        return np.ctypeslib.as_array(found, (context.model.num_vocab,)).copy()
+
+
+def main() -> None:
+    options = harness.options(__doc__)
+    folder = Path(harness.state_env()["EDGEAGENT_STATE"]) / "models" / harness.CHAT_MODEL
+    file = folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    model = Model(str(file), extra_buffers=True)
+    text = (harness.ROOT / "LICENSE").read_text() + (harness.ROOT / "tools/data/house-notes.md").read_text()
+    tokens = model.tokenize(text, add_special=False, parse_special=False)
+    started, per_type = time.monotonic(), {}
+    for kv_type in KV_TYPES:
+        bench = Exactness(model, kv_type, QUICK_CONTINUATION if options.quick else CONTINUATION)
+        draw = random.Random(SEED)
+        for length in QUICK_LENGTHS if options.quick else LENGTHS:
+            begin = draw.randrange(len(tokens) - length)
+            bench.run(tokens[begin : begin + length], draw)
+            harness.progress(f"{kv_type}: {length} tokens, {bench.compared} compared")
+        per_type[kv_type] = bench
+    figures = {
+        "kv_max_abs_logit": max(b.max_abs_logit for b in per_type.values()),
+        "kv_token_mismatches": sum(b.kv_mismatches for b in per_type.values()),
+        "resume_token_mismatches": sum(b.resume_mismatches for b in per_type.values()),
+        "split_max_abs_logit": None,
+        "split_token_mismatches": None,
+        "int8_mean_kl": None,
+        "int8_top1": None,
+    }
+    conditions = {
+        "empty_figures": "the split plans and the lossy wire do not exist in this version",
+        "by_cache_type": {
+            name: {"caches": b.compared, "max_abs_logit": b.max_abs_logit, "resumed": b.resumed}
+            for name, b in per_type.items()
+        },
+        "variant": file.name,
+        "flash_attention": True,
+        "prompt_tokens": QUICK_LENGTHS if options.quick else LENGTHS,
+        "continuation_tokens": QUICK_CONTINUATION if options.quick else CONTINUATION,
+        "chunk_tokens": CHUNK,
+        "engine": f"llama-cpp-python {engine_version()}",
+        "seed": SEED,
+        "took_s": round(time.monotonic() - started, 1),
+    }
+    harness.publish("exactness", figures, conditions, as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()

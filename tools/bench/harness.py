@@ -1,0 +1,221 @@
+"""What every bench shares: real processes, conditions, one JSON document."""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parent.parent.parent
+CHAT_MODEL, ENCODER = "smollm2-135m-instruct", "minilm-l6-v2-int8"
+START_S = 90.0
+Json = dict[str, Any]
+
+
+def options(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", action="store_true", help="one document on stdout")
+    parser.add_argument("--quick", action="store_true", help="a seeded sample, at most five minutes")
+    return parser.parse_args()
+
+
+def progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def publish(bench: str, figures: Json, conditions: Json, *, as_json: bool) -> None:
+    """The one document, or the same as lines."""
+    document: Json = {"bench": bench, "figures": figures, "conditions": common_conditions() | conditions}
+    if as_json:
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    for key, value in figures.items():
+        print(f"{key:28} {value}")
+    for key, value in document["conditions"].items():
+        print(f"  {key}: {value}")
+
+
+def common_conditions() -> Json:
+    return {
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": [round(x, 2) for x in os.getloadavg()],
+        "python": platform.python_version(),
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def cpu_model() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def spread(values: Sequence[float]) -> Json:
+    """n, minimum, median and maximum."""
+    return {"n": len(values), "min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, round(part * (len(ordered) - 1)))]
+
+
+def state_env() -> dict[str, str]:
+    """Variables of a state folder that has the models; they are pulled when they are missing."""
+    state = Path(os.environ.get("EDGEAGENT_STATE") or ROOT / ".state")
+    env = os.environ | {"EDGEAGENT_STATE": str(state), "PYTHONPATH": str(ROOT)}
+    for arguments in (["models", "pull", CHAT_MODEL], ["models", "pull", ENCODER], ["profile"]):
+        subprocess.run([sys.executable, "-m", "edgeagent", *arguments], env=env, check=True, stdout=subprocess.DEVNULL)
+    return env
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    return port
+
+
+def wait_for(is_there: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + START_S
+    while not is_there():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{what} did not come up in {START_S:g} s")
+        time.sleep(0.01)
+
+
+@dataclass(slots=True)
+class Program:
+    """A process that can be killed and started again; `ready` is a word of its log."""
+
+    command: list[str]
+    env: dict[str, str]
+    ready: str | None = None
+    process: subprocess.Popen[bytes] | None = None
+    log: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="edgeagent-bench-")) / "log")
+
+    def start(self) -> None:
+        if self.process and self.process.poll() is None:
+            return
+        with self.log.open("ab") as log:
+            before = log.tell()
+            self.process = subprocess.Popen(
+                self.command, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        if self.ready:
+            wait_for(lambda: self._said(before), " ".join(self.command[-2:]))
+
+    def _said(self, offset: int) -> bool:
+        assert self.process is not None
+        said = self.log.read_text(errors="replace")[offset:]
+        if self.process.poll() is not None:
+            raise RuntimeError(f"{self.command} ended: {said[-500:]}")
+        return str(self.ready) in said
+
+    def kill(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def workers(self) -> list[psutil.Process]:
+        """The llama engine workers below this process."""
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [c for c in children if "edgeagent.execution.worker" in c.cmdline() and "llama" in c.cmdline()]
+
+
+@contextlib.contextmanager
+def running(program: Program) -> Iterator[Program]:
+    program.start()
+    try:
+        yield program
+    finally:
+        program.kill()
+
+
+@contextlib.contextmanager
+def broker() -> Iterator[tuple[Program, str]]:
+    """Mosquitto on a free loopback port."""
+    port = free_port()
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as config:
+        config.write(f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n")
+        config.flush()
+        path = os.environ["PATH"] + ":/usr/sbin"
+        program = Program(["mosquitto", "-c", config.name], os.environ | {"PATH": path})
+        with running(program):
+            wait_for(lambda: _accepts(port), "mosquitto")
+            yield program, f"mqtt://127.0.0.1:{port}"
+
+
+def _accepts(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def edgeagent(arguments: list[str], env: dict[str, str], ready: str) -> Program:
+    return Program([sys.executable, "-m", "edgeagent", *arguments], env, ready)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Asks a daemon over HTTP."""
+
+    port: int
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ready", timeout=5) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            return False
+
+    def ask(self, question: str, plan: str, *, temperature: float = 0.0, max_tokens: int = 48) -> Json:
+        """The completion. Raises urllib.error.HTTPError."""
+        body = {
+            "messages": [{"role": "user", "content": question}],
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "seed": 7,
+            "edgeagent": {"plan": plan, "memory": False, "reduce": "L0"},
+        }
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/v1/chat/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=300) as reply:
+            answer: Json = json.load(reply)
+        return answer
+
+
+def words(answer: Json) -> str:
+    return str(answer["choices"][0]["message"]["content"])
+
+
+def wait_for_peer(client: Client) -> None:
+    """Until a remote answer comes back without a handover: the peer is there and its breaker closed."""
+
+    def is_back() -> bool:
+        try:
+            return bool(client.ask("Say yes.", "remote", max_tokens=4)["edgeagent"]["handover"] == [])
+        except urllib.error.HTTPError as error:
+            error.close()
+            time.sleep(0.2)
+            return False
+
+    wait_for(is_back, "the peer")
