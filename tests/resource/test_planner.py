@@ -1,0 +1,105 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeagent.core.errors import ContextLengthError, NoPlanError
+from edgeagent.core.plan import PlanKind, ReductionLevel
+from edgeagent.resource.cost import LinkSpeeds, Speeds, Work, meet_s, price_local, price_prefill
+from edgeagent.resource.planner import Ask, LocalOption, PeerOption, PromptOption, Rules, Situation, decide
+
+LOCAL = LocalOption("m", "Q4", Speeds(30, 6), 4096, 10**9, 20.0, 12_240, "bits")
+PEER = PeerOption(
+    "garage", "m", "Q4", Speeds(900, 60), LinkSpeeds(0.01, 2e6, 2e6), 4096, 12_240, "bits", "f" * 64,
+    quality=20.0, is_same_variant=True,
+)  # fmt: skip
+
+
+def ask(tokens: int = 1000, **changes: object) -> Ask:
+    base = Ask(prompts=[PromptOption(ReductionLevel.L0, tokens)], max_tokens=64, expected_tokens=64, model="m")
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+rates = st.floats(0.5, 5000)
+
+
+@given(st.integers(1, 20_000), rates, st.floats(0, 500), rates)
+def test_meeting_is_where_a_stepwise_race_meets(tokens: int, front: float, ready_s: float, back: float) -> None:
+    met = meet_s(tokens, front, ready_s, back)
+    covered = front * met + back * max(0.0, met - ready_s)
+    assert covered == pytest.approx(tokens, rel=1e-6)
+    assert met <= tokens / front * (1 + 1e-9)
+
+
+@given(st.integers(1, 4000), st.integers(1, 500), rates, rates, rates, rates, st.floats(0, 2), st.floats(1e3, 1e9))
+def test_prefill_is_never_priced_above_local(
+    prompt: int, output: int, here: float, here_decode: float, there: float, there_decode: float, rtt: float, bw: float
+) -> None:
+    work, mine = Work(prompt, output), Speeds(here, here_decode)
+    shared = price_prefill(work, mine, Speeds(there, there_decode), LinkSpeeds(rtt, bw, bw), 0.0, 12_240)
+    alone = price_local(work, mine)
+    assert shared.ttft_s <= alone.ttft_s * (1 + 1e-9)
+    assert shared.total_s <= alone.total_s * (1 + 1e-9)
+
+
+situations = st.builds(
+    lambda here, there, rtt, bw, broken: Situation(
+        replace(LOCAL, speeds=Speeds(here, here / 3)),
+        [replace(PEER, speeds=Speeds(there, there / 3), link=LinkSpeeds(rtt, bw, bw), is_broken=broken)],
+    ),
+    rates, rates, st.floats(0, 2), st.floats(1e3, 1e9), st.booleans(),
+)  # fmt: skip
+
+
+@given(situations, st.integers(1, 4000), st.sampled_from([None, *PlanKind]))
+def test_choice_is_allowed_and_a_named_plan_is_obeyed(situation: Situation, tokens: int, plan: PlanKind | None) -> None:
+    try:
+        decision = decide(ask(tokens, plan=plan), situation)
+    except NoPlanError:
+        assert plan not in (None, PlanKind.LOCAL)
+        return
+    assert decision.chosen.rejected is None
+    assert plan in (None, decision.chosen.plan)
+    assert len(decision.candidates) == 3
+
+
+def test_slow_machine_asks_a_fast_peer_and_says_so() -> None:
+    decision = decide(ask(), Situation(LOCAL, [PEER]))
+    assert decision.chosen.plan is PlanKind.REMOTE
+    assert decision.why.startswith("remote with peer garage: first token in")
+
+
+def test_named_plan_is_explained_with_what_would_have_been_chosen() -> None:
+    why = decide(ask(plan=PlanKind.PREFILL), Situation(LOCAL, [PEER])).why
+    assert why.startswith("plan prefill was requested; the planner by itself would have chosen remote")
+
+
+def test_text_that_may_not_leave_stays() -> None:
+    decision = decide(ask(), Situation(LOCAL, [PEER], Rules(text_may_leave=False)))
+    assert decision.chosen.plan is PlanKind.LOCAL
+    assert {c.rejected for c in decision.candidates if c.peer} == {"the policy keeps text on this machine"}
+
+
+def test_peer_with_other_bits_may_not_prefill() -> None:
+    table = decide(ask(), Situation(LOCAL, [replace(PEER, exact_key="other")])).candidates
+    assert "not the same bits" in str(next(c.rejected for c in table if c.plan is PlanKind.PREFILL))
+
+
+def test_mildest_reduction_in_time_wins_and_the_milder_one_is_explained() -> None:
+    prompts = [PromptOption(ReductionLevel.L0, 1000), PromptOption(ReductionLevel.L2, 250)]
+    alone = Situation(LOCAL, rules=Rules(latency_target_s=10))
+    assert decide(ask(prompts=prompts), alone).chosen.reduction is ReductionLevel.L2
+    assert "L0 would take 34 s" in decide(ask(prompts=prompts), alone).why
+    patient = Situation(LOCAL, rules=Rules(latency_target_s=60))
+    assert decide(ask(prompts=prompts), patient).chosen.reduction is ReductionLevel.L0
+
+
+def test_prompt_too_long_everywhere_is_a_context_error() -> None:
+    with pytest.raises(ContextLengthError, match="4096"):
+        decide(ask(9000), Situation(LOCAL, [PEER]))
+
+
+def test_deadline_that_nothing_meets_is_refused_with_reasons() -> None:
+    with pytest.raises(NoPlanError, match=r"longer than 0\.1 s"):
+        decide(ask(deadline_s=0.1), Situation(LOCAL, [PEER]))
