@@ -102,7 +102,7 @@ def _reload(settings: Settings, manager: ServiceManager) -> None:
     """Read the settings again: the log level changes now; whatever else changed is named, and needs a restart."""
     manager.reloading(time.monotonic())
     try:
-        fresh = load_settings()
+        fresh = load_settings(settings.named_file)
     except (ConfigError, EdgeAgentError) as error:
         log.error("reload failed, settings stay as they are: %s", error)
     else:

@@ -37,6 +37,8 @@ class Settings:
     paths: Paths
     origins: dict[str, str]
     """`section.key` to the file or variable that set it; what is absent is a default."""
+    named_file: Path | None = None
+    """The file that was asked for instead of the usual places: a reload reads the same one."""
 
 
 def load_settings(config_file: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
@@ -50,7 +52,7 @@ def load_settings(config_file: Path | None = None, environment: Mapping[str, str
     config = build_config(overlay(from_file, from_env), "environment")
     origins = {key: str(path) for key in _keys(from_file)}
     origins |= {key: f"EDGEAGENT__{key.replace('.', '__').upper()}" for key in _keys(from_env)}
-    return Settings(config, _paths(config, env), origins)
+    return Settings(config, _paths(config, env), origins, config_file)
 
 
 def _find_file(env: Mapping[str, str]) -> Path | None:

@@ -32,7 +32,7 @@ class MqttConfig(Section):
     ca_file: str = ""
     prefix: Annotated[str, Field(pattern=r"^[^+#\x00]{1,128}$")] = "edgeagent/v1"
     device_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{0,64}$")] = ""
-    """Empty: made once from the machine and kept in the state folder."""
+    """Empty: made once at random and kept in the state folder."""
     identity: Literal[""] = ""
     """Key file of an enrolled device; enrolment does not exist in this version."""
     ask: Literal["off"] = "off"
