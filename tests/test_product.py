@@ -216,6 +216,7 @@ def test_plans_give_the_same_words(pair: tuple[Daemon, Program]) -> None:
     daemon, _ = pair
     for question in QUESTIONS:
         for temperature in (0.0, 0.8):
+            wait_for_peer(daemon)
             answers = {plan: daemon.ask(question, plan, temperature) for plan in ("prefill", "remote", "local")}
             assert {plan: a["edgeagent"]["plan"] for plan, a in answers.items()} == {p: p for p in answers}
             assert len({words(answer) for answer in answers.values()}) == 1, (question, temperature)

@@ -33,6 +33,8 @@ from edgeagent.wire.topics import Topics
 log = logging.getLogger(__name__)
 
 MAX_SESSIONS = 64
+PROMPT_S = 30.0
+"""How long a device may take to send its prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class PeerService:
         try:
             async with session.kept_alive():
                 await _Job(session, job, self._offers).run()
-        except PeerError as error:
+        except (PeerLostError, _StoppedError) as error:
             log.info("session ended device=%s job=%s reason=%s", key[0], job.job, error)
         except EdgeAgentError as error:
             log.warning("session failed device=%s job=%s reason=%s", key[0], job.job, error)
@@ -173,12 +175,16 @@ class _Job:
             await self._probe()
             return
         offer = self._find()
+        # The prompt comes before the engine is taken: a device that never sends it must not hold the engine.
+        try:
+            await asyncio.wait_for(self._prompt_here.wait(), PROMPT_S)
+        except TimeoutError:
+            raise WireError(f"the prompt did not come within {PROMPT_S:g} s") from None
         async with offer.engine.lease():
             facts = await offer.engine.facts()
             if self._job.exact_key and self._job.exact_key != facts.exact_key:
                 raise RequestError("this peer's build or settings differ, its cache would not be the same bits")
             self._session.send(Accepted(kv_bytes_per_token=facts.kv_bytes_per_token))
-            await self._prompt_here.wait()
             await self._generate(offer, await self._generation(offer))
 
     def _find(self) -> Offer:
