@@ -222,6 +222,18 @@ def test_plans_give_the_same_words(pair: tuple[Daemon, Program]) -> None:
             assert len({words(answer) for answer in answers.values()}) == 1, (question, temperature)
 
 
+def test_named_plan_whose_peer_is_gone_is_answered_here_and_says_so(pair: tuple[Daemon, Program]) -> None:
+    daemon, peer = pair
+    wait_for_peer(daemon)
+    assert peer.stop() == 0
+    answer = daemon.ask(QUESTIONS[0], "prefill")
+    report = answer["edgeagent"]
+    assert words(answer) == words(daemon.ask(QUESTIONS[0], "local"))
+    assert report["plan"] == "local"
+    assert (report["handover"][0]["from"], report["handover"][0]["to"]) == ("plan prefill", "plan local")
+    assert "chosen instead" in report["why"]
+
+
 def test_killed_parts_change_no_word(pair: tuple[Daemon, Program], mosquitto: Mosquitto) -> None:
     kill_runs(*pair, mosquitto, num_runs=6, seed=1)
 

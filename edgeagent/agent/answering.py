@@ -3,16 +3,27 @@
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
 from edgeagent.agent.drafting import Draft, Material, draft_selected, draft_whole
 from edgeagent.agent.running import Run
 from edgeagent.agent.situation import Surroundings, imagined
 from edgeagent.agent.tally import Tally
 from edgeagent.core.chat import ChatRequest, Message
+from edgeagent.core.errors import NoPlanError
 from edgeagent.core.events import Event, Planned, Reduced
 from edgeagent.core.generation import Generation, Sampling, TokenStep
 from edgeagent.core.memory import Embedder
-from edgeagent.core.plan import Candidate, Decision, MemoryReport, PlanQuery, Recalled, ReductionLevel
+from edgeagent.core.plan import (
+    Candidate,
+    Decision,
+    Handover,
+    MemoryReport,
+    PlanKind,
+    PlanQuery,
+    Recalled,
+    ReductionLevel,
+)
 from edgeagent.execution.executors import PeerModel
 from edgeagent.model.pool import Resident
 from edgeagent.resource.planner import Ask, PromptOption, Situation, decide
@@ -72,7 +83,8 @@ class Answerer:
         situation = await self._surroundings.situation(resident)
         drafts = await self._drafts(request, material, resident)
         max_tokens = _max_tokens(request, drafts, situation)
-        decision = decide(_ask(request, drafts, max_tokens, resident, self._surroundings), situation)
+        ask = _ask(request, drafts, max_tokens, resident, self._surroundings)
+        decision, instead = self._decide(ask, situation)
         recalled = tuple(Recalled(id=hit.item.id, score=hit.score) for hit in material.memories)
         return Tally(
             started_at=started_at,
@@ -85,7 +97,24 @@ class Answerer:
             target=_target(decision.chosen, situation),
             model=decision.chosen.model,
             variant=decision.chosen.variant,
+            handovers=instead,
         )
+
+    def _decide(self, ask: Ask, situation: Situation) -> tuple[Decision, list[Handover]]:
+        """The decision; when a named plan was lost with its peer, the best of the others, marked as a handover.
+
+        Raises NoPlanError when no peer was ever there: then the plan was not lost, it is not to be had.
+        """
+        try:
+            return decide(ask, situation), []
+        except NoPlanError as error:
+            if ask.plan in (None, PlanKind.LOCAL) or not self._surroundings.has_met_peers:
+                raise
+            decision = decide(replace(ask, plan=None), situation)
+            why = f"{error}; chosen instead: {decision.why}"
+            chosen = decision.chosen.plan
+            lost = Handover(at_token=0, from_=f"plan {ask.plan}", to=f"plan {chosen}", reason=str(error))
+            return decision.model_copy(update={"why": why}), [lost]
 
     async def _drafts(self, request: ChatRequest, material: Material, resident: Resident) -> list[Draft]:
         whole = await draft_whole(material, resident.local)

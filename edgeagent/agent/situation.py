@@ -46,6 +46,11 @@ class Surroundings:
         return Situation(_local(resident, facts), options, self._rules())
 
     @property
+    def has_met_peers(self) -> bool:
+        """Whether some peer was ever seen, also one that is gone now."""
+        return self.peers is not None and self.peers.has_met_any
+
+    @property
     def objective(self) -> Objective:
         return self._policy.objective
 

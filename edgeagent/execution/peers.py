@@ -44,6 +44,11 @@ class Peers:
         self._sessions: dict[bytes, Session] = {}
         self._status_arrived = asyncio.Event()
 
+    @property
+    def has_met_any(self) -> bool:
+        """Whether a status of some peer ever came, whatever it said."""
+        return bool(self._views)
+
     def views(self) -> list[PeerView]:
         """Peers that are online now; none without a connection."""
         if not self._transport.is_connected:
