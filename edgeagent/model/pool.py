@@ -101,12 +101,12 @@ class ModelPool:
         key = f"{model_id}/{selection.variant}"
         probe = ProbeModel(key, chosen.path, self._config.kv_type, self._config.chunk_tokens)
         resident = self._resident(chosen, selection, await self._read_profile(probe), key, limits)
-        if self._config.threads not in (0, resident.rates.threads):
+        if self._config.threads:
             await self._measure(resident)
         return resident
 
     async def _measure(self, resident: Resident) -> None:
-        """Rates at the configured number of threads; the profile's are at the fastest one."""
+        """Rates as configured, now: the profile's are at the fastest number of threads."""
         prefill, decode = await resident.local.bench(BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS)
         measured = {"prefill_tok_s": prefill, "decode_tok_s": decode, "threads": self._config.threads}
         resident.rates = resident.rates.model_copy(update=measured | {"roofline_fraction": None})
