@@ -5,6 +5,7 @@ import contextlib
 import logging
 from dataclasses import replace
 
+from edgeagent.core.cards import KvType
 from edgeagent.core.config import ModelsConfig, PolicyConfig
 from edgeagent.core.errors import PeerError
 from edgeagent.core.link import LinkEstimate
@@ -138,6 +139,15 @@ def _link(estimate: LinkEstimate) -> LinkSpeeds | None:
     return LinkSpeeds(estimate.rtt_s, estimate.down_bytes_s, estimate.down_bytes_s)
 
 
+def _exchangeable_bytes(resident: Resident, facts: LoadedFacts) -> int:
+    """Bytes of cache a token when the engine's layout is the card's; else 0, and no cache is exchanged."""
+    shape, settings = resident.card.architecture, resident.local.settings
+    kv_type: KvType = "f16" if settings.kv_type == "f16" else "q8_0"
+    if shape is None or shape.kv_bytes_per_token(kv_type) != facts.kv_bytes_per_token:
+        return 0
+    return facts.kv_bytes_per_token
+
+
 def _local(resident: Resident, facts: LoadedFacts) -> LocalOption:
     return LocalOption(
         model=resident.card.id,
@@ -146,6 +156,6 @@ def _local(resident: Resident, facts: LoadedFacts) -> LocalOption:
         context_tokens=facts.context_tokens,
         memory_bytes=resident.memory_bytes,
         quality=resident.variant.quality.perplexity if resident.variant.quality else None,
-        kv_bytes_per_token=facts.kv_bytes_per_token,
+        kv_bytes_per_token=_exchangeable_bytes(resident, facts),
         exact_key=facts.exact_key,
     )
