@@ -34,6 +34,15 @@ class UrlSource(CardPart):
     url: str
 
 
+class HubSource(CardPart):
+    """A file of a Hugging Face repository. Size and hash come from the hub's own metadata when the card has none."""
+
+    kind: Literal["hub"]
+    repo: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}$")]
+    path: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")]
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "main"
+
+
 class QuantizedSource(CardPart):
     """Made on this machine from another variant with llama.cpp's quantiser."""
 
@@ -41,14 +50,26 @@ class QuantizedSource(CardPart):
     variant: str
 
 
-Source = Annotated[WheelSource | UrlSource | QuantizedSource, Field(discriminator="kind")]
+class PrunedSource(CardPart):
+    """Made on this machine from another variant by leaving out whole layers (`dropped`, numbered as there)."""
+
+    kind: Literal["pruned"]
+    variant: str
+    dropped: tuple[int, ...] = Field(min_length=1)
+
+
+Source = Annotated[WheelSource | UrlSource | HubSource | QuantizedSource | PrunedSource, Field(discriminator="kind")]
 
 
 class Quality(CardPart):
-    """A measured quality figure; `source` says on what and by whom."""
+    """Measured quality; `source` says on what and by whom. Lower perplexity is better."""
 
     perplexity: float = Field(gt=1)
     source: str
+    mean_kl: float | None = Field(default=None, ge=0)
+    """Mean KL divergence of next-token distributions from the best variant's, in nats."""
+    top1: float | None = Field(default=None, ge=0, le=1)
+    """Share of positions where this variant's likeliest token is the best variant's."""
 
 
 class ModelFile(CardPart):
@@ -57,6 +78,8 @@ class ModelFile(CardPart):
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
     source: Source
     bytes: int | None = Field(default=None, gt=0)
+    bytes_source: str = ""
+    """Where the size was read, when the file itself was never here."""
     sha256: Sha256 | None = None
 
 
@@ -64,8 +87,24 @@ class Variant(ModelFile):
     """One file of one model at one quantisation, and the files it cannot be used without (a tokenizer)."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")]
+    quantization: str = ""
+    """llama.cpp's name of the file type (`Q4_K_M`); empty: the variant's name is one."""
+    layers: int | None = Field(default=None, gt=0)
+    """Layers of this file, when fewer than the card's (a pruned one)."""
     quality: Quality | None = None
     companions: tuple[ModelFile, ...] = ()
+
+    @property
+    def file_type(self) -> str:
+        return self.quantization or self.name
+
+
+class Experts(CardPart):
+    """Mixture of experts: `used` of `count` feed-forward blocks of width `ffn` serve a token."""
+
+    count: int = Field(gt=1)
+    used: int = Field(gt=0)
+    ffn: int = Field(gt=0)
 
 
 class Architecture(CardPart):
@@ -74,6 +113,8 @@ class Architecture(CardPart):
     family: str
     layers: int = Field(gt=0)
     width: int = Field(gt=0)
+    ffn: int = Field(gt=0)
+    """Width of the (gated) feed-forward block; of a dense layer, where experts replace only some."""
     heads: int = Field(gt=0)
     kv_heads: int = Field(gt=0)
     head_dim: int = Field(gt=0)
@@ -82,31 +123,44 @@ class Architecture(CardPart):
     sliding_window: int | None = None
     window_pattern: int | None = None
     """Every `window_pattern`-th layer attends globally; cuts are legal at its multiples only."""
+    tied_head: bool = False
+    """Whether the output head is the embedding table (then the file holds it once)."""
+    experts: Experts | None = None
 
     def kv_bytes_per_token(self, kv_type: "KvType") -> int:
         """Bytes of key and value rows one token takes over all layers."""
         return 2 * self.layers * kv_row_bytes(self.kv_heads * self.head_dim, kv_type)
 
+    def split_points(self) -> tuple[int, ...]:
+        """Where the layers may be cut into a head and a tail stage (`k`: layers held by the head)."""
+        step = self.window_pattern or 1
+        return tuple(range(step, self.layers, step))
 
-KvType = Literal["f16", "q8_0"]
+    def allows_kv(self, kv_type: "KvType") -> bool:
+        """Whether cache rows of this model are whole blocks of the type."""
+        return kv_type == "f16" or (self.kv_heads * self.head_dim) % KV_BLOCK_ELEMENTS == 0
 
-Q8_0_BLOCK_ELEMENTS = 32
-Q8_0_BLOCK_BYTES = 34  # 32 int8 and one f16 scale (ggml `block_q8_0`)
+
+KvType = Literal["f16", "q8_0", "q4_0"]
+
+KV_BLOCK_ELEMENTS = 32
+KV_BLOCK_BYTES = {"q8_0": 34, "q4_0": 18}
+"""32 values and one f16 scale (ggml `block_q8_0`, `block_q4_0`)."""
 
 
 def kv_row_bytes(elements: int, kv_type: KvType) -> int:
     """Bytes of one cache row of `elements` values."""
     if kv_type == "f16":
         return 2 * elements
-    if elements % Q8_0_BLOCK_ELEMENTS:
-        raise ValueError(f"q8_0 needs rows of a multiple of {Q8_0_BLOCK_ELEMENTS} values, not {elements}")
-    return elements // Q8_0_BLOCK_ELEMENTS * Q8_0_BLOCK_BYTES
+    if elements % KV_BLOCK_ELEMENTS:
+        raise ValueError(f"{kv_type} needs rows of a multiple of {KV_BLOCK_ELEMENTS} values, not {elements}")
+    return elements // KV_BLOCK_ELEMENTS * KV_BLOCK_BYTES[kv_type]
 
 
 class ModelCard(CardPart):
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
     name: str
-    kind: Literal["chat", "base", "embedding"]
+    kind: Literal["chat", "base", "embedding", "perception"]
     licence: str
     source: str
     """Where the card's figures come from."""
@@ -119,3 +173,11 @@ class ModelCard(CardPart):
 
     def variant(self, name: str) -> Variant | None:
         return next((v for v in self.variants if v.name == name), None)
+
+    def shape(self, variant: Variant) -> Architecture:
+        """The decoder's shape in this variant's file. Raises ValueError for a model that is no decoder."""
+        if self.architecture is None:
+            raise ValueError(f"{self.id} is no decoder")
+        if variant.layers is None:
+            return self.architecture
+        return self.architecture.model_copy(update={"layers": variant.layers})

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgeagent.core.cards import KvType
 from edgeagent.core.errors import ConfigError
 from edgeagent.core.plan import PlanKind
 
@@ -61,7 +62,7 @@ class ModelsConfig(Section):
 class EngineConfig(Section):
     threads: Annotated[int, Field(ge=0, le=512)] = 0
     """0: as many as the probe found fastest."""
-    kv_type: Literal["f16", "q8_0"] = "q8_0"
+    kv_type: KvType = "q8_0"
     chunk_tokens: Annotated[int, Field(ge=8, le=512)] = 64
     """Canonical prefill chunk; both ends of a handover must agree on it."""
     queue: Annotated[int, Field(ge=1, le=1024)] = 16

@@ -4,23 +4,43 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from edgeagent.core.cards import KvType
+
 
 class Fact(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CpuCluster(Fact):
+    """Cores of one kind (big.LITTLE has several). `cores` are the kernel's numbers."""
+
+    name: str
+    cores: tuple[int, ...]
+    max_mhz: float | None = None
 
 
 class Cpu(Fact):
     model: str
     arch: str
     cores: int
+    """Cores this process may use: affinity, and quotas rounded down to whole cores."""
     features: tuple[str, ...] = ()
     max_mhz: float | None = None
+    clusters: tuple[CpuCluster, ...] = ()
+    caches: dict[str, int] = Field(default_factory=dict)
+    """`l1d`, `l1i`, `l2`, `l3`… to bytes, of the first core."""
+    quota_cores: float | None = None
+    """CPU time this process may use a second (cgroup quota), in cores; None: no quota."""
 
 
 class MemoryFacts(Fact):
     total_bytes: int
     available_bytes: int
     bandwidth_bytes_s: float | None = None
+    swap_total_bytes: int = 0
+    swap_free_bytes: int = 0
+    pressure_percent: float | None = None
+    """Share of the last 10 s in which some task waited for memory (PSI `some avg10`)."""
 
 
 class Accelerator(Fact):
@@ -29,22 +49,36 @@ class Accelerator(Fact):
     runtime: str
     usable: bool
     why: str
+    driver: str | None = None
+    memory_bytes: int | None = None
+    """Memory of its own; None: none, or not told."""
 
 
 class Thermal(Fact):
     zones: dict[str, float] = Field(default_factory=dict)
     """Zone name to degrees Celsius."""
     throttled: bool | None = None
+    throttle_c: float | None = None
+    """Lowest temperature at which the kernel slows the CPU (a passive trip point)."""
 
 
 class Power(Fact):
     sources: dict[str, str] = Field(default_factory=dict)
     battery_percent: float | None = None
+    draw_w: dict[str, float] = Field(default_factory=dict)
+    """Rail or supply to watts, as the sensors say now."""
+    mode: str | None = None
+    """Power mode in force (`nvpmodel`, platform profile, cpufreq governor)."""
+    modes: tuple[str, ...] = ()
 
 
 class Storage(Fact):
     path: str
     free_bytes: int
+    kind: str | None = None
+    """`nvme`, `ssd`, `disk`, `sd`, `emmc`, `network`, `memory`; None: not told."""
+    read_bytes_s: float | None = None
+    """Sequential read rate, measured past the page cache."""
 
 
 class Verdict(Fact):
@@ -56,12 +90,26 @@ class Verdict(Fact):
     """The settings that are safe to use after this probe."""
 
 
+class Capability(Fact):
+    """One thing an engine might do here (`kv_q4_0`, `mlock`, `CUDAExecutionProvider`), tried in a child process."""
+
+    name: str
+    verdict: Literal["ok", "crashed", "hung", "failed", "absent"]
+    reason: str
+    at: str
+    """Date of the trial, ISO 8601."""
+
+
 class EngineFacts(Fact):
     name: str
     version: str
     usable: bool
     flags: dict[str, bool] = Field(default_factory=dict)
     probe: Verdict
+    capabilities: tuple[Capability, ...] = ()
+
+    def can(self, name: str) -> bool:
+        return any(c.name == name and c.verdict == "ok" for c in self.capabilities)
 
 
 class Rates(Fact):
@@ -72,9 +120,53 @@ class Rates(Fact):
     roofline_fraction: float | None = None
     """Decode bandwidth (weights read per second) over measured memory bandwidth."""
     threads: int = Field(default=1, ge=1)
-    kv_type: Literal["f16", "q8_0"] = "q8_0"
+    kv_type: KvType = "q8_0"
     busy_fraction: float | None = None
     """CPU time that other programs took right before: with much of it, the rates are too low."""
+
+
+class KernelRates(Fact):
+    """How fast weights of one type are applied with so many threads, in weights (multiply-adds) a second.
+
+    `token_elem_s`: one token at a time (bound by memory); `chunk_elem_s`: a whole prompt chunk (bound by arithmetic),
+    counted as weights x tokens.
+    """
+
+    type: str
+    """ggml's name of the tensor type: `Q4_0`, `Q6_K`, `F16`."""
+    threads: int = Field(ge=1)
+    token_elem_s: float = Field(gt=0)
+    chunk_elem_s: float = Field(gt=0)
+
+
+class Overheads(Fact):
+    """What evaluating costs beside applying weights, with so many threads."""
+
+    threads: int = Field(ge=1)
+    layer_s: float = Field(ge=0)
+    """Seconds a layer takes in every batch, however small."""
+    attention_token_elem_s: float = Field(gt=0)
+    """Cached positions x attention width (heads x head size) a second for one token, in one layer."""
+    attention_chunk_elem_s: float = Field(gt=0)
+    """The same for prompt chunks: tokens x positions x width a second."""
+
+
+class Kernels(Fact):
+    """The machine's arithmetic, measured on small synthetic models: every decoder's speed follows from it."""
+
+    chunk_tokens: int
+    rates: tuple[KernelRates, ...]
+    overheads: tuple[Overheads, ...]
+    kv_type: KvType = "q8_0"
+    steady_fraction: float | None = None
+    """Rate after sustained load over burst rate; None: not measured."""
+    at: str = ""
+    """Date of the measurement, ISO 8601."""
+
+    @property
+    def threads(self) -> tuple[int, ...]:
+        """Thread counts measured, rising."""
+        return tuple(sorted({r.threads for r in self.rates}))
 
 
 class Profile(Fact):
@@ -92,6 +184,7 @@ class Profile(Fact):
     storage: Storage
     engines: tuple[EngineFacts, ...] = ()
     rates: dict[str, Rates] = Field(default_factory=dict)
+    kernels: Kernels | None = None
     gaps: dict[str, str] = Field(default_factory=dict)
     """Facts that could not be read or measured, and why: `absent…`, `denied`, `malformed…`, `unreadable…`."""
 

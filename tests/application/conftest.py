@@ -132,7 +132,15 @@ class Scripted:
 
     def models(self) -> list[ModelCard]:
         shape = Architecture(
-            family="llama", layers=30, width=576, heads=9, kv_heads=3, head_dim=64, vocab=49152, context_tokens=8192
+            family="llama",
+            layers=30,
+            width=576,
+            ffn=1536,
+            heads=9,
+            kv_heads=3,
+            head_dim=64,
+            vocab=49152,
+            context_tokens=8192,
         )
         file = Variant(name="Q4_1", file="smollm2.gguf", source=QuantizedSource(kind="quantized", variant="F16"))
         return [

@@ -49,7 +49,7 @@ def tiny_card(tiny_gguf: bytes) -> ModelCard:
         source="made by this test",
         parameters=160,
         architecture=Architecture(
-            family="llama", layers=1, width=32, heads=2, kv_heads=1, head_dim=16, vocab=4, context_tokens=64
+            family="llama", layers=1, width=32, ffn=85, heads=2, kv_heads=1, head_dim=16, vocab=4, context_tokens=64
         ),
         variants=(
             Variant(name="F32", file="tiny.gguf", source=source, bytes=len(tiny_gguf), sha256=sha256),

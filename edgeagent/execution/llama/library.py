@@ -5,7 +5,7 @@ import functools
 import importlib
 from types import ModuleType
 
-KV_TYPES = {"f16": 1, "q8_0": 8}
+KV_TYPES = {"f16": 1, "q4_0": 2, "q8_0": 8}
 """ggml type numbers of the cache types we use (ggml.h, `enum ggml_type`)."""
 
 _kept: list[object] = []  # ctypes callbacks live only as long as Python refers to them

@@ -1,29 +1,16 @@
-"""`edgeagent models`: what models there are, what is here, what fits, and how to get or make more."""
+"""`edgeagent models list` and `show`: what models there are, what is here, and what fits this machine."""
 
-import asyncio
-import json
 from collections.abc import Mapping
 
 import click
 
 from edgeagent import daemon
-from edgeagent.cli.progress import show_progress
+from edgeagent.cli.models.group import JsonObject, as_json_option, models, print_facts
 from edgeagent.core.cards import ModelCard, QuantizedSource, Variant
 from edgeagent.core.errors import EdgeAgentError, ModelFileError
-from edgeagent.execution.supervisor import Worker
-from edgeagent.model.quantize import quantize
 from edgeagent.model.select import Row, judge, select
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.settings import Settings, load_settings
-
-JsonObject = dict[str, object]
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-variant_option = click.option("--variant", help="One variant (a quantisation) instead of the card's first.")
-
-
-@click.group()
-def models() -> None:
-    """Models: list, show, pull, quantize, rm."""
 
 
 @models.command("list")
@@ -33,7 +20,7 @@ def list_models(as_json: bool) -> None:
     settings = load_settings()
     store = daemon.model_store(settings)
     facts = [_model_facts(settings, store, card) for card in store.registry.cards]
-    _print({"folder": str(store.folder), "models": facts}, as_json, _table(facts))
+    print_facts({"folder": str(store.folder), "models": facts}, as_json, _table(facts))
 
 
 @models.command("show")
@@ -46,42 +33,7 @@ def show_model(model_id: str, as_json: bool) -> None:
     card = store.registry.card(model_id)
     facts = card.model_dump(mode="json", exclude={"variants"}) | _model_facts(settings, store, card)
     lines = [f"{key}: {value}" for key, value in facts.items() if key != "variants" and value not in ("", None)]
-    _print(facts, as_json, "\n".join([*lines, _table([facts])]))
-
-
-@models.command("pull")
-@click.argument("model_id", metavar="ID")
-@variant_option
-@as_json_option
-def pull_model(model_id: str, variant: str | None, as_json: bool) -> None:
-    """Fetch a variant, check it, and keep it for offline use."""
-    store = daemon.model_store(load_settings())
-    with show_progress(f"fetching {model_id}") as on_progress:
-        stored = asyncio.run(store.ensure(model_id, variant, on_progress))
-    _print(_stored_facts(stored), as_json, f"{stored.card.id} {stored.variant.name} is here: {stored.path}")
-
-
-@models.command("quantize")
-@click.argument("model_id", metavar="ID")
-@click.argument("type_", metavar="TYPE")
-@as_json_option
-def quantize_model(model_id: str, type_: str, as_json: bool) -> None:
-    """Make a smaller variant (Q8_0, Q4_0, Q3_K_M, Q2_K) on this machine."""
-    settings = load_settings()
-    store, threads = daemon.model_store(settings), daemon.engine_threads(settings)
-    stored = asyncio.run(quantize(store, model_id, type_, lambda: Worker.spawn("llama"), threads))
-    _print(_stored_facts(stored), as_json, f"{stored.card.id} {stored.variant.name} is made: {stored.path}")
-
-
-@models.command("rm")
-@click.argument("model_id", metavar="ID")
-@variant_option
-@as_json_option
-def remove_model(model_id: str, variant: str | None, as_json: bool) -> None:
-    """Delete a model's files, or those of one variant."""
-    freed = asyncio.run(daemon.model_store(load_settings()).remove(model_id, variant))
-    facts: JsonObject = {"id": model_id, "variant": variant, "freed_bytes": freed}
-    _print(facts, as_json, f"{model_id}: {freed / 1e6:.1f} MB freed")
+    print_facts(facts, as_json, "\n".join([*lines, _table([facts])]))
 
 
 def _model_facts(settings: Settings, store: ModelStore, card: ModelCard) -> JsonObject:
@@ -147,21 +99,6 @@ def _variant_facts(
         "rejected": row.rejected if row else None,
         "chosen": is_chosen,
     }
-
-
-def _stored_facts(stored: StoredVariant) -> JsonObject:
-    return {
-        "id": stored.card.id,
-        "variant": stored.variant.name,
-        "path": str(stored.path),
-        "bytes": stored.bytes,
-        "sha256": stored.sha256,
-        "companions": {name: str(path) for name, path in stored.companions.items()},
-    }
-
-
-def _print(facts: JsonObject, as_json: bool, text: str) -> None:
-    click.echo(json.dumps(facts) if as_json else text)
 
 
 def _table(facts: list[JsonObject]) -> str:

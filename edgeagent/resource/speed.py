@@ -1,0 +1,102 @@
+"""Predicts how fast any decoder runs here, from its shape and this machine's measured kernels. Pure arithmetic.
+
+A batch of `n` tokens costs, in each layer, a fixed overhead, its weights applied `n` times, and attention over the
+positions before it; the output head is applied once, to the last token. One token at a time is bound by memory, a
+prompt chunk by arithmetic (the roofline model: Williams et al., CACM 52(4), 2009); each regime is measured.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgeagent.core.hardware import KernelRates, Kernels, Overheads
+
+Elements = Mapping[str, int]
+"""Weights by ggml tensor type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one variant asks of a machine for every token.
+
+    `layers`: weights applied to a token over all layers (of experts, the used ones only). `head`: the output head's.
+    """
+
+    num_layers: int
+    layers: Elements
+    head: Elements
+    attention_width: int
+    """heads x head size."""
+    window_layers: int = 0
+    """Layers that attend to the last `window` positions only."""
+    window: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """CPU time allowed: `cores` x `period_s` in every period (cgroup bandwidth control)."""
+
+    cores: float
+    period_s: float = 0.1
+
+
+def prefill_s(
+    load: Load, kernels: Kernels, threads: int, tokens: int, *, past: int = 0, quota: Quota | None = None
+) -> float:
+    """Seconds to evaluate `tokens` of a prompt behind `past` cached ones, in chunks of `kernels.chunk_tokens`."""
+    chunk, total = kernels.chunk_tokens, 0.0
+    for start in range(0, tokens, chunk):
+        total += batch_s(load, kernels, threads, min(chunk, tokens - start), past + start)
+    return throttled_s(total, threads, quota)
+
+
+def decode_s(load: Load, kernels: Kernels, threads: int, context: int, *, quota: Quota | None = None) -> float:
+    """Seconds for one more token behind `context` cached ones."""
+    return throttled_s(batch_s(load, kernels, threads, 1, context), threads, quota, is_long=True)
+
+
+def batch_s(load: Load, kernels: Kernels, threads: int, tokens: int, past: int) -> float:
+    """Seconds for one batch; between one token and a whole chunk, weights are interpolated linearly."""
+    share = (tokens - 1) / max(1, kernels.chunk_tokens - 1)
+    single = sum(n / _rates(kernels, kind, threads).token_elem_s for kind, n in load.layers.items())
+    whole = sum(n / _rates(kernels, kind, threads).chunk_elem_s for kind, n in load.layers.items())
+    weights = (1 - share) * single + share * whole * kernels.chunk_tokens
+    head = sum(n / _rates(kernels, kind, threads).token_elem_s for kind, n in load.head.items())
+    overheads = _overheads(kernels, threads)
+    return weights + head + load.num_layers * overheads.layer_s + _attention_s(load, overheads, tokens, past)
+
+
+def throttled_s(busy_s: float, threads: int, quota: Quota | None, *, is_long: bool = False) -> float:
+    """How long work takes that would take `busy_s` unhindered: each period, threads run until the quota is spent.
+
+    A short piece of work may start on a fresh quota; a long one (`is_long`: part of a stream) never gains from that.
+    """
+    if quota is None or quota.cores >= threads:
+        return busy_s
+    burst_s = quota.cores * quota.period_s / threads
+    if is_long:
+        return busy_s * threads / quota.cores
+    periods, rest_s = divmod(busy_s, burst_s)
+    return periods * quota.period_s + rest_s
+
+
+def _attention_s(load: Load, overheads: Overheads, tokens: int, past: int) -> float:
+    rate = overheads.attention_token_elem_s if tokens == 1 else overheads.attention_chunk_elem_s
+    reach = past + (tokens + 1) / 2
+    window = min(reach, load.window) if load.window_layers else 0
+    positions = (load.num_layers - load.window_layers) * reach + load.window_layers * window
+    return tokens * positions * load.attention_width / rate
+
+
+def _rates(kernels: Kernels, kind: str, threads: int) -> KernelRates:
+    """The rates of this type. Raises ValueError when it was not measured with so many threads."""
+    for rates in kernels.rates:
+        if rates.type == kind and rates.threads == threads:
+            return rates
+    raise ValueError(f"type {kind} was not measured with {threads} threads; refresh the profile")
+
+
+def _overheads(kernels: Kernels, threads: int) -> Overheads:
+    for overheads in kernels.overheads:
+        if overheads.threads == threads:
+            return overheads
+    raise ValueError(f"overheads were not measured with {threads} threads; refresh the profile")
