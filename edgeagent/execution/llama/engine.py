@@ -1,5 +1,6 @@
 """The llama.cpp engine of a worker: operations answered at once, and a queue of jobs done step by step."""
 
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ from edgeagent.execution.llama import jobs, prompt
 from edgeagent.execution.llama.context import Context, ContextSettings
 from edgeagent.execution.llama.library import engine_version, system_info
 from edgeagent.execution.llama.model import Model
+from edgeagent.execution.llama.pace import Pace
 from edgeagent.execution.llama.quantize import quantize
 from edgeagent.execution.worker import Request
 
@@ -24,6 +26,7 @@ class LlamaEngine:
     def __init__(self) -> None:
         self._context: Context | None = None
         self._queue: deque[tuple[Request, jobs.Steps]] = deque()
+        self._pace = Pace()
 
     @property
     def is_busy(self) -> bool:
@@ -47,6 +50,12 @@ class LlamaEngine:
                 p = request.params
                 quantize(str(p["source"]), str(p["target"]), str(p["kind"]), int(p["threads"]))
                 request.reply()
+            case "set_threads":
+                self._loaded().set_threads(int(request.params["threads"]))
+                request.reply()
+            case "set_duty":
+                self._pace.set_duty(float(request.params["duty"]))
+                request.reply()
             case "splice":
                 jobs.splice(self._loaded(), request)
             case "version":
@@ -55,8 +64,11 @@ class LlamaEngine:
                 raise EngineError(f"the llama engine has no operation '{request.op}'")
 
     def step(self) -> None:
-        """One unit of work of the oldest job."""
+        """One unit of work of the oldest job, or of the rest that earlier ones owe (measuring never rests)."""
         request, steps = self._queue[0]
+        if request.op != "bench" and self._pace.rested():
+            return
+        started = time.perf_counter()
         try:
             next(steps)
         except StopIteration:
@@ -64,6 +76,7 @@ class LlamaEngine:
         except EdgeAgentError as error:
             self._queue.popleft()
             request.fail(error)
+        self._pace.worked(time.perf_counter() - started)
 
     def cancel(self, request_id: int) -> None:
         for entry in [e for e in self._queue if e[0].id == request_id]:
