@@ -20,6 +20,7 @@ from edgeagent.core.cards import ModelCard
 from edgeagent.core.chat import ChatRequest
 from edgeagent.core.errors import MemoryStoreError, PeerLostError
 from edgeagent.core.events import Event
+from edgeagent.core.governor import Levers
 from edgeagent.core.hardware import Profile, Rates
 from edgeagent.core.memory import MemoryHit
 from edgeagent.core.plan import Decision, PlanQuery
@@ -29,13 +30,22 @@ from edgeagent.execution.transport.mqtt import LastWill, MqttTransport, parse_ad
 from edgeagent.model.fetch import SourceFetcher
 from edgeagent.model.fetch_url import UrlFetcher
 from edgeagent.model.fetch_wheel import WheelFetcher
+from edgeagent.model.governing import Governing
 from edgeagent.model.pool import ModelPool
+from edgeagent.model.power_mode import switch_mode
 from edgeagent.model.registry import Registry
 from edgeagent.model.select import Limits
 from edgeagent.model.store import ModelStore
+from edgeagent.resource.boards import load_boards, match_board
 from edgeagent.resource.calibration import Instruments
 from edgeagent.resource.capability import ProbeModel
+from edgeagent.resource.governor import GovernorLimits
+from edgeagent.resource.heat import HeatLimits
+from edgeagent.resource.pressure import PressureLimits
+from edgeagent.resource.probes.board import read_board
+from edgeagent.resource.probes.sysroot import Sysroot
 from edgeagent.resource.profile import Places, ensure_profile
+from edgeagent.resource.sensors import Sensors
 from edgeagent.settings import Settings
 from edgeagent.wire.topics import Topics
 
@@ -118,6 +128,29 @@ def device_id(settings: Settings) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(made, encoding="ascii")
     return made
+
+
+def governor_limits(settings: Settings) -> GovernorLimits:
+    config = settings.config.governor
+    return GovernorLimits(
+        HeatLimits(margin_c=config.margin_c),
+        PressureLimits(
+            available_part=config.available_part,
+            pressure_percent=config.pressure_percent,
+            battery_low_percent=config.battery_low_percent,
+            battery_critical_percent=config.battery_critical_percent,
+        ),
+        saves_energy=settings.config.policy.objective == "energy",
+    )
+
+
+def sensors(settings: Settings, root: Sysroot | None = None) -> Sensors:
+    """What the governor reads, of this machine. Raises ConfigError (board files)."""
+    root = root or Sysroot()
+    board = match_board(load_boards(settings.paths.boards), read_board(root), os.uname().machine)
+    limit = board.thermal.throttle_c.value if board and board.thermal.throttle_c else None
+    set_c = settings.config.governor.throttle_c or None
+    return Sensors(root, time.monotonic, throttle_c=set_c, board_throttle_c=limit, own_pid=os.getpid())
 
 
 def embedder(settings: Settings, store: ModelStore) -> OnnxEmbedder:
@@ -207,7 +240,19 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
     store = model_store(settings)
     encoder = embedder(settings, store)
     pool = ModelPool(
-        store, config.engine, lambda model: _profile_with(settings, model), lambda: selection_limits(settings)
+        store,
+        config.engine,
+        lambda model: _profile_with(settings, model),
+        lambda: governing.narrowed(selection_limits(settings)),
+    )
+    governing = Governing(
+        config.governor,
+        governor_limits(settings),
+        sensors(settings),
+        pool,
+        usual=Levers(config.engine.kv_type, config.models.context_tokens),
+        cores=len(os.sched_getaffinity(0)),
+        switch_mode=(lambda mode: switch_mode(Sysroot(), mode)) if config.governor.switch_power_mode else None,
     )
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(encoder.close)
@@ -218,6 +263,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
             stack.push_async_callback(memory.close)
         peers = await stack.enter_async_context(_peers(settings, role))
         await stack.enter_async_context(background(pool.unload_idle(), "unload-idle"))
+        await stack.enter_async_context(background(governing.run(), "governor"))
         assistant = Assistant(
             pool,
             Answerer(Surroundings(config.policy, config.models, peers), encoder),
@@ -227,6 +273,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
             tools=config.tools.enabled,
             new_id=lambda: f"call_{secrets.token_hex(8)}",
             now=time.time,
+            governor=governing,
         )
         yield House(settings, store, pool, memory, assistant, peers)
 
