@@ -7,10 +7,11 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Protocol
 
 from edgeagent.core.config import GovernorConfig
 from edgeagent.core.governor import EngineAdvice, Levers
-from edgeagent.model.pool import ModelPool, Resident
+from edgeagent.model.pool import Resident
 from edgeagent.model.select import Limits
 from edgeagent.resource.governor import GovernorLimits, GovernorState, step
 from edgeagent.resource.sensors import Engine, Sensors
@@ -25,6 +26,19 @@ SwitchMode = Callable[[str], Awaitable[str | None]]
 """Switches the board's power mode; returns why it could not."""
 
 
+class Pool(Protocol):
+    """What is governed: see `pool.ModelPool`."""
+
+    on_use: Callable[[], None]
+
+    @property
+    def residents(self) -> list[Resident]: ...
+
+    def smaller(self, resident: Resident) -> int | None: ...
+
+    async def rechoose(self) -> None: ...
+
+
 class Governing:
     """Runs the policy while a model is loaded; asleep, without wake-ups, while none is."""
 
@@ -33,7 +47,7 @@ class Governing:
         config: GovernorConfig,
         limits: GovernorLimits,
         sensors: Sensors,
-        pool: ModelPool,
+        pool: Pool,
         *,
         usual: Levers,
         cores: int,
@@ -52,7 +66,8 @@ class Governing:
         self._may_start.set()
         self._wanted_duty = 1.0
         self._chosen_under = EngineAdvice()
-        self._memory_cap: int | None = None
+        self.memory_cap: int | None = None
+        """What a variant chosen now may take; None: nothing but the usual limits."""
         self._tried_modes: set[str] = set()
         self._told: deque[tuple[float, tuple[str, ...]]] = deque([(0.0, ())], maxlen=MAX_REMEMBERED)
         self.advice = EngineAdvice()
@@ -81,14 +96,14 @@ class Governing:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._may_start.wait(), self._config.max_pause_s)
         if _slow(self.advice) != _slow(self._chosen_under):
-            self._memory_cap = self._cap() if self.advice.smaller_variant else None
+            self.memory_cap = self._cap() if self.advice.smaller_variant else None
             self._chosen_under = self.advice
             await self._pool.rechoose()
 
     def narrowed(self, limits: Limits) -> Limits:
         """The limits that a choice must respect under the advice that requests run with."""
         under = self._chosen_under
-        cap = limits.memory_bytes if self._memory_cap is None else min(limits.memory_bytes, self._memory_cap)
+        cap = limits.memory_bytes if self.memory_cap is None else min(limits.memory_bytes, self.memory_cap)
         context = min(limits.context_tokens, under.context_tokens or limits.context_tokens)
         return replace(limits, memory_bytes=cap, context_tokens=context, kv_type=under.kv_type or limits.kv_type)
 
@@ -107,7 +122,7 @@ class Governing:
     def _levers(self) -> Levers:
         """What requests run with when nothing is wrong, also while something is."""
         resident = self._main()
-        smaller = self._memory_cap is not None or (resident is not None and self._pool.smaller(resident) is not None)
+        smaller = self.memory_cap is not None or (resident is not None and self._pool.smaller(resident) is not None)
         return replace(self._usual, has_smaller_variant=smaller)
 
     def _main(self) -> Resident | None:

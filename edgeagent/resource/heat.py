@@ -25,6 +25,8 @@ RESET_RATIO = 4.0
 GUESSED_RISE_C_S = 0.2
 """Heating rate at full load before one was seen: a bare Raspberry Pi 5's (see docs/governor.md)."""
 RISE_LIMITS_C_S = (0.02, 1.0)
+HOT_START_SHARE = 0.5
+"""Most of the engine at first on a machine that is too hot already, for whatever reason."""
 STEEPER = 1.2
 MIN_SPAN_C = 8.0
 """Degrees between two slopes, below which a line through them says nothing."""
@@ -143,7 +145,8 @@ def _will_pass(now: Trend, target_c: float, busy: float) -> bool:
 
 
 def _engaged(heat: Heat, now: Trend, target_c: float, threads: int) -> Heat:
-    share = min(1.0, max(MIN_SHARE, _first_share(heat, trend(heat.readings, LONG_WINDOW_S) or now, target_c)))
+    ceiling = 1.0 if now.level_c < target_c else HOT_START_SHARE
+    share = min(ceiling, max(MIN_SHARE, _first_share(heat, trend(heat.readings, LONG_WINDOW_S) or now, target_c)))
     # The readings so far rose under full load; they would be taken for an effect of the new share.
     return replace(heat, readings=(), is_held=True, share=share, threads=_fewest(share * threads))
 
