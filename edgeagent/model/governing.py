@@ -84,6 +84,7 @@ class Governing:
                 await asyncio.sleep(self._config.interval_s)
             else:
                 self._awake.clear()
+                self._may_start.set()  # nobody looks any more: a pause would have no end
 
     async def observe(self) -> None:
         """One reading and its consequences."""

@@ -22,6 +22,8 @@ MAX_GAP_S = 30.0
 """Readings further apart say nothing about each other."""
 DUTY_STEP = 0.01
 """Duty is advised this finely: a change below it reaches no worker."""
+OVERRUN_S, OVERRUN_RETURN_C = 60.0, 2.0
+"""Too hot with the least work for so long: requests wait, until it is so far below what is held."""
 MIN_CONTEXT_TOKENS = 1024
 THROTTLED_SHARE = 0.75
 THROTTLED_RETURN_S = 120.0
@@ -43,8 +45,8 @@ class GovernorLimits:
 class GovernorState:
     at_s: float | None = None
     heat: Heat = field(default_factory=Heat)
-    is_overrun: bool = False
-    """Heat rises although the engine does the least."""
+    overrun_since_s: float | None = None
+    """Since when it is too hot although the engine does the least."""
     throttled_at_s: float | None = None
     """When the machine last slowed itself far below its heat limit."""
     memory: MemoryState = field(default_factory=MemoryState)
@@ -76,9 +78,20 @@ def _heat_step(state: GovernorState, now: Conditions, limits: HeatLimits, elapse
         return state
     heat = observe(state.heat, now.at_s, now.temperature_c)
     heat = hold(heat, limits, now.throttle_c, busy=now.busy, threads=now.engine_threads, elapsed_s=elapsed_s)
-    is_least = heat.is_held and heat.share <= MIN_SHARE
-    is_overrun = (is_least and now.temperature_c >= now.throttle_c) or (state.is_overrun and heat.is_held)
-    return replace(state, heat=heat, is_overrun=is_overrun)
+    return replace(state, heat=heat, overrun_since_s=_overrun_since(state, heat, now, limits))
+
+
+def _overrun_since(state: GovernorState, heat: Heat, now: Conditions, limits: HeatLimits) -> float | None:
+    assert now.temperature_c is not None
+    assert now.throttle_c is not None
+    since = state.overrun_since_s
+    if not heat.is_held or now.temperature_c < now.throttle_c - limits.margin_c - OVERRUN_RETURN_C:
+        return None
+    if since is not None and now.at_s - since >= OVERRUN_S:
+        return since
+    if heat.share > MIN_SHARE:
+        return None
+    return now.at_s if since is None and now.temperature_c >= now.throttle_c else since
 
 
 def _advice(state: GovernorState, now: Conditions, levers: Levers, limits: GovernorLimits) -> EngineAdvice:
@@ -115,7 +128,7 @@ def _heat_advice(state: GovernorState, now: Conditions) -> EngineAdvice | None:
     used = heat.threads or now.engine_threads
     share = round(duty(heat, now.engine_threads) / DUTY_STEP) * DUTY_STEP
     told = f"the machine is at {now.temperature_c:.0f} °C and slows down at {now.throttle_c:.0f} °C"
-    if state.is_overrun:
+    if state.overrun_since_s is not None and now.at_s - state.overrun_since_s >= OVERRUN_S:
         why = f"{told} although the engine hardly works; requests wait until it is cooler"
         return EngineAdvice(threads=used, duty=share, pause=True, reasons=(why,))
     part = f"{used} of {now.engine_threads} threads" + ("" if share >= 1 else f", {share:.0%} of the time")

@@ -67,6 +67,15 @@ def test_heat_is_released_far_below_only() -> None:
     assert found[-1] == EngineAdvice()
 
 
+def test_requests_wait_only_when_the_least_work_is_lastingly_too_much() -> None:
+    hot = [replace(WELL, temperature_c=84.0)] * 80
+    found = advise([*hot, *[replace(WELL, temperature_c=82.0 - 0.2 * number) for number in range(60)]])
+    assert not any(advice.pause for advice in found[:20])
+    assert found[79].pause
+    assert "requests wait" in found[79].reasons[0]
+    assert not found[-1].pause
+
+
 def test_throttle_point_that_is_unknown_leaves_heat_alone() -> None:
     assert advise([replace(WELL, temperature_c=99.0, throttle_c=None)] * 20)[-1].is_neutral
 
