@@ -180,7 +180,7 @@ async def measure_steady(bench: RigBench, seconds: float, clock: Clock) -> float
             reply, _ = await worker.call("time", spans=spans, threads=threads)
             rounds.append(statistics.median(reply["seconds"]))
     part = max(1, len(rounds) // 4)
-    return statistics.median(rounds[:part]) / statistics.median(rounds[-part:])
+    return min(1.0, statistics.median(rounds[:part]) / statistics.median(rounds[-part:]))  # above 1 is noise
 
 
 async def _time(bench: RigBench, rig: Rig, *, past: int = 0, batches: Sequence[int] = ()) -> dict[int, BatchTimes]:

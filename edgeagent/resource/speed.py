@@ -79,17 +79,16 @@ def _share(overheads: Overheads, tokens: int, chunk: int) -> float:
 
 
 def throttled_s(busy_s: float, threads: int, quota: Quota | None, *, is_long: bool = False) -> float:
-    """How long work takes that would take `busy_s` unhindered: each period, threads run until the quota is spent.
+    """How long work takes that would take `busy_s` unhindered: in each period, threads run until the quota is spent.
 
-    A short piece of work may start on a fresh quota; a long one (`is_long`: part of a stream) never gains from that.
+    Work that starts after a pause finds a quota that is fresh, on average for half of what a period allows; a part of
+    a stream (`is_long`) does not.
     """
     if quota is None or quota.cores >= threads:
         return busy_s
     burst_s = quota.cores * quota.period_s / threads
-    if is_long:
-        return busy_s * threads / quota.cores
-    periods, rest_s = divmod(busy_s, burst_s)
-    return periods * quota.period_s + rest_s
+    num_pauses = busy_s / burst_s - (0 if is_long else 0.5)
+    return busy_s + max(0.0, num_pauses) * (quota.period_s - burst_s)
 
 
 def attention_s(load: Load, overheads: Overheads, tokens: int, past: int) -> float:
