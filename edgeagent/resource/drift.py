@@ -1,7 +1,7 @@
 """Notices when a machine no longer runs as it was measured: heat, power, a new neighbour, a new kernel. Pure."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 WEIGHT = 0.2
 """Of a new sample in the moving mean."""
@@ -33,17 +33,12 @@ class Drift:
 
     def with_sample(self, sample: Sample) -> "Drift":
         """Takes what the sample can tell; one that tells nothing changes nothing."""
-        drift = self
-        if sample.ttft_s and sample.prompt_tokens >= MIN_PROMPT_TOKENS:
-            drift = drift._with_ratio(sample.ttft_s / sample.predicted_ttft_s)
-        if sample.tpot_s and sample.answer_tokens >= MIN_ANSWER_TOKENS:
-            drift = drift._with_ratio(sample.tpot_s / sample.predicted_tpot_s)
-        return drift
-
-    def _with_ratio(self, ratio: float) -> "Drift":
-        log = math.log(ratio)
-        mean = log if self.num_samples == 0 else (1 - WEIGHT) * self.mean_log + WEIGHT * log
-        return replace(self, mean_log=mean, num_samples=self.num_samples + 1)
+        mean, count = self.mean_log, self.num_samples
+        for ratio in _ratios(sample):
+            log = math.log(ratio)
+            mean = log if count == 0 else (1 - WEIGHT) * mean + WEIGHT * log
+            count += 1
+        return Drift(mean, count)
 
     @property
     def factor(self) -> float:
@@ -53,3 +48,13 @@ class Drift:
     @property
     def is_drifted(self) -> bool:
         return self.num_samples >= MIN_SAMPLES and abs(self.mean_log) > LIMIT
+
+
+def _ratios(sample: Sample) -> list[float]:
+    """Measured against predicted, of whatever was long enough to tell."""
+    ratios: list[float] = []
+    if sample.ttft_s and sample.prompt_tokens >= MIN_PROMPT_TOKENS:
+        ratios.append(sample.ttft_s / sample.predicted_ttft_s)
+    if sample.tpot_s and sample.answer_tokens >= MIN_ANSWER_TOKENS:
+        ratios.append(sample.tpot_s / sample.predicted_tpot_s)
+    return ratios

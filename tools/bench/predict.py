@@ -218,22 +218,21 @@ def publish(
         "memory_error_max": round(max(memory_errors), 4),
         "cells": len(runs),
     }
+    names = sorted({r.variant for r in runs})
     conditions = {
-        "variants": [f"{s.card.id}/{s.variant.name}" for s in stored],
         "threads": sorted({r.threads for r in runs}),
         "prompt_tokens": list(grid.lengths),
         "decode_tokens": DECODE_TOKENS,
         "rounds": grid.rounds,
-        "quota": f"half of the machine, cgroup, period {PERIOD_S:g} s" if grid.half else "none: no control group may be made",
+        "quota": f"half of the machine in periods of {PERIOD_S:g} s" if grid.half else "no control group may be made",
         "errors_without_quota": errors([r for r in runs if not r.has_quota]),
         "errors_with_quota": errors([r for r in runs if r.has_quota]) if grid.half else None,
-        "errors_by_variant": {name: errors([r for r in runs if r.variant == name]) for name in sorted({r.variant for r in runs})},
+        "errors_by_variant": {name: errors([r for r in runs if r.variant == name]) for name in names},
         "memory_cases": len(memory),
         "predicted_from": "the card's shape and file type, and kernels measured on rigs in this run",
         "steady_fraction": grid.kernels.steady_fraction,
-        "took_s": round(took_s, 1),
-    }  # fmt: skip
-    harness.publish("predict", figures, conditions, as_json=bool(getattr(options, "json", False)))
+    }
+    return figures, conditions
 
 
 if __name__ == "__main__":
