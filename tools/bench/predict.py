@@ -21,6 +21,7 @@ import predict_memory
 import quota
 
 from edgeagent import daemon
+from edgeagent.core.cards import KvType
 from edgeagent.core.hardware import Kernels
 from edgeagent.execution.supervisor import Worker
 from edgeagent.model.quantize import quantize
@@ -48,7 +49,8 @@ QUICK_VARIANTS = (VARIANTS[0], VARIANTS[2], VARIANTS[5])
 LENGTHS, QUICK_LENGTHS = (100, 256, 512, 960), (100, 512)
 ROUNDS, QUICK_ROUNDS = 2, 1
 DECODE_TOKENS = 40
-CHUNK, KV_TYPE, CONTEXT = 64, "q8_0", 2048
+CHUNK, CONTEXT = 64, 2048
+KV_TYPE: KvType = "q8_0"
 SETTINGS = EngineSettings(extra_buffers=True, flash_attention=True)
 PERIOD_S = 0.1
 BUDGET_S = 600.0
@@ -196,16 +198,13 @@ def main() -> None:
         asyncio.run(grid.run(each, count, limit))
         harness.progress(f"{each.card.id}/{each.variant.name}, {count} threads, quota {limit}: {grid.runs[-1]}")
     memory = predict_memory.measure(predict_memory.cases(stored, predict_memory.repacked_here()))
-    publish(grid, memory, stored, options, time.monotonic() - started)
+    figures, conditions = report(grid, memory)
+    conditions["took_s"] = round(time.monotonic() - started, 1)
+    harness.publish("predict", figures, conditions, as_json=options.json)
 
 
-def publish(
-    grid: Grid,
-    memory: Sequence[predict_memory.Measured],
-    stored: Sequence[StoredVariant],
-    options: object,
-    took_s: float,
-) -> None:
+def report(grid: Grid, memory: Sequence[predict_memory.Measured]) -> tuple[harness.Json, harness.Json]:
+    """Figures and conditions."""
     runs = grid.runs
     memory_errors = [predict_memory.error_of(m) for m in memory]
     whole = errors(runs)
