@@ -49,7 +49,7 @@ ROCK = Profile(
             name="Rockchip NPU (fdab0000.npu)",
             runtime="rknn",
             usable=False,
-            why="no runtime",
+            why="none",
             driver="RKNPU",
         ),
         Accelerator(kind="gpu", name="amdgpu GPU", runtime="vulkan", usable=True, why="tried", memory_bytes=8 * GIB),
