@@ -9,6 +9,7 @@ from edgeagent.execution.llama.context import Context, ContextSettings
 from edgeagent.execution.llama.library import engine_version, system_info
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.quantize import quantize
+from edgeagent.execution.llama.trial import features, trial
 from edgeagent.execution.worker import Request
 
 JOBS: dict[str, Callable[[Context, Request], jobs.Steps]] = {
@@ -49,6 +50,10 @@ class LlamaEngine:
                 request.reply()
             case "splice":
                 jobs.splice(self._loaded(), request)
+            case "trial":
+                trial(request)
+            case "features":
+                features(request)
             case "version":
                 request.reply(version=engine_version(), system=system_info())
             case _:
