@@ -135,7 +135,8 @@ def _delegation(runtime: ModuleType, delegate: str) -> dict[str, object]:
 
 def _load_error(path: str, delegate: str, error: Exception) -> EngineError | ModelFileError:
     if isinstance(error, SystemError | ImportError):
-        return EngineError(f"this LiteRT does not work with this numpy: {_first_line(error)}; update ai-edge-litert")
+        cause = error.__context__ if isinstance(error.__context__, Exception) else error
+        return EngineError(f"this LiteRT does not work with this numpy: {_first_line(cause)}; update ai-edge-litert")
     if path and not delegate:
         return ModelFileError(f"{path} cannot be loaded: {_first_line(error)}; fetch the model again")
     return EngineError(f"the model cannot be prepared: {_first_line(error)}; try without the delegate")

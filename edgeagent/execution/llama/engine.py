@@ -82,7 +82,8 @@ class LlamaEngine:
 
     def _load(self, request: Request) -> None:
         p = request.params
-        model = Model(str(p["path"]), extra_buffers=bool(p["extra_buffers"]))
+        gpu_layers = int(p.get("gpu_layers", 0))
+        model = Model(str(p["path"]), extra_buffers=bool(p["extra_buffers"]), gpu_layers=gpu_layers)
         self._context = Context(
             model,
             ContextSettings(
@@ -91,6 +92,7 @@ class LlamaEngine:
                 flash_attention=bool(p["flash_attention"]),
                 threads=int(p["threads"]),
                 chunk_tokens=int(p["chunk_tokens"]),
+                offload=gpu_layers > 0,
             ),
         )
         request.reply(
