@@ -46,6 +46,23 @@ def test_mapped_file_and_read_file_are_what_the_kernel_says(model: ProbeModel) -
     assert read.reason.startswith("128 of 128 ")
 
 
+@pytest.mark.long
+def test_extra_buffers_that_this_file_leaves_empty_are_tried_with_a_copy_that_fills_them(model: ProbeModel) -> None:
+    requests: list[Message] = []
+
+    def record(op: str, params: Message) -> Message:
+        requests.append({"op": op, **params})
+        return params
+
+    (judged,) = judge(model, "extra_buffers", spawn=spawn_changed(record))
+    copies = [Path(r["target"]) for r in requests if r["op"] == "quantize"]
+    tried = {Path(r["path"]) for r in requests if r.get("extra_buffers") is True}
+    assert judged.verdict == "ok"
+    assert tried == {model.path, *copies}
+    assert not any(copy.exists() for copy in copies)
+    assert ("Q4_0 copy" in judged.reason) is bool(copies)
+
+
 def test_mapping_that_is_not_done_is_a_failure(model: ProbeModel) -> None:
     def swap(op: str, params: Message) -> Message:
         del op

@@ -4,6 +4,10 @@ The plainest: weights mapped, no extra buffers, no flash attention, an f16 cache
 attention (llama.cpp refuses the values' cache without), so those trials have it on.
 """
 
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
 from edgeagent.execution.channel import Message
 from edgeagent.resource.capability.engine import ProbeModel
 from edgeagent.resource.capability.judging import Judged, Reading, agreement, misreading
@@ -50,6 +54,11 @@ SLACK_BYTES = 2 * 2**30
 A trial may map the file, hold a repacked copy of it, and read or convert as much again; a worker without a model has
 165 MB, each thread 64 MiB of arena and 8 MiB of stack, logits 4 bytes x vocabulary x 128. Measured for the 98 MB of
 SmolLM2 Q4_1: 363 MB with one thread, 501 MB with two."""
+COPY_TYPE = "Q4_0"
+"""llama.cpp repacks it on Arm and on x86; a file of another type may leave the extra buffers empty, and untried."""
+MAX_COPIED_BYTES = 256 * MIB
+NOT_USED = "; none of this file's weights use them"
+
 LOCKED_SHARE = 0.9
 """The tokenizer and the file's header need not stay in memory; the weights have to."""
 
@@ -63,12 +72,20 @@ class LlamaTrials:
     def __init__(self, model: ProbeModel, spawn: SpawnLimited, timeout_s: float = TIMEOUT_S) -> None:
         self._model = model
         self._spawn = spawn
-        self._limits = Limits(timeout_s, address_bytes=FILE_COPIES * model.path.stat().st_size + SLACK_BYTES)
+        self._model_bytes = model.path.stat().st_size
+        self._limits = Limits(timeout_s, address_bytes=FILE_COPIES * self._model_bytes + SLACK_BYTES)
         self._plain: Outcome | None = None
         self._features: Outcome | None = None
 
     async def judge(self, name: str) -> Judged:
         """Never raises for what the worker does."""
+        judged = await self.judge_file(name)
+        if judged.verdict == "ok" and judged.reason.endswith(NOT_USED) and self._model_bytes <= MAX_COPIED_BYTES:
+            return await self._judge_copy(judged)
+        return judged
+
+    async def judge_file(self, name: str) -> Judged:
+        """The verdict with this very file."""
         if absence := await self._absence(name):
             return absence
         if self._plain is None:
@@ -79,6 +96,19 @@ class LlamaTrials:
         if found.reply is None:
             return Judged(found.verdict, found.reason)
         return self._compared(name, self._plain.reply, found.reply)
+
+    async def _judge_copy(self, unused: Judged) -> Judged:
+        """Extra buffers, tried again with a copy in the type that most of them take; `unused` if none can be made."""
+        with tempfile.TemporaryDirectory() as folder:
+            copy = replace(self._model, path=Path(folder) / "copy.gguf")
+            files: dict[str, object] = {"source": str(self._model.path), "target": str(copy.path)}
+            made = await run_trial(
+                ENGINE, "quantize", limits=self._limits, spawn=self._spawn, kind=COPY_TYPE, threads=1, **files
+            )
+            if made.reply is None:
+                return unused
+            again = await LlamaTrials(copy, self._spawn, self._limits.timeout_s).judge_file("extra_buffers")
+        return Judged(again.verdict, f"{again.reason} (with a {COPY_TYPE} copy)")
 
     async def _absence(self, name: str) -> Judged | None:
         """A verdict without a trial: the build has no such thing, or there is no device for it."""
@@ -122,7 +152,7 @@ class LlamaTrials:
             return Judged("ok", f"{total} tokens, {found['nll']:.2f} nats each")
         told = f"{same} of {total} likeliest tokens are those of the plainest settings"
         if name == "extra_buffers" and found["buffers"] == plain["buffers"]:
-            return Judged("ok", f"{told}; none of this file's weights use them")
+            return Judged("ok", told + NOT_USED)
         if name != "gpu_layers":
             return Judged("ok", told)
         devices = self._devices()
