@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeagent.core.cards import ModelCard
+from edgeagent.core.cards import ModelCard, ModelFile
 from edgeagent.core.errors import DownloadError, ModelFileError, ModelNotFoundError
 from edgeagent.model import files
-from edgeagent.model.fetch import Job
+from edgeagent.model.fetch import Facts, Job
 from edgeagent.model.registry import Registry
 from edgeagent.model.store import ModelStore, StoredVariant
 
@@ -23,6 +23,9 @@ class BytesFetcher:
         self.has_begun = asyncio.Event()
         self.may_finish = asyncio.Event()
         self.may_finish.set()
+
+    async def describe(self, file: ModelFile) -> Facts:
+        return Facts(file.bytes, file.sha256)
 
     async def fetch(self, job: Job) -> None:
         self.num_fetches += 1
