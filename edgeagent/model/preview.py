@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from edgeagent.core.cards import ModelCard, ModelFile, Variant, WheelSource
 from edgeagent.model.fetch import Facts
-from edgeagent.model.space import SPARE_DISK_BYTES, Space
+from edgeagent.model.space import Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,8 @@ class Preview:
 
     @property
     def fits_disk(self) -> bool | None:
-        freed = sum(tenant.bytes for tenant in self.space.evictions or ())
-        room = self.space.free_bytes + freed - SPARE_DISK_BYTES - passing_bytes(self.missing)
-        return None if self.needed_bytes is None else self.needed_bytes <= room
+        needed = self.needed_bytes
+        return None if needed is None else self.space.has_disk(needed + passing_bytes(self.missing))
 
     @property
     def fits_quota(self) -> bool | None:

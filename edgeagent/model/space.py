@@ -16,6 +16,8 @@ SPARE_DISK_BYTES = 64 * 2**20
 
 log = logging.getLogger(__name__)
 
+Spare = tuple[ModelCard, Variant]
+
 
 @dataclass(frozen=True, slots=True)
 class Space:
@@ -25,6 +27,11 @@ class Space:
     used_bytes: int
     quota_bytes: int
     evictions: tuple[Tenant, ...] | None
+
+    def has_disk(self, needed: int) -> bool:
+        """Whether `needed` more bytes fit the disk and leave some, after the evictions."""
+        freed = sum(tenant.bytes for tenant in self.evictions or ())
+        return needed + SPARE_DISK_BYTES <= self.free_bytes + freed
 
 
 class ModelFolder:
@@ -57,7 +64,7 @@ class ModelFolder:
         there = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         return shutil.disk_usage(there).free
 
-    def look(self, needed: int, spare: Variant | None = None) -> Space:
+    def look(self, needed: int, spare: Spare | None = None) -> Space:
         """What `needed` more bytes would take, without doing it; `spare` never goes."""
         used = sum(_bytes_below(self.folder))
         excess = used + needed - self._quota.limit_bytes
@@ -70,12 +77,12 @@ class ModelFolder:
     def make_room(
         self, card: ModelCard, needed: int, spare: Variant | None = None, passing: int = 0
     ) -> tuple[Tenant, ...]:
-        """Evict until `needed` more bytes fit the quota; call with the card's model locked. `spare` never goes.
+        """Evict until `needed` more bytes fit the quota; call with the card's model locked.
 
-        `passing` bytes more are needed on the disk meanwhile. Returns what went. Raises DownloadError, before
-        anything went, when the quota cannot be kept or the disk is too full.
+        Its variant `spare` never goes. `passing` bytes more are needed on the disk meanwhile. Returns what went.
+        Raises DownloadError, before anything went, when the quota cannot be kept or the disk is too full.
         """
-        space = self.look(needed, spare)
+        space = self.look(needed, (card, spare) if spare else None)
         if space.evictions is None:
             have = f"{space.used_bytes / 1e6:.0f} MB are in {self.folder}, {needed / 1e6:.0f} MB more are needed"
             limit = f"models.quota_bytes is {space.quota_bytes / 1e6:.0f} MB"
@@ -128,11 +135,11 @@ class ModelFolder:
         for left in (partial, files.validator(partial), files.unfinished_sidecar(self.path(card, file))):
             _unlink(left)
 
-    def _tenants(self, spare: Variant | None) -> Iterator[Tenant]:
+    def _tenants(self, spare: Spare | None) -> Iterator[Tenant]:
         for card in self._cards:
             for variant in card.variants:
                 path = self.path(card, variant)
-                if variant != spare and path.is_file() and files.recall(path):
+                if (card, variant) != spare and path.is_file() and files.recall(path):
                     size = sum(_size(self.path(card, file)) for file in _owned(card, (variant,)))
                     with locks.unused(path) as is_unused:
                         yield Tenant(card.id, variant.name, size, files.used_at(path), not is_unused)

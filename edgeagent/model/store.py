@@ -112,7 +112,7 @@ class ModelStore:
         if await asyncio.to_thread(self.find, model_id, variant) is None:
             _require_fetched(card, wanted)
         missing = await self._missing(card, wanted, repin=repin)
-        space = await asyncio.to_thread(self.space.look, needed_bytes(missing) or 0, wanted)
+        space = await asyncio.to_thread(self.space.look, needed_bytes(missing) or 0, (card, wanted))
         return Preview(card, wanted, missing, space)
 
     async def remove(self, model_id: str, variant: str | None = None) -> int:
