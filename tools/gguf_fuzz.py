@@ -3,10 +3,12 @@
     tools/gguf_fuzz.py [--json] [--cases N] [--seed S] [--file MODEL.gguf]
 
 With `--file`, a part of the cases are made from that file's own header, as if the rest of it were zeros. The times are
-CPU time of this process. Exit status 1: a case raised something else than ModelFileError, or took too long.
+CPU time of this process, of a slow case the best of three. Exit status 1: a case raised something else than
+ModelFileError, or took too long.
 """
 
 import argparse
+import contextlib
 import functools
 import io
 import json
@@ -178,6 +180,13 @@ class Tally:
     unexpected: list[str] = field(default_factory=list)
 
     def judge(self, case: str, file: BinaryIO) -> None:
+        took = self._judge_once(case, file)
+        if took >= LIMIT_S:  # a busy machine's caches count as this process' time: the best of three says what it costs
+            took = min(took, *(_cpu_s(file) for _ in range(2)))
+        self.over_limit += took >= LIMIT_S
+        self.worst_s, self.total_s = max(self.worst_s, took), self.total_s + took
+
+    def _judge_once(self, case: str, file: BinaryIO) -> float:
         began = time.process_time()
         try:
             read_header(file, "case")
@@ -187,9 +196,14 @@ class Tally:
             self.unexpected.append(f"{case}: {type(error).__name__}: {error}")
         else:
             self.accepted += 1
-        took = time.process_time() - began
-        self.over_limit += took >= LIMIT_S
-        self.worst_s, self.total_s = max(self.worst_s, took), self.total_s + took
+        return time.process_time() - began
+
+
+def _cpu_s(file: BinaryIO) -> float:
+    began = time.process_time()
+    with contextlib.suppress(ModelFileError):
+        read_header(file, "case")
+    return time.process_time() - began
 
 
 def run(cases: int, seed: int, real: Path | None) -> Tally:
