@@ -35,7 +35,7 @@ class Mark:
 
     def write(self, path: Path) -> None:
         if self.sha256 or self.tag:
-            path.write_text(f"{self.sha256}\n{self.tag}", encoding="latin-1")
+            path.write_text(f"{self.sha256}\n{self.tag}", encoding="latin-1", errors="replace")
         else:
             path.unlink(missing_ok=True)
 
