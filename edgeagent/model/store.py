@@ -6,7 +6,7 @@ import errno
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeagent.core.cards import HubSource, ModelCard, ModelFile, PrunedSource, QuantizedSource, Variant, WheelSource
@@ -113,7 +113,7 @@ class ModelStore:
             _require_fetched(card, wanted)
         missing = await self._missing(card, wanted, repin=repin)
         space = await asyncio.to_thread(self.space.look, needed_bytes(missing) or 0, (card, wanted))
-        return Preview(card, wanted, missing, space)
+        return Preview(card, wanted, missing, space if missing else replace(space, evictions=()))
 
     async def remove(self, model_id: str, variant: str | None = None) -> int:
         """Delete one variant's files, or for None all of the model's. Returns the bytes freed."""

@@ -147,6 +147,14 @@ def test_preview_names_what_would_go_and_removes_nothing(
     assert names_here(store) == {"main A", "main B", "other A", "other B"}
 
 
+def test_variant_that_is_here_takes_nothing_from_a_quota_lowered_since(
+    tmp_path: Path, hub: str, cards: list[ModelCard], world: World
+) -> None:
+    full_store(tmp_path, hub, cards, world)
+    preview = asyncio.run(hub_store(tmp_path, hub, *cards, quota=Quota(1)).preview("main", "A"))
+    assert (preview.missing, preview.needed_bytes, preview.space.evictions) == ((), 0, ())
+
+
 def test_evicted_variant_keeps_its_pin(tmp_path: Path, hub: str, cards: list[ModelCard], world: World) -> None:
     store = full_store(tmp_path, hub, cards, world)
     asyncio.run(store.pull("new"))
