@@ -11,6 +11,7 @@ from edgeagent.core.cards import ModelCard, ModelFile, Variant
 from edgeagent.core.errors import DownloadError
 from edgeagent.model import files, locks
 from edgeagent.model.quota import Quota, Tenant, choose_evictions
+from edgeagent.model.registry import Registry
 
 SPARE_DISK_BYTES = 64 * 2**20
 
@@ -37,9 +38,9 @@ class Space:
 class ModelFolder:
     """The folder of all models: `<folder>/<model id>/<file>`, with partial files below `.partial`."""
 
-    def __init__(self, folder: Path, cards: Iterable[ModelCard], quota: Quota) -> None:
+    def __init__(self, folder: Path, registry: Registry, quota: Quota) -> None:
         self.folder = folder
-        self._cards = tuple(cards)
+        self._registry = registry
         self._quota = quota
 
     @property
@@ -94,9 +95,7 @@ class ModelFolder:
         return space.evictions
 
     def _evict(self, tenant: Tenant, locked: ModelCard) -> None:
-        card = next(card for card in self._cards if card.id == tenant.model)
-        variant = card.variant(tenant.variant)
-        assert variant is not None  # a tenant is a variant of a card
+        card, variant = self._registry.variant(tenant.model, tenant.variant)
         if card.id == locked.id:
             is_gone = self._remove_unused(card, variant)
         else:
@@ -136,7 +135,7 @@ class ModelFolder:
             _unlink(left)
 
     def _tenants(self, spare: Spare | None) -> Iterator[Tenant]:
-        for card in self._cards:
+        for card in self._registry.cards:
             for variant in card.variants:
                 path = self.path(card, variant)
                 if (card, variant) != spare and path.is_file() and files.recall(path):

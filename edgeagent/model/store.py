@@ -55,7 +55,7 @@ class ModelStore:
         self.folder = folder
         self.registry = registry
         self._fetcher = fetcher
-        self.space = ModelFolder(folder, registry.cards, quota)
+        self.space = ModelFolder(folder, registry, quota)
         self.path = self.space.path
         self.partial = self.space.partial
         self.require_disk = self.space.require_disk
