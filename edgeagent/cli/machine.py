@@ -119,6 +119,7 @@ def _kernels(kernels: Kernels | None) -> Iterator[Line]:
 
 def _rates(rates: Rates) -> str:
     share = f", {rates.roofline_fraction:.0%} of memory bandwidth" if rates.roofline_fraction else ""
+    share += f", {rates.compute_fraction:.0%} of the arithmetic peak" if rates.compute_fraction else ""
     speeds = f"prefill {rates.prefill_tok_s:.0f} tok/s, decode {rates.decode_tok_s:.1f} tok/s"
     return f"{speeds} with {rates.threads} threads and a {rates.kv_type} cache{share}"
 
