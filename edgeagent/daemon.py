@@ -31,11 +31,8 @@ from edgeagent.model.fetch_hub import HubFetcher
 from edgeagent.model.fetch_url import UrlFetcher
 from edgeagent.model.fetch_wheel import WheelFetcher
 from edgeagent.model.pool import ModelPool
-<<<<<<< HEAD
-from edgeagent.model.recipe import load_of
-=======
 from edgeagent.model.quota import Quota
->>>>>>> store
+from edgeagent.model.recipe import load_of
 from edgeagent.model.registry import Registry
 from edgeagent.model.select import Limits
 from edgeagent.model.store import ModelStore
