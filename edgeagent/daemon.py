@@ -35,7 +35,7 @@ from edgeagent.model.select import Limits
 from edgeagent.model.store import ModelStore
 from edgeagent.resource.calibration import Instruments
 from edgeagent.resource.capability import ProbeModel
-from edgeagent.resource.profile import Places, ensure_profile
+from edgeagent.resource.profile import Effort, Places, ensure_profile
 from edgeagent.settings import Settings
 from edgeagent.wire.topics import Topics
 
@@ -86,16 +86,21 @@ def engine_threads(settings: Settings) -> int:
     return settings.config.engine.threads or len(os.sched_getaffinity(0))
 
 
-async def profile(settings: Settings, *, refresh: bool = False) -> Profile:
+async def profile(settings: Settings, *, refresh: bool = False, effort: Effort | None = None) -> Profile:
     """This machine's profile, measured with the default model if its file is here.
 
     Raises ConfigError, ModelNotFoundError (unknown default), ModelFileError (its file is bad).
     """
-    return await _profile_with(settings, probe_model(settings), refresh=refresh)
+    return await _profile_with(settings, probe_model(settings), refresh=refresh, effort=effort)
 
 
-async def _profile_with(settings: Settings, model: ProbeModel | None, *, refresh: bool = False) -> Profile:
-    return await ensure_profile(places(settings), model, refresh=refresh, instruments=Instruments(time.monotonic))
+async def _profile_with(
+    settings: Settings, model: ProbeModel | None, *, refresh: bool = False, effort: Effort | None = None
+) -> Profile:
+    instruments = Instruments(time.monotonic)
+    return await ensure_profile(
+        places(settings), model, refresh=refresh, instruments=instruments, effort=effort or Effort()
+    )
 
 
 def probe_model(settings: Settings) -> ProbeModel | None:
@@ -167,7 +172,9 @@ class House:
     def models(self) -> list[ModelCard]:
         default = self.settings.config.models.default
         offered = self._peer_models()
-        cards = [c for c in self.store.registry.cards if c.kind != "embedding" and (c.id in offered or self.has(c.id))]
+        cards = [
+            c for c in self.store.registry.cards if c.architecture is not None and (c.id in offered or self.has(c.id))
+        ]
         return sorted(cards, key=lambda card: card.id != default)
 
     def has(self, model_id: str) -> bool:
