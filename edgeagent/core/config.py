@@ -57,6 +57,12 @@ class ModelsConfig(Section):
     context_tokens: Annotated[int, Field(ge=256)] = 4096
     latency_target_s: Annotated[float, Field(gt=0)] = 10.0
     """Time to first token a variant should reach on a 1,000-token prompt."""
+    hub_url: Annotated[str, Field(pattern=r"^https?://[^/?#\s]+[^?#\s]*$")] = "https://huggingface.co"
+    """Where files of Hugging Face repositories are fetched; `HF_ENDPOINT` when neither file nor variable set it."""
+    hub_token: str = ""
+    """Opens repositories with a licence gate; `HF_TOKEN` when neither file nor variable set it."""
+    quota_bytes: Annotated[int, Field(ge=0)] = 0
+    """0: as much as the disk has."""
 
 
 class EngineConfig(Section):

@@ -90,11 +90,14 @@ class Verdict(Fact):
     """The settings that are safe to use after this probe."""
 
 
+CapabilityVerdict = Literal["ok", "crashed", "hung", "failed", "absent"]
+
+
 class Capability(Fact):
     """One thing an engine might do here (`kv_q4_0`, `mlock`, `CUDAExecutionProvider`), tried in a child process."""
 
     name: str
-    verdict: Literal["ok", "crashed", "hung", "failed", "absent"]
+    verdict: CapabilityVerdict
     reason: str
     at: str
     """Date of the trial, ISO 8601."""
@@ -119,6 +122,8 @@ class Rates(Fact):
     decode_tok_s: float = Field(gt=0)
     roofline_fraction: float | None = None
     """Decode bandwidth (weights read per second) over measured memory bandwidth."""
+    compute_fraction: float | None = None
+    """Prefill arithmetic (two operations a weight and token) over the machine's highest measured rate."""
     threads: int = Field(default=1, ge=1)
     kv_type: KvType = "q8_0"
     busy_fraction: float | None = None

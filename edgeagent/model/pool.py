@@ -10,6 +10,7 @@ from edgeagent.core.config import EngineConfig
 from edgeagent.core.errors import EngineError, ModelNotFoundError
 from edgeagent.core.hardware import Profile, Rates
 from edgeagent.execution.local import LoadSettings, LocalModel
+from edgeagent.model.locks import Hold
 from edgeagent.model.select import Limits, Selection, predict_memory, select
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.capability import ENGINE, ProbeModel
@@ -31,6 +32,8 @@ class Resident:
     memory_bytes: int
     local: LocalModel
     used_at: float
+    hold: Hold | None = None
+    """Keeps the file from eviction by any process."""
 
 
 class ModelPool:
@@ -83,6 +86,8 @@ class ModelPool:
     async def close(self) -> None:
         for resident in self.residents:
             await resident.local.close()
+            if resident.hold:
+                resident.hold.close()
 
     def _stored(self, model_id: str) -> list[StoredVariant]:
         card = self._store.registry.card(model_id)
@@ -103,6 +108,7 @@ class ModelPool:
         resident = self._resident(chosen, selection, await self._read_profile(probe), key, limits)
         if self._config.threads:
             await self._measure(resident)
+        resident.hold = self._store.hold(chosen)
         return resident
 
     async def _measure(self, resident: Resident) -> None:

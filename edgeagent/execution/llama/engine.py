@@ -10,6 +10,7 @@ from edgeagent.execution.llama.library import engine_version, system_info
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.quantize import quantize
 from edgeagent.execution.llama.rig import shape_of, write_rig
+from edgeagent.execution.llama.trial import features, trial
 from edgeagent.execution.worker import Request
 
 JOBS: dict[str, Callable[[Context, Request], jobs.Steps]] = {
@@ -54,6 +55,10 @@ class LlamaEngine:
                 request.reply(elements=write_rig(shape_of(p), str(p["target"])))
             case "splice":
                 jobs.splice(self._loaded(), request)
+            case "trial":
+                trial(request)
+            case "features":
+                features(request)
             case "version":
                 request.reply(version=engine_version(), system=system_info())
             case _:
@@ -82,7 +87,8 @@ class LlamaEngine:
 
     def _load(self, request: Request) -> None:
         p = request.params
-        model = Model(str(p["path"]), extra_buffers=bool(p["extra_buffers"]))
+        gpu_layers = int(p.get("gpu_layers", 0))
+        model = Model(str(p["path"]), extra_buffers=bool(p["extra_buffers"]), gpu_layers=gpu_layers)
         self._context = Context(
             model,
             ContextSettings(
@@ -91,6 +97,7 @@ class LlamaEngine:
                 flash_attention=bool(p["flash_attention"]),
                 threads=int(p["threads"]),
                 chunk_tokens=int(p["chunk_tokens"]),
+                offload=gpu_layers > 0,
             ),
         )
         request.reply(
