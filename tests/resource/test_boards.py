@@ -1,5 +1,6 @@
 """Board profiles: the packaged ones match their machines and nothing else, and no number goes without a source."""
 
+import itertools
 import random
 import typing
 from collections.abc import Iterator
@@ -18,7 +19,6 @@ from edgeagent.resource.boards import (
     Sourced,
     best_match,
     load_boards,
-    match_board,
 )
 from edgeagent.settings import load_settings
 
@@ -70,20 +70,21 @@ def test_promised_boards_are_packaged() -> None:
     ],
 )
 def test_packaged_board_matches_its_machines_only(board: str, arch: str, expected: str | None) -> None:
-    assert found_id(match_board(BOARDS, board, arch)) == expected
+    assert found_id(best_match(BOARDS, Seen(board, arch))) == expected
 
 
 NAMES = ["Raspberry Pi 5 Model B Rev 1.1", "NVIDIA Jetson Orin Nano Developer Kit", "Orange Pi 5 Plus", "HP t640", ""]
+ARCHS = ["aarch64", "x86_64", "armv7l"]
+ADD_ONS = ("Hailo-8 or 8L (hailo0)", "Coral Edge TPU (apex_0)", "v3d GPU (renderD128)")
+MODES = [None, "15W", "25W", "MAXN_SUPER", "ondemand"]
 SEEN = st.builds(
     Seen,
     board=st.sampled_from(NAMES),
-    arch=st.sampled_from(["aarch64", "x86_64", "armv7l"]),
+    arch=st.sampled_from(ARCHS),
     cpu=st.sampled_from(["Cortex-A76", "Intel(R) N100", ""]),
     memory_bytes=st.integers(0, 20_000_000_000),
-    accelerators=st.lists(
-        st.sampled_from(["Hailo-8 or 8L (hailo0)", "Coral Edge TPU (apex_0)", "v3d GPU (renderD128)"]), unique=True
-    ).map(tuple),
-    power_mode=st.sampled_from([None, "15W", "25W", "MAXN_SUPER", "ondemand"]),
+    accelerators=st.lists(st.sampled_from(ADD_ONS), unique=True).map(tuple),
+    power_mode=st.sampled_from(MODES),
 )
 
 
@@ -94,21 +95,33 @@ def test_match_does_not_depend_on_the_order_of_the_profiles(seen: Seen, shuffler
     assert best_match(shuffled, seen) == best_match(BOARDS, seen)
 
 
-@given(SEEN)
-def test_match_is_the_only_profile_of_the_highest_specificity_that_fits(seen: Seen) -> None:
-    fitting = [board for board in BOARDS if board.match.fits(seen)]
-    best = best_match(BOARDS, seen)
-    assert (best is None) == (not fitting)
-    if best:
-        assert [board for board in fitting if board.match.specificity >= best.match.specificity] == [best]
+def every_machine() -> Iterator[Seen]:
+    """Each name with each set of add-ons and each mode, at both sides of every border of a memory rule."""
+    borders = {size for board in BOARDS for size in board.match.memory_bytes or ()}
+    sizes = sorted(borders | {size - 1 for size in borders})
+    add_ons = [(), *itertools.combinations(ADD_ONS, 1), *itertools.combinations(ADD_ONS, 2), ADD_ONS]
+    for board, arch, size, seen, mode in itertools.product(NAMES, ARCHS, sizes, add_ons, MODES):
+        yield Seen(board, arch, "Intel(R) N100", size, seen, mode)
 
 
-@given(SEEN, st.integers(1, 10_000_000_000))
-def test_memory_rules_of_one_name_never_overlap(seen: Seen, more: int) -> None:
-    ruled = [b.id for b in BOARDS if b.match.memory_bytes and not b.match.power_modes and b.match.fits(seen)]
-    assert len(ruled) <= 1
-    assert Match(memory_bytes=(more, more + 1)).fits(Seen("", "", memory_bytes=more))
-    assert not Match(memory_bytes=(more, more + 1)).fits(Seen("", "", memory_bytes=more + 1))
+def test_match_is_the_only_profile_of_the_highest_specificity_that_fits() -> None:
+    for seen in every_machine():
+        fitting = [board for board in BOARDS if board.match.fits(seen)]
+        best = best_match(BOARDS, seen)
+        equals = [board.id for board in fitting if best and board.match.specificity >= best.match.specificity]
+        assert equals == [best.id if best else None][: len(fitting)], seen
+
+
+@pytest.mark.parametrize(("size", "fits"), [(0, False), (2, False), (3, True), (8, True), (9, False)])
+def test_memory_rule_reaches_from_its_first_figure_to_right_before_its_second(size: int, fits: bool) -> None:
+    assert Match(memory_bytes=(3, 9)).fits(Seen("Box", "x86_64", memory_bytes=size)) == fits
+
+
+def test_what_is_not_known_fits_no_rule_about_it() -> None:
+    nothing = Seen("", "unknown")
+    for rules in ({"boards": ["*"]}, {"cpus": ["*"]}, {"power_modes": ["*"]}, {"accelerators": ["*"]}):
+        assert not Match.model_validate(rules).fits(nothing)
+    assert Match().fits(nothing)
 
 
 def models(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
