@@ -39,7 +39,7 @@ from edgeagent.model.recipe import load_of
 from edgeagent.model.registry import Registry
 from edgeagent.model.select import Limits
 from edgeagent.model.store import ModelStore
-from edgeagent.resource.boards import load_boards, match_board
+from edgeagent.resource.boards import Seen, best_match, load_boards
 from edgeagent.resource.calibration import Instruments
 from edgeagent.resource.capability import ProbeModel
 from edgeagent.resource.governor import GovernorLimits
@@ -168,7 +168,7 @@ def governor_limits(settings: Settings) -> GovernorLimits:
 def sensors(settings: Settings, root: Sysroot | None = None) -> Sensors:
     """What the governor reads, of this machine. Raises ConfigError (board files)."""
     root = root or Sysroot()
-    board = match_board(load_boards(settings.paths.boards), read_board(root), os.uname().machine)
+    board = best_match(load_boards(settings.paths.boards), Seen(read_board(root), os.uname().machine))
     limit = board.thermal.throttle_c.value if board and board.thermal.throttle_c else None
     set_c = settings.config.governor.throttle_c or None
     return Sensors(root, time.monotonic, throttle_c=set_c, board_throttle_c=limit, own_pid=os.getpid())
