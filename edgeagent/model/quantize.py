@@ -54,7 +54,8 @@ async def quantize(
     card = store.registry.card(model_id)
     if card.architecture is None:
         raise RequestError(f"{card.id} is no GGUF model; only those can be quantised")
-    _refuse_fetched(card, kind)
+    if guidance is None:
+        _refuse_fetched(card, kind)
     async with making.one_worker(spawn) as worker:
         kind = await _known_kind(worker, kind)
         wanted = plan(card, kind, base or _base(store, card, kind), guidance)
@@ -102,6 +103,8 @@ def plan(card: ModelCard, kind: str, base: str, guidance: Guidance | None) -> Va
     found = card.variant(base)
     if found is None:
         raise RequestError(f"{card.id} has no variant '{base}'; see 'edgeagent models show {card.id}'")
+    if found.file_type == kind:
+        raise RequestError(f"{card.id} {base} is of type {kind} already; name a finer one with --variant")
     source = QuantizedSource(kind="quantized", variant=base, imatrix=guidance.sha256 if guidance else None)
     name = kind + (f"-d{found.layers}" if found.layers else "") + (IMATRIX_SUFFIX if guidance else "")
     listed = card.variant(name)
