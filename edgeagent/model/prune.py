@@ -39,9 +39,9 @@ async def prune(
     Raises RequestError for a depth that the model cannot have, and what fetching, worker and check raise.
     """
     card = store.registry.card(model_id)
-    name = base or making.best_base(store, card)
-    source = await store.ensure(model_id, name)
-    check_depth(card, source.variant, keep)
+    _, chosen = store.registry.variant(model_id, base or making.best_base(store, card))
+    check_depth(card, chosen, keep)
+    source = await store.ensure(model_id, chosen.name)
     async with making.one_worker(spawn) as worker:
         facts = await making.run(
             worker,
