@@ -1,4 +1,4 @@
-"""Progress of a long job on stderr: a moving bar on a terminal, one line for each stage elsewhere."""
+"""Progress of a long job on stderr: a moving bar on a terminal, a line for each quarter of a stage elsewhere."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -29,11 +29,13 @@ def show_steps(title: str) -> Iterator[OnStep]:
 
 
 def _lines(title: str) -> OnStep:
-    seen: set[str] = set()
+    """A line at the begin and at each quarter of a stage."""
+    shown: dict[str, int] = {}
 
-    def step(stage: str, _done: int, total: int) -> None:
-        if stage not in seen:
-            seen.add(stage)
-            click.echo(f"{title}: {stage}, {total} steps", err=True)
+    def step(stage: str, done: int, total: int) -> None:
+        quarter = 4 * done // max(1, total)
+        if quarter > shown.get(stage, -1):
+            shown[stage] = quarter
+            click.echo(f"{title}: {stage}, {done} of {total}", err=True)
 
     return step

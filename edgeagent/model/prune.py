@@ -14,6 +14,11 @@ LEAST_KEPT = 0.5
 """ShortGPT's models lose most of what they know well before half of their layers are gone (its figure 2)."""
 
 
+BUILT_IN_PATTERNS = {"smollm3": 4}
+"""Families whose every n-th layer is of another kind without the file saying so: SmolLM3's have no rotary embedding
+(llama.cpp src/models/smollm3.cpp)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pruned:
     """The new variant, and the influence of every layer of the one it was made from."""
@@ -76,8 +81,8 @@ async def prune(
 
 
 def pattern(shape: Architecture) -> int:
-    """Layers come in groups of so many: a sliding window's period, for models that have one."""
-    return shape.window_pattern or 1
+    """Layers come in groups of so many: the period of windows and other kinds of layers, 1 where all are alike."""
+    return shape.window_pattern or BUILT_IN_PATTERNS.get(shape.family, 1)
 
 
 def check_depth(card: ModelCard, variant: Variant, keep: int) -> None:

@@ -11,7 +11,7 @@ from edgeagent.core.cards import Architecture, ModelCard, PrunedSource
 from edgeagent.core.errors import ModelNotFoundError, RequestError
 from edgeagent.execution.supervisor import Worker
 from edgeagent.model import overlay
-from edgeagent.model.prune import check_depth, choose, plan, prune
+from edgeagent.model.prune import check_depth, choose, pattern, plan, prune
 from edgeagent.model.registry import Registry
 from edgeagent.model.store import ModelStore, StoredVariant
 
@@ -43,22 +43,28 @@ def test_equal_influence_drops_the_later_layer() -> None:
     assert choose([1.0, 0.5, 0.5, 1.0], 3) == (2,)
 
 
-def with_layers(card: ModelCard, layers: int, pattern: int | None) -> ModelCard:
+def with_layers(card: ModelCard, layers: int, period: int | None) -> ModelCard:
     assert card.architecture is not None
-    shape = card.architecture.model_copy(update={"layers": layers, "window_pattern": pattern})
+    shape = card.architecture.model_copy(update={"layers": layers, "window_pattern": period})
     return card.model_copy(update={"architecture": Architecture.model_validate(shape.model_dump())})
 
 
 @pytest.mark.parametrize(
-    ("layers", "pattern", "keep", "possible"),
+    ("layers", "period", "keep", "possible"),
     [(4, None, 4, "3, 2"), (4, None, 1, "3, 2"), (18, 6, 13, "12"), (4, 4, 2, "none")],
 )
 def test_impossible_depth_is_refused_with_the_possible_ones(
-    tiny_card: ModelCard, layers: int, pattern: int | None, keep: int, possible: str
+    tiny_card: ModelCard, layers: int, period: int | None, keep: int, possible: str
 ) -> None:
-    card = with_layers(tiny_card, layers, pattern)
+    card = with_layers(tiny_card, layers, period)
     with pytest.raises(RequestError, match=f"cannot be cut to {keep}; --layers may be {possible}$"):
         check_depth(card, card.variants[0], keep)
+
+
+def test_family_with_layers_of_two_kinds_is_cut_in_groups(tiny_card: ModelCard) -> None:
+    assert tiny_card.architecture is not None
+    assert pattern(tiny_card.architecture) == 1
+    assert pattern(tiny_card.architecture.model_copy(update={"family": "smollm3"})) == 4
 
 
 def test_pruned_variant_is_not_pruned_again(tiny_card: ModelCard) -> None:
