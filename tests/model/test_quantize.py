@@ -110,3 +110,22 @@ def test_guided_variant_is_kept_and_its_namesake_of_another_text_refused(own_sto
     other = Guidance.from_text(text + b"more", 2)
     with pytest.raises(RequestError, match=r"made from something else; first run 'edgeagent models rm"):
         asyncio.run(quantize(own_store, MODEL, "Q2_K", spawn, threads=1, guidance=other))
+
+
+def test_interrupted_quantising_leaves_no_file_and_no_worker(own_store: ModelStore) -> None:
+    workers: list[Worker] = []
+
+    async def keep_worker() -> Worker:
+        workers.append(await spawn())
+        return workers[0]
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        assert (stage, done, total) == ("quantising", 1, 272)
+        raise KeyError(stage)
+
+    with pytest.raises(KeyError):
+        asyncio.run(quantize(own_store, MODEL, "IQ4_NL", keep_worker, threads=1, on_step=interrupt))
+    assert workers[0].exit_status is not None
+    assert own_store.registry.card(MODEL).variant("IQ4_NL") is None
+    assert not list(own_store.folder.rglob("*IQ4_NL*"))
+    assert not overlay.path_of(own_store.folder, MODEL).exists()

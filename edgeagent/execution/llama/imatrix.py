@@ -34,6 +34,8 @@ class Collector:
         self.sums: dict[str, _Sums] = {}
         self.counts: dict[str, _Counts] = {}
 
+    def begin(self) -> None: ...
+
     def wants(self, node: Node) -> bool:
         operation = node.operation
         if operation not in {"MUL_MAT", "MUL_MAT_ID"} or not node.source(0).name.startswith("blk."):

@@ -21,26 +21,29 @@ class BlockInfluence:
     """Sums the cosine similarity between a layer's input and output over all tokens seen."""
 
     def __init__(self, layers: int) -> None:
-        self._layers = layers
         self._names = {f"{LAYER_OUTPUT}{i}": i for i in range(layers)}
         self._before: FloatArray | None = None
+        self._is_entered = False
         self.similarity = np.zeros(layers)
         self.counts = np.zeros(layers, np.int64)
 
+    def begin(self) -> None:
+        self._before, self._is_entered = None, False
+
     def wants(self, node: Node) -> bool:
-        return node.name in self._names or (self._before is None and node.operation in NORMS)
+        return node.name in self._names or (not self._is_entered and node.operation in NORMS)
 
     def take(self, node: Node) -> None:
         layer = self._names.get(node.name)
         if layer is None:  # the first norm of a graph reads what enters the first layer
-            self._before = _rows(node.source(0))
+            self._before, self._is_entered = _rows(node.source(0)), True
             return
         after = _rows(node)
         if self._before is None or self._before.shape != after.shape:
             raise EngineError("the layers of this architecture cannot be told apart; it cannot be pruned")
         self.similarity[layer] += cosine(self._before, after).sum()
         self.counts[layer] += len(after)
-        self._before = None if layer == self._layers - 1 else after
+        self._before = after
 
     def influence(self) -> list[float]:
         """1 - mean similarity, by layer. Raises EngineError when a layer was never seen."""

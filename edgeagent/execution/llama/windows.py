@@ -19,7 +19,10 @@ TEXT_BYTES_PER_TOKEN = 64
 
 
 class Observer(Protocol):
-    """Sees every node before (`wants`) and, if it wanted so, after it is computed (`take`)."""
+    """Sees every node of a batch's graph before (`wants`) and, if it wanted so, after it is computed (`take`)."""
+
+    def begin(self) -> None:
+        """A batch begins: its nodes follow, in order."""
 
     def wants(self, node: Node) -> bool: ...
 
@@ -68,6 +71,7 @@ class Windows:
         lib = llama()
         self._num_vocab = model.num_vocab
         self._batch_tokens = batch_tokens(window_tokens, model.num_vocab)
+        self._observer = observer
         self._failure: BaseException | None = None
         params = lib.llama_context_default_params()
         params.n_ctx = window_tokens
@@ -129,6 +133,8 @@ class Windows:
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = 0
             batch.logits[i] = outputs[i]
+        if self._observer:
+            self._observer.begin()
         status = llama().llama_decode(self._handle, batch)
         if self._failure is not None:
             raise self._failure

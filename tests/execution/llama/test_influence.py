@@ -28,3 +28,12 @@ def test_embedded_model_has_an_influence_for_each_layer(job: Job, smollm2: Store
     # The first layer turns embeddings into something else; the middle ones change little (the paper's figure 3).
     assert influence.index(max(influence)) == 0
     assert 5 < influence.index(min(influence)) < 25
+
+
+def test_equal_windows_have_the_influence_of_one(job: Job, smollm2: StoredVariant) -> None:
+    text = b" so" * 256
+    once, twice = (
+        job("influence", text, path=str(smollm2.path), chunks=chunks, context_tokens=32, threads=1)["influence"]
+        for chunks in (1, 2)
+    )
+    assert twice == pytest.approx(once)
