@@ -64,7 +64,7 @@ def test_impossible_depth_is_refused_with_the_possible_ones(
 def test_family_with_layers_of_two_kinds_is_cut_in_groups(tiny_card: ModelCard) -> None:
     assert tiny_card.architecture is not None
     assert pattern(tiny_card.architecture) == 1
-    assert pattern(tiny_card.architecture.model_copy(update={"family": "smollm3"})) == 4
+    assert pattern(tiny_card.architecture.model_copy(update={"cut_step": 4})) == 4
 
 
 def test_pruned_variant_is_not_pruned_again(tiny_card: ModelCard) -> None:

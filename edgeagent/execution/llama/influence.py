@@ -1,4 +1,4 @@
-"""How much each layer changes what passes through it: Block Influence (ShortGPT, arXiv:2403.03853, equation 1)."""
+"""How much each layer changes what passes through it: Block Influence (ShortGPT, arXiv:2403.03853)."""
 
 from contextlib import closing
 

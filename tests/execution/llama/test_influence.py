@@ -25,7 +25,7 @@ def test_embedded_model_has_an_influence_for_each_layer(job: Job, smollm2: Store
     influence = facts["influence"]
     assert len(influence) == 30
     assert all(0 < value < 2 for value in influence)
-    # The first layer turns embeddings into something else; the middle ones change little (the paper's figure 3).
+    # The first layer turns embeddings into something else; the middle ones change little.
     assert influence.index(max(influence)) == 0
     assert 5 < influence.index(min(influence)) < 25
 
