@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from edgeagent.core.cards import ModelCard, Variant
@@ -52,6 +53,13 @@ def best_base(store: ModelStore, card: ModelCard) -> str:
         raise RequestError(f"{card.id} has no variant that can be fetched; name one with --variant")
     here = [s for v in fetched if (s := store.find(card.id, v.name))]
     return max(here, key=lambda s: s.bytes).variant.name if here else fetched[0].name
+
+
+def file_name(like: Variant, name: str) -> str:
+    """The file of variant `name`, called as that of `like` is."""
+    own = re.escape(like.name)
+    stem = re.sub(rf"[.-]{own}$", "", like.file.removesuffix(".gguf"), flags=re.IGNORECASE)
+    return f"{stem}.{name}.gguf"
 
 
 async def make(

@@ -107,10 +107,9 @@ def choose(influence: Sequence[float], keep: int, step: int = 1) -> tuple[int, .
 def plan(base: Variant, dropped: tuple[int, ...], keep: int) -> Variant:
     """The local variant that pruning makes. Pure."""
     name = f"{base.name}-d{keep}"
-    stem = base.file.removesuffix(".gguf").removesuffix(f".{base.name}")
     return Variant(
         name=name,
-        file=f"{stem}.{name}.gguf",
+        file=making.file_name(base, name),
         quantization=base.file_type,
         layers=keep,
         source=PrunedSource(kind="pruned", variant=base.name, dropped=dropped),

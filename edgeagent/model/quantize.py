@@ -110,5 +110,5 @@ def plan(card: ModelCard, kind: str, base: str, guidance: Guidance | None) -> Va
     listed = card.variant(name)
     if listed and listed.source == source:
         return listed
-    stem = card.variants[0].file.removesuffix(".gguf").removesuffix(f".{card.variants[0].name}")
-    return Variant(name=name, file=f"{stem}.{name}.gguf", quantization=kind, layers=found.layers, source=source)
+    file = making.file_name(card.variants[0], name)
+    return Variant(name=name, file=file, quantization=kind, layers=found.layers, source=source)

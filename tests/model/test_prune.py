@@ -61,6 +61,11 @@ def test_impossible_depth_is_refused_with_the_possible_ones(
         check_depth(card, card.variants[0], keep)
 
 
+def test_file_is_called_as_its_base_is(tiny_card: ModelCard) -> None:
+    base = tiny_card.variants[0].model_copy(update={"name": "Q4_K_M", "file": "gemma-3-270m-q4_k_m.gguf"})
+    assert plan(base, (0,), 12).file == "gemma-3-270m.Q4_K_M-d12.gguf"
+
+
 def test_family_with_layers_of_two_kinds_is_cut_in_groups(tiny_card: ModelCard) -> None:
     assert tiny_card.architecture is not None
     assert pattern(tiny_card.architecture) == 1

@@ -1,6 +1,8 @@
 """Leaving out layers of a file: names, metadata, bytes, and that the result runs."""
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from gguf import GGUFReader, GGUFWriter
 
 from edgeagent.core.errors import RequestError
 from edgeagent.execution.llama.prune import Survivors
+from edgeagent.execution.supervisor import Worker
 from edgeagent.model.gguf_header import read_header
 from edgeagent.model.store import StoredVariant
 from tests.execution.llama.conftest import Job
@@ -77,3 +80,22 @@ def test_embedded_model_keeps_every_other_byte_and_runs(
     )
     assert 0 < facts["mean_kl"] < 3  # worse, but not noise: log2 of the vocabulary is 15.6 bits, 10.8 nats
     assert 0 < facts["top1"] < 1
+    assert asyncio.run(_answer(target)) == 4
+
+
+async def _answer(path: Path) -> int:
+    """Tokens of an answer of at most four."""
+    worker = await Worker.spawn("llama")
+    try:
+        load: dict[str, Any] = {"context_tokens": 256, "threads": 1, "chunk_tokens": 64, "kv_type": "q8_0"}
+        loaded, _ = await worker.call("load", path=str(path), extra_buffers=False, flash_attention=True, **load)
+        assert loaded["layers"] == 28
+        turns = [{"role": "user", "content": "What is the capital of France?"}]
+        prompt, _ = await worker.call("encode", messages=turns)
+        job: dict[str, Any] = {"prompt": prompt["tokens"], "output": [], "max_tokens": 4}
+        messages = [
+            message async for message, _ in worker.stream("generate", sampling={"temperature": 0.0, "seed": 1}, **job)
+        ]
+        return sum("token" in message for message in messages)
+    finally:
+        await worker.close()
