@@ -46,21 +46,26 @@ def prune(request: Request) -> Steps:
     survivors = Survivors(layers, [int(i) for i in p["dropped"]])
     writer = GGUFWriter(str(p["target"]), architecture)
     writer.data_alignment = reader.alignment
+    for key, field in reader.fields.items():
+        _copy_key(writer, key, field, architecture, layers, survivors)
+    kept = list(_announce(writer, reader, survivors))
     try:
-        for key, field in reader.fields.items():
-            _copy_key(writer, key, field, architecture, layers, survivors)
-        kept = list(_announce(writer, reader, survivors))
-        yield
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for number, tensor in enumerate(kept, 1):
-            writer.write_tensor_data(tensor.data)  # from the mapped file, page by page
-            request.event(stage="writing", done=number, total=len(kept))
-            yield
+        yield from _write(request, writer, kept)
+    except OSError as error:
+        raise EngineError(f"{p['target']} cannot be written ({error.strerror}); check the disk") from None
     finally:
         writer.close()
     request.reply(layers=len(survivors.old))
+
+
+def _write(request: Request, writer: "GGUFWriter", tensors: "Sequence[ReaderTensor]") -> Steps:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for number, tensor in enumerate(tensors, 1):
+        writer.write_tensor_data(tensor.data)  # from the mapped file, page by page
+        request.event(stage="writing", done=number, total=len(tensors))
+        yield
 
 
 def _copy_key(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
-from edgeagent.core.errors import RequestError
+from edgeagent.core.errors import EngineError, RequestError
 from edgeagent.execution.llama.prune import Survivors
 from edgeagent.execution.supervisor import Worker
 from edgeagent.model.gguf_header import read_header
@@ -28,9 +28,11 @@ def test_impossible_layers_are_refused(dropped: list[int]) -> None:
         Survivors(4, dropped)
 
 
-def test_values_for_each_layer_follow_their_layers(job: Job, tmp_path: Path) -> None:
-    source, target = tmp_path / "a.gguf", tmp_path / "b.gguf"
-    writer = GGUFWriter(source, "openelm")
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A file of three layers that differ in their heads."""
+    path = tmp_path / "a.gguf"
+    writer = GGUFWriter(path, "openelm")
     writer.add_block_count(3)
     writer.add_head_count([4, 8, 16])
     writer.add_custom_alignment(64)
@@ -41,6 +43,16 @@ def test_values_for_each_layer_follow_their_layers(job: Job, tmp_path: Path) -> 
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return path
+
+
+def test_folder_that_is_not_there_is_an_error_not_a_death(job: Job, source: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="cannot be written"):
+        job("prune", source=str(source), target=str(tmp_path / "no" / "b.gguf"), dropped=[1])
+
+
+def test_values_for_each_layer_follow_their_layers(job: Job, source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "b.gguf"
     assert job("prune", source=str(source), target=str(target), dropped=[1])["layers"] == 2
     made = GGUFReader(target)
     assert made.alignment == 64
