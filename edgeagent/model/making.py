@@ -63,23 +63,31 @@ def file_name(like: Variant, name: str) -> str:
 
 
 async def make(
-    store: ModelStore, card: ModelCard, wanted: Variant, needed_bytes: int, write: Callable[[str], Awaitable[None]]
+    store: ModelStore,
+    base: StoredVariant,
+    wanted: Variant,
+    needed_bytes: int,
+    write: Callable[[str], Awaitable[None]],
 ) -> StoredVariant:
-    """The variant, found or made: `write(path)` fills a file aside, which is verified before it counts.
+    """The variant, found or made from `base`: `write(path)` fills a file aside, which is verified before it counts.
+
+    The folder's quota holds for what is made as for what is fetched; `base` stays meanwhile.
 
     A variant that the card does not list joins the model's overlay. Raises what `write` and the check raise; nothing
     of the file is then left.
     """
+    card = base.card
     async with store.locked(card):
         if stored := await asyncio.to_thread(_found, store, card, wanted):
             return stored
-        store.require_disk(needed_bytes)
         partial = store.partial(card, wanted)
-        try:
-            await write(str(partial))
-            await store.admit(card, wanted)
-        finally:
-            partial.unlink(missing_ok=True)
+        with contextlib.closing(store.hold(base)):
+            await asyncio.to_thread(store.space.make_room, card, needed_bytes, base.variant)
+            try:
+                await write(str(partial))
+                await store.admit(card, wanted)
+            finally:
+                partial.unlink(missing_ok=True)
         await asyncio.to_thread(_keep, store, card, wanted)
     stored = await asyncio.to_thread(store.find, card.id, wanted.name)
     assert stored is not None  # admitted above

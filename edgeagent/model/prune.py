@@ -71,7 +71,7 @@ async def prune(
                 dropped=list(dropped),
             )
 
-    stored = await making.make(store, card, wanted, source.bytes, write)
+    stored = await making.make(store, source, wanted, source.bytes, write)
     return Pruned(stored, dropped, tuple(influence))
 
 

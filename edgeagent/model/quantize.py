@@ -71,7 +71,7 @@ async def quantize(
             await making.run(worker, "quantize", text, stage="quantising", on_step=on_step, **job, **guide)
 
         needed = max(source.bytes, int(card.parameters * Q8_0_BYTES_PER_PARAMETER))
-        return await making.make(store, card, wanted, needed, write)
+        return await making.make(store, source, wanted, needed, write)
 
 
 def _refuse_fetched(card: ModelCard, kind: str) -> None:
