@@ -22,7 +22,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "profile": LazyCommand("edgeagent.cli.profile:profile", "Measure and describe this machine."),
     "doctor": LazyCommand("edgeagent.cli.doctor:doctor", "Check what works here, and say how to mend the rest."),
     "plan": LazyCommand("edgeagent.cli.plan:plan", "Show where a request would run, and why."),
-    "models": LazyCommand("edgeagent.cli.models:models", "List, fetch, quantise and remove models."),
+    "models": LazyCommand("edgeagent.cli.models:models", "List, fetch, make, measure and remove models."),
     "memory": LazyCommand("edgeagent.cli.memory:memory", "Add, search, list and forget memories."),
     "serve": LazyCommand("edgeagent.cli.serve:serve", "Run the daemon: HTTP API, page, MQTT."),
     "peer": LazyCommand("edgeagent.cli.peer:peer", "Offer this machine's compute to others over MQTT."),
