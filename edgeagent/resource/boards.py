@@ -88,7 +88,7 @@ class Match(BoardPart):
 
 
 class ThermalLimits(BoardPart):
-    """`throttle_c`: slowing begins; `limit_c`: the board slows whatever it can."""
+    """`throttle_c`: slowing begins; `limit_c`: the board slows whatever it can, or switches off."""
 
     throttle_c: Figure | None = None
     limit_c: Figure | None = None
@@ -135,9 +135,9 @@ class Board(BoardPart):
     memory_bytes: Figure | None = None
     """Installed memory, where all boards that match have the same."""
     memory_bandwidth_bytes_s: Figure | None = None
-    """Peak of the memory interface."""
+    """Peak of the memory interface; where its maker tells none, the best rate measured (the source says so)."""
     storage_read_bytes_s: Figure | None = None
-    """Sequential read rate of the storage it comes with or mostly has."""
+    """Peak of sequential reads from the storage it mostly has."""
     idle_w: Figure | None = None
     load_w: Figure | None = None
     """The whole board with all cores at work."""

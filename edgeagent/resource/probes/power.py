@@ -1,49 +1,55 @@
-"""Where power comes from and which sensors could meter it."""
+"""Where power comes from, how much flows, which sensors meter it, and the power mode."""
 
 from edgeagent.core.hardware import Power
-from edgeagent.resource.probes.sysroot import Sysroot
+from edgeagent.resource.probes.power_modes import read_power_modes
+from edgeagent.resource.probes.rails import read_rails
+from edgeagent.resource.probes.rapl import CLASS as RAPL
+from edgeagent.resource.probes.rapl import rapl_zones
+from edgeagent.resource.probes.supplies import read_supplies
+from edgeagent.resource.probes.sysroot import Sysroot, distinct
 
-SUPPLY = "sys/class/power_supply"
-RAPL = "sys/class/powercap"
 HWMON = "sys/class/hwmon"
 METERS = ("ina3221", "ina219", "ina226", "ina238")
 """Current monitors found on boards (Jetson has an INA3221), as their hwmon drivers name them."""
+PI_VOLTAGE = "rpi_volt"
+"""Raspberry Pi's monitor of the supply's voltage; its alarm is undervoltage (Linux, `raspberrypi-hwmon`)."""
 
 
 def read_power(root: Sysroot) -> Power:
-    """Supplies by name, energy sensors as `rapl:<zone>` and `meter:<chip>`."""
-    sources: dict[str, str] = {}
-    batteries: list[float] = []
-    for name in root.names(SUPPLY):
-        kind = root.line(f"{SUPPLY}/{name}/type") or "unknown"
-        if root.line(f"{SUPPLY}/{name}/scope") == "Device":  # a mouse's battery does not feed the machine
-            continue
-        sources[name] = f"{kind}, {_state(root, name)}"
-        charge = root.number(f"{SUPPLY}/{name}/capacity") if kind == "Battery" else None
-        batteries += [float(charge)] if charge is not None and 0 <= charge <= 100 else []
-    sources |= _rapl(root) | _meters(root)
+    """Supplies by name, energy counters as `rapl:<zone>`, meters as `meter:<chip>`; draws of rails and supplies."""
+    supplies = read_supplies(root)
+    sources = {supply.name: f"{supply.kind}, {supply.state}" for supply in supplies} | _rapl(root) | _monitors(root)
     if not sources:
         root.note("power", "absent: no supply, battery or energy sensor is named")
-    return Power(sources=sources, battery_percent=min(batteries, default=None))
-
-
-def _state(root: Sysroot, name: str) -> str:
-    if status := root.line(f"{SUPPLY}/{name}/status"):
-        return status.lower()
-    online = root.number(f"{SUPPLY}/{name}/online")
-    return {None: "state not told", 0: "offline"}.get(online, "online")
+    rails = read_rails(root)
+    draw = {supply.name: supply.watts for supply in supplies if supply.watts is not None} | rails
+    if not draw:
+        root.note("power.draw_w", "absent: no sensor tells watts by itself")
+    modes = read_power_modes(root)
+    return Power(
+        sources=sources,
+        battery_percent=min((s.percent for s in supplies if s.percent is not None), default=None),
+        draw_w=draw,
+        mode=modes.mode,
+        modes=modes.modes,
+    )
 
 
 def _rapl(root: Sysroot) -> dict[str, str]:
-    """Energy counters of the CPU; since 2020 only root may read them (CVE-2020-8694)."""
     found: dict[str, str] = {}
-    for zone in [name for name in root.names(RAPL) if ":" in name]:
-        label = root.line(f"{RAPL}/{zone}/name") or zone
-        readable = root.text(f"{RAPL}/{zone}/energy_uj") is not None
-        found[f"rapl:{label}"] = "readable" if readable else root.gaps.get(f"/{RAPL}/{zone}/energy_uj", "absent")
+    for name, folder in rapl_zones(root).items():
+        file = f"{RAPL}/{folder}/energy_uj"
+        found[f"rapl:{name}"] = "readable" if root.text(file) is not None else root.because(file, "absent")
     return found
 
 
-def _meters(root: Sysroot) -> dict[str, str]:
-    chips = [(chip, root.line(f"{HWMON}/{chip}/name") or "") for chip in root.names(HWMON)]
-    return {f"meter:{name}": f"seen as {chip}" for chip, name in chips if name in METERS}
+def _monitors(root: Sysroot) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for chip in root.names(HWMON):
+        name = root.line(f"{HWMON}/{chip}/name")
+        if name in METERS:
+            found[distinct(f"meter:{name}", found, chip)] = f"seen as {chip}"
+        elif name == PI_VOLTAGE:
+            alarm = root.number(f"{HWMON}/{chip}/in0_lcrit_alarm")
+            found[PI_VOLTAGE] = {None: "state not told", 0: "voltage is fine"}.get(alarm, "undervoltage now")
+    return found
