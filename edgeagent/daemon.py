@@ -167,7 +167,9 @@ class House:
     def models(self) -> list[ModelCard]:
         default = self.settings.config.models.default
         offered = self._peer_models()
-        cards = [c for c in self.store.registry.cards if c.kind != "embedding" and (c.id in offered or self.has(c.id))]
+        cards = [
+            c for c in self.store.registry.cards if c.architecture is not None and (c.id in offered or self.has(c.id))
+        ]
         return sorted(cards, key=lambda card: card.id != default)
 
     def has(self, model_id: str) -> bool:

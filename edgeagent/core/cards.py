@@ -123,6 +123,8 @@ class Architecture(CardPart):
     sliding_window: int | None = None
     window_pattern: int | None = None
     """Every `window_pattern`-th layer attends globally; cuts are legal at its multiples only."""
+    cut_step: int | None = Field(default=None, gt=0)
+    """Cuts are legal at its multiples only, where layers differ by their number in another way (SmolLM3)."""
     tied_head: bool = False
     """Whether the output head is the embedding table (then the file holds it once)."""
     experts: Experts | None = None
@@ -133,7 +135,7 @@ class Architecture(CardPart):
 
     def split_points(self) -> tuple[int, ...]:
         """Where the layers may be cut into a head and a tail stage (`k`: layers held by the head)."""
-        step = self.window_pattern or 1
+        step = self.cut_step or self.window_pattern or 1
         return tuple(range(step, self.layers, step))
 
     def allows_kv(self, kv_type: "KvType") -> bool:

@@ -13,11 +13,11 @@ from edgeagent.model.mixes import TYPES, type_of
 from edgeagent.resource.speed import Load
 
 # A file's metadata is its vocabulary: for each token its text with an 8-byte length and a 4-byte type, then a 4-byte
-# score (SentencePiece) or the merge rules as strings (BPE). Measured: Gemma 3 270M 6,525,120 bytes for 262,144 tokens;
-# SmolLM2 135M 1,785,664 bytes for 49,152.
-SCORED_FAMILIES = frozenset({"gemma3"})
-SCORED_BYTES_PER_TOKEN = 25
-MERGED_BYTES_PER_TOKEN = 36
+# score (SentencePiece) or the merge rules as strings (BPE). Read from the files of SmolLM2 135M and Gemma 3 270M; for
+# the others, what the published sizes of Llama 3.2 1B, Qwen3 1.7B and Phi-4-mini leave beside their tensors.
+VOCABULARY_BYTES = {49_152: 1_785_664, 128_256: 7_831_680, 151_936: 5_952_064, 200_064: 8_251_360, 262_144: 6_525_120}
+BYTES_PER_TOKEN = 40
+"""Of a vocabulary that is not listed: about the mean of those that are."""
 
 WINDOW_PATTERNS = {"gemma3": 6}
 """llama.cpp's default where the file does not say (src/models/gemma3.cpp)."""
@@ -31,8 +31,7 @@ def file_bytes(shape: Architecture, file_type: str, *, imatrix: bool = False) ->
 
 def metadata_bytes(shape: Architecture) -> int:
     """Bytes before the tensors, nearly."""
-    per_token = SCORED_BYTES_PER_TOKEN if shape.family in SCORED_FAMILIES else MERGED_BYTES_PER_TOKEN
-    return per_token * shape.vocab
+    return VOCABULARY_BYTES.get(shape.vocab, BYTES_PER_TOKEN * shape.vocab)
 
 
 def load_of(shape: Architecture, file_type: str, *, imatrix: bool = False) -> Load:

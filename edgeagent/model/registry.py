@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from edgeagent.core.cards import ModelCard, QuantizedSource, Variant
+from edgeagent.core.cards import ModelCard, Variant
 from edgeagent.core.errors import ConfigError, ModelNotFoundError
+from edgeagent.model.consistency import check_shape, check_variant
 
 
 class Registry:
@@ -77,20 +78,14 @@ def _check_card(card: ModelCard, stem: str) -> None:
     _check_unique("variants.file", [v.file for v in card.variants])
     if (card.kind == "embedding") != (card.dimensions is not None):
         raise ValueError("key 'dimensions': belongs to kind 'embedding', and only there")
-    if (card.kind == "embedding") != (card.architecture is None):
-        raise ValueError("key 'architecture': belongs to every kind but 'embedding'")
+    if (card.kind in ("chat", "base")) != (card.architecture is not None):
+        raise ValueError("key 'architecture': belongs to the kinds 'chat' and 'base', and only there")
+    if card.architecture is not None:
+        check_shape(card.architecture, card.parameters)
     for number, variant in enumerate(card.variants):
-        _check_quantized(card, variant, f"variants.{number}.source.variant")
+        check_variant(card, variant, f"variants.{number}")
 
 
 def _check_unique(key: str, values: list[str]) -> None:
     if twice := next((value for value in values if values.count(value) > 1), None):
         raise ValueError(f"key '{key}': '{twice}' occurs twice")
-
-
-def _check_quantized(card: ModelCard, variant: Variant, key: str) -> None:
-    if not isinstance(variant.source, QuantizedSource):
-        return
-    base = card.variant(variant.source.variant)
-    if base is None or isinstance(base.source, QuantizedSource):
-        raise ValueError(f"key '{key}': '{variant.source.variant}' is not a variant that can be fetched")

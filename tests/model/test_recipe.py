@@ -1,6 +1,7 @@
 """Sizes and loads from the shape, against real files and against llama.cpp's own quantiser on every family."""
 
 import asyncio
+import statistics
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from edgeagent.model.gguf_header import GgufHeader, read_header
 from edgeagent.model.mixes import MIXES
 from edgeagent.model.quantize import quantize
 from edgeagent.model.recipe import file_bytes, load_of, load_of_header, metadata_bytes
+from edgeagent.model.registry import Registry
 from edgeagent.model.store import ModelStore, StoredVariant
 from tests.model.tiny_decoder import quantised, write
 
+CARDS = Path(__file__).parents[2] / "models"
 MADE = ("Q8_0", "Q4_0", "Q3_K_M", "Q2_K")
 SLOW = tuple(name for name in MIXES if name not in ("F32", "Q4_K_M", "Q3_K_M"))
 
@@ -126,6 +129,27 @@ def test_importance_matrix_changes_the_first_layers_of_q4_0() -> None:
     shape = TINY["llama"]
     assert load_of(shape, "Q4_0", imatrix=True).layers["Q4_1"] == 2 * shape.ffn * shape.width
     assert "Q4_1" not in load_of(shape, "Q4_0").layers
+
+
+def test_published_sizes_of_shipped_cards_are_predicted() -> None:
+    """Over seventy files of the hub; those quantised with an importance matrix or an older release are off a little."""
+    ratios = {
+        f"{card.id}/{variant.name}": file_bytes(card.shape(variant), variant.file_type) / variant.bytes
+        for card in Registry.load(CARDS).cards
+        for variant in card.variants
+        if card.architecture and variant.bytes
+    }
+    assert len(ratios) > 70
+    assert {name: ratio for name, ratio in ratios.items() if not 0.96 < ratio < 1.04} == {}
+    assert statistics.median(abs(ratio - 1) for ratio in ratios.values()) < 1e-4
+
+
+@pytest.mark.parametrize("model_id", ["llama-3.2-1b-instruct", "qwen3-1.7b", "smollm2-1.7b-instruct"])
+def test_published_file_made_with_an_importance_matrix_is_predicted_as_such(model_id: str) -> None:
+    card = Registry.load(CARDS).card(model_id)
+    variant = card.variant("Q4_0")
+    assert variant
+    assert variant.bytes == pytest.approx(file_bytes(card.shape(variant), "Q4_0", imatrix=True), rel=1e-4)
 
 
 def test_unknown_file_type_is_named() -> None:
