@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from edgeagent.core.cards import ModelCard
+from edgeagent.core.cards import KvType, ModelCard
 from edgeagent.core.config import HttpConfig, MqttConfig
 from edgeagent.core.errors import EdgeAgentError
 from edgeagent.core.hardware import EngineFacts, Profile
@@ -117,7 +117,7 @@ def check_rates(profile: Profile) -> Check:
     return Check("rates", "ok", f"measured for {', '.join(profile.rates)}")
 
 
-def check_memory(profile: Profile, card: ModelCard, context_tokens: int, kv_type: Literal["f16", "q8_0"]) -> Check:
+def check_memory(profile: Profile, card: ModelCard, context_tokens: int, kv_type: KvType) -> Check:
     """Do the model's weights and a full cache fit what is available?"""
     available = profile.memory.available_bytes
     weights = card.variants[0].bytes

@@ -16,6 +16,8 @@ JOBS: dict[str, Callable[[Context, Request], jobs.Steps]] = {
     "prefill": jobs.prefill,
     "bench": jobs.bench,
 }
+LOAD_MODES = {"read": 0, "map": 1}
+"""llama.h, `enum llama_load_mode`."""
 
 
 class LlamaEngine:
@@ -77,7 +79,12 @@ class LlamaEngine:
 
     def _load(self, request: Request) -> None:
         p = request.params
-        model = Model(str(p["path"]), extra_buffers=bool(p["extra_buffers"]))
+        model = Model(
+            str(p["path"]),
+            extra_buffers=bool(p["extra_buffers"]),
+            gpu_layers=int(p.get("gpu_layers", 0)),
+            load_mode=LOAD_MODES[str(p.get("load_mode", "map"))],
+        )
         self._context = Context(
             model,
             ContextSettings(

@@ -10,14 +10,20 @@ MAX_PIECE_BYTES = 256
 
 
 class Model:
-    """Weights and vocabulary. Raises ModelFileError if llama.cpp refuses the file."""
+    """Weights and vocabulary. Raises ModelFileError if llama.cpp refuses the file.
 
-    def __init__(self, path: str, *, extra_buffers: bool) -> None:
+    On the CPU unless `gpu_layers` says otherwise (llama.cpp's own default is all layers, whatever the GPU computes).
+    """
+
+    def __init__(self, path: str, *, extra_buffers: bool, gpu_layers: int = 0, load_mode: int | None = None) -> None:
         lib = llama()
         if not Path(path).is_file():
             raise ModelFileError(f"model file {path} is not there; pull the model again")
         params = lib.llama_model_default_params()
         params.use_extra_bufts = extra_buffers
+        params.n_gpu_layers = gpu_layers
+        if load_mode is not None:
+            params.load_mode = load_mode
         self.handle = lib.llama_model_load_from_file(path.encode(), params)
         if not self.handle:
             raise ModelFileError(f"llama.cpp cannot load {path}; pull the model again")
