@@ -78,10 +78,10 @@ class Match(BoardPart):
     def fits(self, seen: Seen) -> bool:
         return (
             self.arch in {None, seen.arch}
-            and _any_fits(self.boards, (seen.board,))
-            and _any_fits(self.cpus, (seen.cpu,))
+            and _any_fits(self.boards, _known(seen.board))
+            and _any_fits(self.cpus, _known(seen.cpu))
             and (self.memory_bytes is None or self.memory_bytes[0] <= seen.memory_bytes < self.memory_bytes[1])
-            and _any_fits(self.power_modes, (seen.power_mode or "",))
+            and _any_fits(self.power_modes, _known(seen.power_mode))
             and _any_fits(self.accelerators, seen.accelerators)
             and not (self.without and _any_fits(self.without, seen.accelerators))
         )
@@ -172,6 +172,10 @@ def best_match(boards: Iterable[Board], seen: Seen) -> Board | None:
     """The most specific profile that fits; the last id among equals, which the packaged profiles never are."""
     fitting = [b for b in boards if b.match.fits(seen)]
     return max(fitting, key=lambda b: (b.match.specificity, b.id), default=None)
+
+
+def _known(name: str | None) -> tuple[str, ...]:
+    return (name,) if name else ()
 
 
 def _any_fits(patterns: Patterns, names: tuple[str, ...]) -> bool:

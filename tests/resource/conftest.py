@@ -1,6 +1,7 @@
 """Machines as folders: what the kernel of a Raspberry Pi 5 and of an x86 server shows, cut to what is read."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from edgeagent.model.registry import Registry
 from edgeagent.model.store import ModelStore
 from edgeagent.resource.capability import ProbeModel
 from edgeagent.settings import load_settings
+from tests.resource.captures import unpack
 
 PI_FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
 """As posted for a Raspberry Pi 5 in github.com/hrw/arm-socs-table/issues/96."""
@@ -35,6 +37,12 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 def meminfo(total_kib: int, available_kib: int) -> str:
     return f"MemTotal:       {total_kib} kB\nMemFree:        1 kB\nMemAvailable:   {available_kib} kB\n"
+
+
+@pytest.fixture
+def sysroot_of(tmp_path: Path) -> Callable[[str], Path]:
+    """`sysroot_of("rk3588")`: that board's captured-style files, unpacked into a folder."""
+    return lambda board_id: unpack(board_id, tmp_path / "sysroots" / board_id)
 
 
 @pytest.fixture

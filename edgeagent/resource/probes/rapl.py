@@ -18,7 +18,8 @@ class Counter(NamedTuple):
 def rapl_zones(root: Sysroot) -> dict[str, str]:
     """Zone (`package-0`, `dram`) to its folder; a second one of a name has the folder's name behind it."""
     zones: dict[str, str] = {}
-    for folder in [name for name in root.names(CLASS) if ":" in name]:
+    folders = [name for name in root.names(CLASS) if ":" in name]
+    for folder in sorted(folders, key=lambda name: ("mmio" in name, name)):  # a second view of the same package
         zones[distinct(root.line(f"{CLASS}/{folder}/name") or folder, zones, folder)] = folder
     return zones
 
