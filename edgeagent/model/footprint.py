@@ -6,6 +6,7 @@ The parts are those of llama.cpp as workers use it. Their constants were measure
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 from edgeagent.core.cards import Architecture, KvType
@@ -87,6 +88,7 @@ class Footprint:
         return program + self.weight_bytes + self.copy_bytes + self.cache_bytes + self.compute_bytes
 
 
+@cache
 def weigh(
     shape: Architecture, file_type: str, repacked: frozenset[str], known_bytes: int | None = None
 ) -> Weights | None:

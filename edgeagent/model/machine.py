@@ -45,7 +45,6 @@ class Gpu:
 class Machine:
     """`rates` and `kernels` were measured; `sketch` serves where they are silent. `load_w`: the whole board at work."""
 
-    cores: int
     repacked: frozenset[str]
     flash_attention: bool = True
     can_map: bool = True
@@ -67,7 +66,6 @@ def machine_of(profile: Profile, sketch: Sketch | None = None, load_w: float | N
     flash_attention = safe.get("flash_attention", True)
     bad, quota = _failed(engine), profile.cpu.quota_cores
     return Machine(
-        cores=profile.cpu.cores,
         repacked=repacked_types(profile.cpu.features, engine) if safe.get("extra_buffers", True) else frozenset(),
         flash_attention=flash_attention,
         can_map="mmap" not in bad,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from edgeagent.core.hardware import Profile
-from edgeagent.model.machine import Machine, Sketch, machine_of
+from edgeagent.model.machine import AVX2_TYPES, DOTPROD_TYPES, Machine, Sketch, machine_of
 from edgeagent.resource.boards import Board, ReferenceRates
 
 DECODE_EFFICIENCY = 0.4
@@ -40,3 +40,16 @@ def _prefill_elem_s(reference: ReferenceRates) -> float | None:
     if not is_ours or reference.prefill_tok_s is None or size is None:
         return None
     return reference.prefill_tok_s[0] * float(size[1]) * _UNIT[size[2]]
+
+
+def board_machine(board: Board) -> Machine:
+    """A board nobody measured, as its profile describes it. Everything that may be repacked there counts as repacked.
+
+    Its storage was not measured and its engine was tried nowhere, so nothing is paged or computed on a GPU.
+    """
+    bandwidth = board.memory_bandwidth_bytes_s.value if board.memory_bandwidth_bytes_s else None
+    return Machine(
+        repacked=AVX2_TYPES if board.match.arch == "x86_64" else DOTPROD_TYPES,
+        sketch=sketch(bandwidth, board.reference_rates),
+        load_w=board.load_w.value if board.load_w else None,
+    )

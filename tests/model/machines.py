@@ -38,5 +38,5 @@ def kernels(speed: float = 1.0, threads: tuple[int, ...] = (1, 2)) -> Kernels:
 
 def machine(speed: float | None = None, **more: object) -> Machine:
     """An x86 machine with AVX2; with a speed, one whose arithmetic was measured."""
-    facts: dict[str, object] = {"cores": 2, "repacked": AVX2_TYPES, "kernels": kernels(speed) if speed else None}
+    facts: dict[str, object] = {"repacked": AVX2_TYPES, "kernels": kernels(speed) if speed else None}
     return Machine(**(facts | more))  # type: ignore[arg-type]
