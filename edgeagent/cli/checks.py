@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from edgeagent.core.cards import KvType, ModelCard
 from edgeagent.core.config import HttpConfig, MqttConfig
 from edgeagent.core.errors import EdgeAgentError
-from edgeagent.core.hardware import EngineFacts, Profile
+from edgeagent.core.hardware import Capability, EngineFacts, Profile
 from edgeagent.model.store import ModelStore
 from edgeagent.resource.boards import Board
 from edgeagent.resource.calibration import is_disturbed
@@ -24,13 +24,15 @@ MQTT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 ARCHITECTURES = {"x86_64", "aarch64"}
 OLDEST_PYTHON = (3, 11)
 
+Status = Literal["ok", "warn", "fail"]
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """`todo` is empty when there is nothing to do."""
 
     name: str
-    status: Literal["ok", "warn", "fail"]
+    status: Status
     reason: str
     todo: str = ""
 
@@ -104,6 +106,33 @@ def check_engine(engine: EngineFacts | None) -> Check:
     if not engine.usable:
         return Check("engine", "fail", told, again)
     return Check("engine", "ok", told) if engine.probe.verdict == "ok" else Check("engine", "warn", told, again)
+
+
+def check_capabilities(profile: Profile) -> list[Check]:
+    """What each engine can do here, a line an engine; engines of which nothing is known have none."""
+    return [_capabilities(engine) for engine in profile.engines if engine.capabilities or _is_spare(engine)]
+
+
+def _is_spare(engine: EngineFacts) -> bool:
+    """An engine that works without, and of which something can be said: why it is not there, or what broke."""
+    return engine.name != "llama" and not engine.usable
+
+
+def _capabilities(engine: EngineFacts) -> Check:
+    """A warning when something breaks the process or computes wrongly: nothing here uses it, other programs may."""
+    if not engine.capabilities:
+        status: Status = "ok" if engine.probe.verdict == "untested" else "warn"
+        return Check(engine.name, status, f"{engine.probe.verdict}: {engine.probe.reason}")
+    works = ", ".join(c.name for c in engine.capabilities if c.verdict == "ok")
+    others = ", ".join(f"{c.name} {c.verdict} ({c.reason})" for c in engine.capabilities if c.verdict != "ok")
+    told = f"can {works or 'nothing'}" + (f"; cannot {others}" if others else "")
+    if any(map(_is_dangerous, engine.capabilities)):
+        return Check(engine.name, "warn", told, f"it is not used; update {engine.name} or its driver")
+    return Check(engine.name, "ok", told)
+
+
+def _is_dangerous(capability: Capability) -> bool:
+    return capability.verdict in {"crashed", "hung"} or capability.reason.startswith("wrong results")
 
 
 def check_rates(profile: Profile) -> Check:

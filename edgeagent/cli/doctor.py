@@ -8,6 +8,7 @@ import click
 from edgeagent.cli.checks import (
     Check,
     check_broker,
+    check_capabilities,
     check_database,
     check_disk,
     check_engine,
@@ -83,6 +84,7 @@ def _machine(settings: Settings, store: ModelStore, card: ModelCard) -> list[Che
     config = settings.config
     return [
         check_engine(profile.engine("llama")),
+        *check_capabilities(profile),
         check_rates(profile),
         check_memory(profile, card, config.models.context_tokens, config.engine.kv_type),
         check_disk(profile, store, card),

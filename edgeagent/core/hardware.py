@@ -90,11 +90,14 @@ class Verdict(Fact):
     """The settings that are safe to use after this probe."""
 
 
+CapabilityVerdict = Literal["ok", "crashed", "hung", "failed", "absent"]
+
+
 class Capability(Fact):
     """One thing an engine might do here (`kv_q4_0`, `mlock`, `CUDAExecutionProvider`), tried in a child process."""
 
     name: str
-    verdict: Literal["ok", "crashed", "hung", "failed", "absent"]
+    verdict: CapabilityVerdict
     reason: str
     at: str
     """Date of the trial, ISO 8601."""

@@ -36,8 +36,8 @@ class Worker:
         self._loop.add_reader(sock, self._on_readable)
 
     @classmethod
-    async def spawn(cls, engine: str, *, memory_limit_bytes: int = 0) -> "Worker":
-        """Start a worker for `engine` (a key of `worker.ENGINES`)."""
+    async def spawn(cls, engine: str, *, memory_limit_bytes: int = 0, is_quiet: bool = False) -> "Worker":
+        """Start a worker for `engine` (a key of `worker.ENGINES`); a quiet one dies without a word on stderr."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         command = [sys.executable, "-m", "edgeagent.execution.worker", engine, str(theirs.fileno())]
@@ -46,6 +46,7 @@ class Worker:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if is_quiet else None,
         )
         theirs.close()
         return cls(engine, process, ours)

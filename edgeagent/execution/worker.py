@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from edgeagent.core.errors import EdgeAgentError
+from edgeagent.core.errors import EdgeAgentError, OutOfMemoryError
 from edgeagent.execution.channel import Buffers, Channel, ChannelClosedError, Message
 
 ENGINES = {
     "llama": "edgeagent.execution.llama.engine",
     "onnx": "edgeagent.execution.onnx.engine",
+    "litert": "edgeagent.execution.litert.engine",
 }
 PR_SET_PDEATHSIG = 1
 FAULTS_VARIABLE = "EDGEAGENT_FAULTS"
@@ -73,6 +74,8 @@ def _dispatch(channel: Channel, engine: Engine, message: Message, bulk: bytes) -
         engine.handle(request)
     except EdgeAgentError as error:
         request.fail(error)
+    except MemoryError:
+        request.fail(OutOfMemoryError(f"the worker has no memory left for '{request.op}'; use a smaller model"))
 
 
 def _die_with_parent() -> None:

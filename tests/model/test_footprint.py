@@ -8,10 +8,8 @@ import pytest
 
 from edgeagent.core.cards import KvType
 from edgeagent.model.footprint import Setup, Weights, largest_context, predict, weigh
-from edgeagent.model.machine import AVX2_TYPES, repacked_types
+from edgeagent.model.machine import AVX2_TYPES
 from edgeagent.model.store import StoredVariant
-from edgeagent.resource.probes.cpu import read_cpu
-from edgeagent.resource.probes.sysroot import Sysroot
 from tests.model.machines import ROOT, registry
 
 sys.path.insert(0, str(ROOT / "tools/bench"))
@@ -52,8 +50,7 @@ def test_prediction_is_near_what_was_measured(case: tuple[str, str, int, KvType]
 
 
 def test_prediction_is_near_a_real_worker(smollm2: StoredVariant) -> None:
-    repacked = repacked_types(read_cpu(Sysroot()).features, None)
-    case = predict_memory.Case(smollm2, 1024, "q8_0", repacked)
+    case = predict_memory.Case(smollm2, 1024, "q8_0", predict_memory.repacked_here())
     assert predict_memory.error_of(predict_memory.measure([case])[0]) < 0.10
 
 
@@ -117,6 +114,5 @@ def test_every_variant_here_is_predicted_within_a_tenth(embedded_store: object, 
     cards = [card for card in embedded_store.registry.cards if card.architecture]
     found = [s for c in cards for v in c.variants if (s := embedded_store.find(c.id, v.name))]
     assert found, f"no decoder in {models_dir}"
-    repacked = repacked_types(read_cpu(Sysroot()).features, None)
-    for measured in predict_memory.measure(predict_memory.cases(found, repacked)):
+    for measured in predict_memory.measure(predict_memory.cases(found, predict_memory.repacked_here())):
         assert predict_memory.error_of(measured) < 0.10, str(measured[0])

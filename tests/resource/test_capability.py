@@ -1,97 +1,72 @@
-"""The engine probe: what it decides from outcomes, and real children that really die, hang and refuse."""
+"""The survey: what it tries, in which order, and what it keeps, over real children with real faults."""
 
 import asyncio
-import os
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from edgeagent.core.hardware import EngineFacts
-from edgeagent.execution.channel import Buffers
-from edgeagent.execution.supervisor import STALL_S, Received, Worker
-from edgeagent.resource.capability import (
-    PREFERENCE,
-    EngineSettings,
-    Outcome,
-    ProbeModel,
-    Trial,
-    is_conclusive,
-    parse_flags,
-    probe_engine,
-    spawn_engine,
-    try_engine,
-    untested,
-)
+from edgeagent.core.hardware import Capability, EngineFacts, Verdict
+from edgeagent.execution.supervisor import Worker
+from edgeagent.model.store import StoredVariant
+from edgeagent.resource.capability import ProbeModel, Survey, engine_builds, probe_capabilities
+from edgeagent.resource.capability.trial import ABSENT, DISTRIBUTIONS, Limits, SpawnLimited, spawn_limited
+from tests.resource.faults import spawn_faulty
 
-BEST = PREFERENCE[0]
+TODAY = "2026-03-01"
+ONNXRUNTIME = engine_builds()["onnxruntime"].partition("+")[0]
+LITERT = engine_builds()["litert"].partition("+")[0]
 
 
-def probe_with(outcomes: Sequence[Outcome]) -> tuple[EngineFacts, list[EngineSettings]]:
-    tried: list[EngineSettings] = []
-
-    async def try_settings(settings: EngineSettings) -> Trial:
-        tried.append(settings)
-        return Trial(outcomes[len(tried) - 1], reason=f"trial {len(tried)}", version="1.0")
-
-    return asyncio.run(probe_engine(try_settings)), tried
+def llama(usable: bool = True) -> EngineFacts:
+    return EngineFacts(name="llama", version="1", usable=usable, probe=Verdict(verdict="ok", reason=""))
 
 
-def test_probe_preferred_settings_work_stops_after_one_trial() -> None:
-    facts, tried = probe_with(["ok"])
-    assert tried == [BEST]
-    assert facts.usable
-    assert facts.probe.settings == {"extra_buffers": True, "flash_attention": True}
+def known(engine: str, version: str, names: str, verdict: str = "ok") -> EngineFacts:
+    told = tuple(
+        Capability.model_validate({"name": name, "verdict": verdict, "reason": "known", "at": "2025-01-01"})
+        for name in names.split()
+    )
+    flags = dict.fromkeys(names.split(), True)
+    probe = Verdict(verdict="ok", reason="")
+    return EngineFacts(name=engine, version=version, usable=True, flags=flags, probe=probe, capabilities=told)
 
 
-def test_probe_preferred_settings_crash_records_the_crash_and_the_safe_settings() -> None:
-    facts, tried = probe_with(["crashed", "ok"])
-    assert tried == list(PREFERENCE[:2])
-    assert facts.usable
-    assert facts.probe.verdict == "crashed"
-    assert facts.probe.settings == {"extra_buffers": False, "flash_attention": True}
-    assert facts.probe.reason.startswith("trial 1; safe: ")
+ALL_ONNX = known("onnxruntime", ONNXRUNTIME, "CPUExecutionProvider")
+ALL_LITERT = known("litert", LITERT, "cpu xnnpack edgetpu vx ethosu qnn")
 
 
-@pytest.mark.parametrize(("outcome", "conclusive"), [("crashed", True), ("hung", True), ("failed", False)])
-def test_probe_nothing_works_is_unusable_and_a_bad_file_is_worth_another_try(
-    outcome: Outcome, conclusive: bool
-) -> None:
-    facts, tried = probe_with([outcome] * len(PREFERENCE))
-    assert tried == list(PREFERENCE)
-    assert not facts.usable
-    assert facts.probe.settings == {}
-    assert is_conclusive(facts) is conclusive
+def survey(
+    *engines: EngineFacts,
+    model: ProbeModel | None = None,
+    spawn: SpawnLimited = spawn_limited,
+    budget_s: float = 1000,
+    trial_s: float = 120,
+    clock: Callable[[], float] = time.monotonic,
+    keep: Callable[[Survey], None] = lambda _: None,
+) -> Survey:
+    return asyncio.run(
+        probe_capabilities(
+            model, engines, today=TODAY, budget_s=budget_s, clock=clock, spawn=spawn, trial_s=trial_s, keep=keep
+        )
+    )
 
 
-def test_untested_engine_is_not_conclusive() -> None:
-    assert not is_conclusive(untested("1.0", "no model"))
+def verdicts(found: Survey, engine: str) -> dict[str, str]:
+    return {c.name: c.verdict for facts in found.engines if facts.name == engine for c in facts.capabilities}
 
 
-def test_flags_of_a_build_are_read_and_other_text_is_not() -> None:
-    assert parse_flags("CPU : AVX2 = 1 | NEON = 0 | LLAMAFILE = 1 | THREADS = 8 |") == {
-        "AVX2": True,
-        "NEON": False,
-        "LLAMAFILE": True,
-    }
+class Spawns:
+    """Counts workers, by engine."""
 
+    def __init__(self) -> None:
+        self.engines: list[str] = []
 
-class FaultyWorker(Worker):
-    """A real worker that a real signal hits right before its first evaluation, when extra buffers are on."""
-
-    fault = signal.SIGSEGV
-    has_extra_buffers: object = None
-
-    async def call(self, op: str, bulk: Buffers = (), *, stall_s: float = STALL_S, **params: object) -> Received:
-        self.has_extra_buffers = params.get("extra_buffers", self.has_extra_buffers)
-        if op == "bench" and self.has_extra_buffers:
-            await super().call("fault", stall_s=stall_s, signal=int(self.fault))
-        return await super().call(op, bulk, stall_s=stall_s, **params)
-
-
-class StoppingWorker(FaultyWorker):
-    fault = signal.SIGSTOP
+    async def __call__(self, engine: str, limits: Limits) -> Worker:
+        self.engines.append(engine)
+        return await spawn_limited(engine, limits)
 
 
 @pytest.fixture(autouse=True)
@@ -99,48 +74,133 @@ def faults_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEAGENT_FAULTS", "1")
 
 
-def test_trial_on_this_machine_runs_the_real_model(model: ProbeModel) -> None:
-    facts = asyncio.run(probe_engine(lambda settings: try_engine(model, settings)))
+@pytest.mark.long
+def test_survey_of_this_machine_judges_everything_and_a_second_one_tries_nothing(
+    model: ProbeModel, minilm: StoredVariant
+) -> None:
+    spawns, kept = Spawns(), list[Survey]()
+
+    def look(engines: tuple[EngineFacts, ...]) -> Survey:
+        return asyncio.run(
+            probe_capabilities(
+                model,
+                engines,
+                today=TODAY,
+                budget_s=1000,
+                clock=time.monotonic,
+                onnx_model=minilm.path,
+                spawn=spawns,
+                keep=kept.append,
+            )
+        )
+
+    found = look((llama(),))
+    works = {"flash_attention", "kv_q8_0", "kv_q4_0", "kv_f16", "extra_buffers", "mmap", "no_mmap"}
+    assert {name for name, verdict in verdicts(found, "llama").items() if verdict == "ok"} >= works
+    assert verdicts(found, "onnxruntime")["CPUExecutionProvider"] == "ok"
+    assert found.left == ()
+    assert {c.at for engine in found.engines for c in engine.capabilities} == {TODAY}
+    assert len(kept) == sum(len(engine.capabilities) for engine in found.engines)
+
+    spawns.engines.clear()
+    again = look(found.engines)
+    assert spawns.engines == []
+    assert again.engines == found.engines
+
+
+def test_crash_of_one_trial_costs_one_verdict(model: ProbeModel) -> None:
+    before = known("llama", "1", "gpu_layers flash_attention extra_buffers kv_f16 mmap no_mmap mlock")
+    spawn = spawn_faulty(lambda _, params: params.get("kv_type") == "q8_0", signal.SIGSEGV)
+    found = survey(before, ALL_ONNX, ALL_LITERT, model=model, spawn=spawn)
+    assert verdicts(found, "llama")["kv_q8_0"] == "crashed"
+    assert verdicts(found, "llama")["kv_q4_0"] == "ok"
+    (facts,) = (engine for engine in found.engines if engine.name == "llama")
+    reason = next(c.reason for c in facts.capabilities if c.name == "kv_q8_0")
+    assert "SIGSEGV" in reason
+    assert not facts.can("kv_q8_0")
+    assert facts.can("kv_q4_0")
+
+
+def test_engine_that_crashes_at_its_first_question_is_unusable_and_the_others_are_judged() -> None:
+    spawn = spawn_faulty(lambda op, _: op == "providers", signal.SIGABRT)
+    found = survey(spawn=spawn)
+    (onnxruntime,) = (engine for engine in found.engines if engine.name == "onnxruntime")
+    assert not onnxruntime.usable
+    assert onnxruntime.probe.verdict == "crashed"
+    assert "SIGABRT" in onnxruntime.probe.reason
+    assert any(engine.name == "litert" for engine in found.engines)
+
+
+def test_provider_that_hangs_is_hung_and_its_child_is_gone() -> None:
+    spawned: list[Worker] = []
+    spawn = spawn_faulty(lambda op, _: op == "trial", signal.SIGSTOP, spawned)
+    before = known("onnxruntime", ONNXRUNTIME, "").model_copy(update={"flags": {"CPUExecutionProvider": True}})
+    found = survey(before, ALL_LITERT, spawn=spawn, trial_s=2)
+    assert verdicts(found, "onnxruntime") == {"CPUExecutionProvider": "hung"}
+    assert found.engines[0].probe.verdict == "hung"
+    assert [worker.is_alive for worker in spawned] == [False]
+    assert spawned[0].exit_status == -signal.SIGKILL
+
+
+def test_budget_spent_stops_in_order_of_worth_and_the_next_pass_goes_on() -> None:
+    ticks = iter(range(1000))
+    before = known("onnxruntime", ONNXRUNTIME, "").model_copy(
+        update={"flags": {"AzureExecutionProvider": True, "CPUExecutionProvider": True}}
+    )
+    spawns = Spawns()
+    first = survey(before, ALL_LITERT, spawn=spawns, budget_s=2, clock=lambda: float(next(ticks)))
+    assert verdicts(first, "onnxruntime") == {"CPUExecutionProvider": "ok"}
+    assert "onnxruntime AzureExecutionProvider" in first.left
+    num_first = len(spawns.engines)
+    second = survey(*first.engines, spawn=spawns)
+    assert set(verdicts(second, "onnxruntime")) == {"CPUExecutionProvider", "AzureExecutionProvider"}
+    assert second.left == ()
+    assert len(spawns.engines) > num_first
+
+
+def test_other_version_of_an_engine_is_tried_anew() -> None:
+    old = known("onnxruntime", "0.1", "CPUExecutionProvider", "crashed")
+    found = survey(old, ALL_LITERT)
+    (facts,) = (engine for engine in found.engines if engine.name == "onnxruntime")
+    assert facts.version == ONNXRUNTIME
+    assert facts.can("CPUExecutionProvider")
     assert facts.usable
-    assert facts.version
-    assert facts.flags
 
 
-def test_trial_child_dies_of_sigsegv_while_this_process_goes_on_with_safe_settings(model: ProbeModel) -> None:
-    workers: list[Worker] = []
-
-    async def spawn() -> Worker:
-        workers.append(await FaultyWorker.spawn("llama"))
-        return workers[-1]
-
-    facts = asyncio.run(probe_engine(lambda settings: try_engine(model, settings, spawn=spawn)))
-    assert facts.probe.verdict == "crashed"
-    assert f"exit {-signal.SIGSEGV}" in facts.probe.reason
-    assert facts.usable
-    assert facts.probe.settings == {"extra_buffers": False, "flash_attention": True}
-    assert len(workers) == 2
-    for worker in workers:
-        with pytest.raises(ProcessLookupError):
-            os.kill(worker.pid, 0)
+@pytest.mark.parametrize("verdict", ["ok", "crashed", "hung", "failed"])
+def test_verdict_under_the_same_version_is_kept_whatever_it_was(verdict: str) -> None:
+    before = known("onnxruntime", ONNXRUNTIME, "CPUExecutionProvider", verdict)
+    spawns = Spawns()
+    found = survey(before, ALL_LITERT, spawn=spawns)
+    assert found.engines == (before, ALL_LITERT)
+    assert spawns.engines == []
 
 
-def test_trial_child_that_stops_is_hung_and_killed(model: ProbeModel) -> None:
-    workers: list[Worker] = []
-
-    async def spawn() -> Worker:
-        workers.append(await StoppingWorker.spawn("llama"))
-        return workers[-1]
-
-    trial = asyncio.run(try_engine(model, BEST, spawn=spawn, timeout_s=3))
-    assert trial.outcome == "hung"
-    with pytest.raises(ProcessLookupError):
-        os.kill(workers[0].pid, 0)
+def test_without_a_model_or_a_usable_engine_its_capabilities_are_left(tmp_path: Path) -> None:
+    spawns = Spawns()
+    without = survey(llama(), ALL_ONNX, ALL_LITERT, spawn=spawns)
+    unusable = survey(
+        llama(usable=False), ALL_ONNX, ALL_LITERT, model=ProbeModel("m/v", tmp_path, "q8_0", 64), spawn=spawns
+    )
+    assert "llama kv_q8_0" in without.left
+    assert without.left == unusable.left
+    assert spawns.engines == []
 
 
-def test_trial_with_a_truncated_file_fails_without_a_crash(model: ProbeModel, tmp_path: Path) -> None:
-    file = tmp_path / "cut.gguf"
-    file.write_bytes(model.path.read_bytes()[:100_000])
-    cut = ProbeModel("cut/Q4_1", file, "q8_0", 64)
-    trial = asyncio.run(try_engine(cut, BEST, spawn=spawn_engine))
-    assert trial.outcome == "failed"
-    assert "cut.gguf" in trial.reason
+def test_package_that_is_not_installed_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DISTRIBUTIONS, "litert", ("edgeagent-no-such-package",))
+    found = survey(ALL_ONNX, ALL_LITERT)
+    (facts,) = (engine for engine in found.engines if engine.name == "litert")
+    assert (facts.version, facts.usable, facts.capabilities) == (ABSENT, False, ())
+    assert "edgeagent[litert]" in facts.probe.reason
+
+
+def test_absent_library_is_looked_for_again() -> None:
+    before = known("litert", LITERT, "cpu xnnpack edgetpu vx ethosu").model_copy(update={"capabilities": ()})
+    absent = known("litert", LITERT, "cpu xnnpack edgetpu vx ethosu qnn", "absent").capabilities
+    if LITERT == ABSENT:
+        pytest.skip("LiteRT is not installed here (pip install 'edgeagent[litert]')")
+    found = survey(ALL_ONNX, before.model_copy(update={"capabilities": absent}))
+    (facts,) = (engine for engine in found.engines if engine.name == "litert")
+    assert {c.at for c in facts.capabilities} == {TODAY}
+    assert facts.can("xnnpack")

@@ -9,7 +9,10 @@ from edgeagent.core.cards import KvType
 from edgeagent.core.generation import Sampling
 from edgeagent.execution.supervisor import Worker
 from edgeagent.model.footprint import Loading, Setup, predict, weigh
+from edgeagent.model.machine import repacked_types
 from edgeagent.model.store import StoredVariant
+from edgeagent.resource.probes.cpu import read_cpu
+from edgeagent.resource.probes.sysroot import Sysroot
 
 CONTEXTS = (1024, 4096)
 KV_TYPES: tuple[KvType, ...] = ("q8_0", "f16")
@@ -36,6 +39,11 @@ class Case:
 
 Measured = tuple[Case, int, int]
 """A case, the bytes predicted, and the worker's `VmHWM` in bytes."""
+
+
+def repacked_here() -> frozenset[str]:
+    """The tensor types that the engine repacks on this machine, by its CPU's features."""
+    return repacked_types(read_cpu(Sysroot()).features, None)
 
 
 def cases(stored: Iterable[StoredVariant], repacked: frozenset[str]) -> list[Case]:

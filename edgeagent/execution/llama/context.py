@@ -15,13 +15,14 @@ SEQUENCE = 0
 
 @dataclass(frozen=True, slots=True)
 class ContextSettings:
-    """`chunk_tokens` is the canonical prefill chunk and the largest batch."""
+    """`chunk_tokens` is the canonical prefill chunk and the largest batch; `offload` lets a GPU take part."""
 
     context_tokens: int
     kv_type: str
     flash_attention: bool
     threads: int
     chunk_tokens: int
+    offload: bool = False
 
 
 class Context:
@@ -44,6 +45,7 @@ class Context:
         params.type_k = params.type_v = KV_TYPES[settings.kv_type]
         params.kv_unified = False  # several sequences in one unified cache change each other's bits
         params.no_perf = True
+        params.offload_kqv = params.op_offload = settings.offload
         self.handle = lib.llama_init_from_model(model.handle, params)
         if not self.handle:
             raise OutOfMemoryError(f"no memory for a context of {settings.context_tokens} tokens; use a smaller one")
@@ -72,8 +74,8 @@ class Context:
         del self.tokens[num_tokens:], self.spans[num_spans:]
         self.has_logits = False
 
-    def evaluate(self, tokens: Sequence[int]) -> None:
-        """Append one span; afterwards the logits of its last token are there."""
+    def evaluate(self, tokens: Sequence[int], *, all_logits: bool = False) -> None:
+        """Append one span; afterwards the logits of its last token are there, or of all of them."""
         lib = llama()
         if len(self.tokens) + len(tokens) > self.settings.context_tokens:
             raise EngineError(f"the context of {self.settings.context_tokens} tokens is full; ask for a shorter answer")
@@ -84,7 +86,7 @@ class Context:
             batch.pos[i] = len(self.tokens) + i
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = SEQUENCE
-            batch.logits[i] = i == last
+            batch.logits[i] = all_logits or i == last
         status = lib.llama_decode(self.handle, batch)
         if status != 0:
             self.clear()

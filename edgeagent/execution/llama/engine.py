@@ -9,6 +9,7 @@ from edgeagent.execution.llama.context import Context, ContextSettings
 from edgeagent.execution.llama.library import engine_version, system_info
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.quantize import quantize
+from edgeagent.execution.llama.trial import LOAD_MODES, features, trial
 from edgeagent.execution.worker import Request
 
 JOBS: dict[str, Callable[[Context, Request], jobs.Steps]] = {
@@ -16,8 +17,6 @@ JOBS: dict[str, Callable[[Context, Request], jobs.Steps]] = {
     "prefill": jobs.prefill,
     "bench": jobs.bench,
 }
-LOAD_MODES = {"read": 0, "map": 1}
-"""llama.h, `enum llama_load_mode`."""
 
 
 class LlamaEngine:
@@ -51,6 +50,10 @@ class LlamaEngine:
                 request.reply()
             case "splice":
                 jobs.splice(self._loaded(), request)
+            case "trial":
+                trial(request)
+            case "features":
+                features(request)
             case "version":
                 request.reply(version=engine_version(), system=system_info())
             case _:
@@ -79,11 +82,13 @@ class LlamaEngine:
 
     def _load(self, request: Request) -> None:
         p = request.params
+        gpu_layers = int(p.get("gpu_layers", 0))
         model = Model(
             str(p["path"]),
             extra_buffers=bool(p["extra_buffers"]),
-            gpu_layers=int(p.get("gpu_layers", 0)),
+            gpu_layers=gpu_layers,
             load_mode=LOAD_MODES[str(p.get("load_mode", "map"))],
+            experts_on_cpu=bool(p.get("experts_on_cpu")),
         )
         self._context = Context(
             model,
@@ -93,6 +98,7 @@ class LlamaEngine:
                 flash_attention=bool(p["flash_attention"]),
                 threads=int(p["threads"]),
                 chunk_tokens=int(p["chunk_tokens"]),
+                offload=gpu_layers > 0,
             ),
         )
         request.reply(

@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine of a worker process: sentence embeddings on the CPU.
+"""The ONNX Runtime engine of a worker process: sentence embeddings on the CPU, and trials of other providers.
 
 The pooling is the one the model was trained with (sentence-transformers/all-MiniLM-L6-v2 model card): the mean of
 the last hidden states over the attention mask, scaled to unit length; texts are cut after 256 tokens.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeagent.core.errors import EngineError, ModelFileError
+from edgeagent.execution.onnx.trial import providers, trial
 from edgeagent.execution.worker import Engine, Request
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def create() -> Engine:
 
 
 class OnnxEngine:
-    """Ops `load {model, tokenizer, threads}` and `embed {texts}`; every request is answered before the next is read."""
+    """Ops `load {model, tokenizer, threads}`, `embed {texts}`, and those of `trial`.
+
+    Every request is answered before the next is read.
+    """
 
     def __init__(self) -> None:
         self._model: SentenceModel | None = None
@@ -43,6 +47,10 @@ class OnnxEngine:
             self._load(request)
         elif request.op == "embed":
             self._embed(request)
+        elif request.op == "providers":
+            providers(request)
+        elif request.op == "trial":
+            trial(request)
         else:
             raise EngineError(f"the onnx engine has no operation '{request.op}'; use load or embed")
 
