@@ -39,7 +39,7 @@ from edgeagent.resource.calibration import Instruments
 from edgeagent.resource.capability import ENGINE, ProbeModel, engine_build
 from edgeagent.resource.probes.memory import read_memory
 from edgeagent.resource.probes.sysroot import Sysroot
-from edgeagent.resource.profile import Places, ensure_profile, read_machine
+from edgeagent.resource.profile import Effort, Places, ensure_profile, read_machine
 from edgeagent.settings import Settings
 from edgeagent.wire.topics import Topics
 
@@ -100,16 +100,21 @@ def engine_threads(settings: Settings) -> int:
     return settings.config.engine.threads or len(os.sched_getaffinity(0))
 
 
-async def profile(settings: Settings, *, refresh: bool = False) -> Profile:
+async def profile(settings: Settings, *, refresh: bool = False, effort: Effort | None = None) -> Profile:
     """This machine's profile, measured with the default model if its file is here.
 
     Raises ConfigError, ModelNotFoundError (unknown default), ModelFileError (its file is bad).
     """
-    return await _profile_with(settings, probe_model(settings), refresh=refresh)
+    return await _profile_with(settings, probe_model(settings), refresh=refresh, effort=effort)
 
 
-async def _profile_with(settings: Settings, model: ProbeModel | None, *, refresh: bool = False) -> Profile:
-    return await ensure_profile(places(settings), model, refresh=refresh, instruments=Instruments(time.monotonic))
+async def _profile_with(
+    settings: Settings, model: ProbeModel | None, *, refresh: bool = False, effort: Effort | None = None
+) -> Profile:
+    instruments = Instruments(time.monotonic)
+    return await ensure_profile(
+        places(settings), model, refresh=refresh, instruments=instruments, effort=effort or Effort()
+    )
 
 
 def probe_model(settings: Settings) -> ProbeModel | None:

@@ -80,7 +80,8 @@ class Answerer:
         return decide(ask, imagined(query, await self._surroundings.situation(resident)))
 
     async def _plan(self, request: ChatRequest, material: Material, resident: Resident, started_at: float) -> Tally:
-        situation = await self._surroundings.situation(resident)
+        needs_peer = request.edgeagent.plan not in ("auto", PlanKind.LOCAL)
+        situation = await self._surroundings.situation(resident, needs_peer=needs_peer)
         drafts = await self._drafts(request, material, resident)
         max_tokens = _max_tokens(request, drafts, situation)
         ask = _ask(request, drafts, max_tokens, resident, self._surroundings)

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 LINK_PROBE_S = 1.5
 """A link that cannot be measured in this time is not worth waiting for."""
+NAMED_PLAN_S = 5.0
+"""What a request that names a plan with a peer waits for one to be there and answer; nobody else waits so long."""
 MEAN_JOB_TOKENS = 1000
 """Prompt tokens of the job that a queued request ahead of ours is taken for."""
 
@@ -33,11 +35,17 @@ class Surroundings:
         self._models = models
         self.peers = peers
 
-    async def situation(self, resident: Resident) -> Situation:
-        """Measures links not seen yet first; a peer whose link cannot be measured is left out."""
+    async def situation(self, resident: Resident, *, needs_peer: bool = False) -> Situation:
+        """Measures links not seen yet first; a peer whose link cannot be measured is left out.
+
+        `needs_peer`: the request names a plan that takes a peer, so one is waited for, and its link measured, longer.
+        """
         facts = await resident.local.facts()
+        patience_s = NAMED_PLAN_S if needs_peer else LINK_PROBE_S
+        if self.peers and needs_peer:
+            await self.peers.wait_for_peer(patience_s)
         views = self.peers.views() if self.peers else []
-        await asyncio.gather(*(self._measure(view) for view in views if view.link.down_bytes_s is None))
+        await asyncio.gather(*(self._measure(view, patience_s) for view in views if view.link.down_bytes_s is None))
         options = [
             option
             for view in (self.peers.views() if self.peers else [])
@@ -63,13 +71,13 @@ class Surroundings:
             latency_target_s=self._models.latency_target_s,
         )
 
-    async def _measure(self, view: PeerView) -> None:
+    async def _measure(self, view: PeerView, patience_s: float) -> None:
         assert self.peers is not None
         if self.peers.is_broken(view):
             return
         with contextlib.suppress(TimeoutError):
             try:
-                async with asyncio.timeout(LINK_PROBE_S):
+                async with asyncio.timeout(patience_s):
                     await self.peers.measure_link(view.status.id)
             except PeerError as error:
                 log.warning("link to peer %s not measured: %s", view.status.id, error)

@@ -148,21 +148,31 @@ class Overheads(Fact):
     threads: int = Field(ge=1)
     layer_s: float = Field(ge=0)
     """Seconds a layer takes in every batch, however small."""
+    vector_elem_s: float = Field(gt=0)
+    """Tokens x width a second of what is done in a prompt chunk beside matrices and attention, in one layer."""
     attention_token_elem_s: float = Field(gt=0)
     """Cached positions x attention width (heads x head size) a second for one token, in one layer."""
     attention_chunk_elem_s: float = Field(gt=0)
     """The same for prompt chunks: tokens x positions x width a second."""
+    batch_shares: dict[int, float] = Field(default_factory=dict)
+    """Batch size to how far its time lies from one token's (0) to a whole chunk's (1)."""
 
 
 class Kernels(Fact):
     """The machine's arithmetic, measured on small synthetic models: every decoder's speed follows from it."""
 
     chunk_tokens: int
-    rates: tuple[KernelRates, ...]
-    overheads: tuple[Overheads, ...]
+    rates: tuple[KernelRates, ...] = ()
+    overheads: tuple[Overheads, ...] = ()
     kv_type: KvType = "q8_0"
+    engine_settings: dict[str, bool] = Field(default_factory=dict)
+    """The settings all this was measured with."""
     steady_fraction: float | None = None
-    """Rate after sustained load over burst rate; None: not measured."""
+    """Rate at the end of sustained load over its first second's; None: not measured."""
+    steady_s: float | None = None
+    """How long the load was sustained."""
+    absent: dict[str, str] = Field(default_factory=dict)
+    """Types that could not be measured, and why."""
     at: str = ""
     """Date of the measurement, ISO 8601."""
 
@@ -170,6 +180,14 @@ class Kernels(Fact):
     def threads(self) -> tuple[int, ...]:
         """Thread counts measured, rising."""
         return tuple(sorted({r.threads for r in self.rates}))
+
+    @property
+    def gemm_flop_s(self) -> float | None:
+        """The highest rate any type reaches in prompt chunks, two operations a weight: the compute roofline."""
+        return max((2 * r.chunk_elem_s for r in self.rates), default=None)
+
+    def has(self, kind: str, threads: int) -> bool:
+        return any(r.type == kind and r.threads == threads for r in self.rates)
 
 
 class Profile(Fact):

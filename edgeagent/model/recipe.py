@@ -49,7 +49,7 @@ def load_of(shape: Architecture, file_type: str, *, imatrix: bool = False) -> Lo
             layers[kind] += _used(tensor, shape)
     window_layers = _window_layers(shape.layers, shape.window_pattern) if shape.sliding_window else 0
     width = shape.heads * shape.head_dim
-    return Load(shape.layers, dict(layers), dict(head), width, window_layers, shape.sliding_window or 0)
+    return Load(shape.layers, shape.width, dict(layers), dict(head), width, window_layers, shape.sliding_window or 0)
 
 
 def load_of_header(header: GgufHeader) -> Load:
@@ -60,6 +60,7 @@ def load_of_header(header: GgufHeader) -> Load:
     window, pattern = _window(header)
     return Load(
         num_layers=header.layers,
+        width=header.width,
         layers=dict(layers),
         head=_header_head(header),
         attention_width=header.heads * header.head_dim,

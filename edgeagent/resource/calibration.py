@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from edgeagent.core.hardware import Rates
 from edgeagent.execution.supervisor import Worker
@@ -80,13 +81,18 @@ async def measure_busy() -> float | None:
     return min(1.0, max(0.0, (after.busy - before.busy) / (after.total - before.total)))
 
 
+def today_utc() -> str:
+    return datetime.now(tz=UTC).date().isoformat()
+
+
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """What measuring takes: a clock, fresh engine workers, and a look at how busy the machine is."""
+    """What measuring takes: a clock, fresh engine workers, a look at how busy the machine is, and the date."""
 
     clock: Clock
     spawn: Spawn = spawn_engine
     busy: Callable[[], Awaitable[float | None]] = measure_busy
+    today: Callable[[], str] = today_utc
 
 
 async def measure_rates(

@@ -1,13 +1,13 @@
-"""The profile: read what can be read, measure once what must be measured, keep it under the machine's fingerprint."""
+"""The profile: what was measured once, kept under the machine's fingerprint, and what is missing measured now."""
 
-import hashlib
-import json
+import asyncio
+import tempfile
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from edgeagent.core.errors import EdgeAgentError
 from edgeagent.core.hardware import EngineFacts, Profile
-from edgeagent.resource.boards import load_boards, match_board
 from edgeagent.resource.cache import load_profile, measuring, save_profile
 from edgeagent.resource.calibration import (
     DISTURBED_FRACTION,
@@ -16,6 +16,7 @@ from edgeagent.resource.calibration import (
     is_disturbed,
     measure_bandwidth,
     measure_rates,
+    thread_candidates,
 )
 from edgeagent.resource.capability import (
     ENGINE,
@@ -29,69 +30,52 @@ from edgeagent.resource.capability import (
     try_engine,
     untested,
 )
-from edgeagent.resource.probes.accelerators import read_accelerators
-from edgeagent.resource.probes.board import read_board
-from edgeagent.resource.probes.cpu import read_cache_bytes, read_cpu
-from edgeagent.resource.probes.memory import read_memory
-from edgeagent.resource.probes.power import read_power
-from edgeagent.resource.probes.storage import read_storage
+from edgeagent.resource.disk import read_rate
+from edgeagent.resource.kernel_pass import BUDGET_S, Pass, Progress, complete, is_complete
+from edgeagent.resource.kernels import MAX_FILE_BYTES, RigBench
+from edgeagent.resource.machine import Places, fingerprint, read_machine
+from edgeagent.resource.probes.cpu import read_cache_bytes
 from edgeagent.resource.probes.sysroot import Sysroot
-from edgeagent.resource.probes.thermal import read_thermal
 
-MEMORY_GRAIN_BYTES = 64 * 2**20
-"""Total memory enters the fingerprint this coarsely: kernels differ by a few KiB in what they keep for themselves."""
+__all__ = ["Depth", "Effort", "Places", "ensure_profile", "fingerprint", "read_machine"]
+
+DISK_S = 0.5
+"""How long the disk is read for its rate."""
+
+
+class Depth(Enum):
+    """`NEEDED`: what answering with a variant takes, seconds. `ALL`: the whole measuring pass, a minute."""
+
+    NEEDED = "needed"
+    ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """`state` is where models and memories live, `cache` the profile's file, `boards` the folder of board profiles."""
+class Effort:
+    """How much is measured now: within `budget_s` seconds (of the pass), telling `progress`."""
 
-    state: Path
-    cache: Path
-    boards: Path
-
-
-def fingerprint(machine: Profile, engine_builds: dict[str, str]) -> str:
-    """A digest of what measurements depend on: CPU, memory, board, engines; of nothing that changes by itself."""
-    facts = {
-        "cpu": [machine.cpu.model, machine.cpu.arch, machine.cpu.cores, sorted(machine.cpu.features)],
-        "memory": round(machine.memory.total_bytes / MEMORY_GRAIN_BYTES),
-        "board": machine.board,
-        "engines": engine_builds,
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def read_machine(root: Sysroot, places: Places, engine_builds: dict[str, str] | None = None) -> Profile:
-    """What the readers find under a sysroot. Starts, measures and writes nothing. Raises ConfigError (board files)."""
-    cpu, board = read_cpu(root), read_board(root)
-    matched = match_board(load_boards(places.boards), board, cpu.arch)
-    machine = Profile(
-        fingerprint="",
-        board=board,
-        board_profile=matched.id if matched else None,
-        cpu=cpu,
-        memory=read_memory(root),
-        accelerators=read_accelerators(root),
-        thermal=read_thermal(root),
-        power=read_power(root),
-        storage=read_storage(root, places.state),
-        gaps=root.gaps,
-    )
-    return machine.model_copy(update={"fingerprint": fingerprint(machine, engine_builds or {})})
+    depth: Depth = Depth.NEEDED
+    budget_s: float = BUDGET_S
+    progress: Progress = lambda _what, _share: None
 
 
 async def ensure_profile(
-    places: Places, model: ProbeModel | None, *, refresh: bool, instruments: Instruments
+    places: Places,
+    model: ProbeModel | None,
+    *,
+    refresh: bool,
+    instruments: Instruments,
+    effort: Effort = Effort(),
 ) -> Profile:
     """This machine's profile with `model`'s rates; what is missing is measured, and kept for the next call.
 
     Everything is measured anew on another machine (by its fingerprint) and with `refresh`. Volatile facts are read at
-    each call. Without a model the engine stays untested. Raises ConfigError when the profile cannot be kept.
+    each call. Without a model the engine stays untested. A pass that is interrupted, or whose budget ends, goes on
+    where it was at the next call. Raises ConfigError when the profile cannot be kept.
     """
     machine = read_machine(Sysroot(), places, {ENGINE: engine_build()})
     kept = None if refresh else await _kept(machine, places.cache, instruments)
-    if kept and _is_complete(kept, model):
+    if kept and _is_complete(kept, model, effort.depth):
         return kept
     async with measuring(places.cache):
         kept = (
@@ -99,6 +83,9 @@ async def ensure_profile(
         )  # another process may have been faster
         profile = await _completed(kept or machine, model, instruments)
         save_profile(places.cache, profile)
+        if effort.depth is Depth.ALL and model:
+            profile = await _deepened(profile, model, places, instruments, effort)
+            save_profile(places.cache, profile)
     return profile
 
 
@@ -110,18 +97,21 @@ async def _kept(machine: Profile, cache: Path, instruments: Instruments) -> Prof
     rates = before.rates
     if any(map(is_disturbed, rates.values())) and (await instruments.busy() or 0.0) <= DISTURBED_FRACTION:
         rates = {key: value for key, value in rates.items() if not is_disturbed(value)}  # it is quiet: measure again
+    storage = machine.storage.model_copy(update={"read_bytes_s": before.storage.read_bytes_s})
     return _with_bandwidth(machine, before.memory.bandwidth_bytes_s).model_copy(
-        update={"engines": before.engines, "rates": rates}
+        update={"engines": before.engines, "rates": rates, "kernels": before.kernels, "storage": storage}
     )
 
 
-def _is_complete(profile: Profile, model: ProbeModel | None) -> bool:
+def _is_complete(profile: Profile, model: ProbeModel | None, depth: Depth) -> bool:
     engine = profile.engine(ENGINE)
     if profile.memory.bandwidth_bytes_s is None or engine is None:
         return False
     if model is None:
         return True
-    return is_conclusive(engine) and (not engine.usable or _has_rates(profile, model))
+    if not is_conclusive(engine) or (engine.usable and not _has_rates(profile, model)):
+        return False
+    return depth is Depth.NEEDED or not engine.usable or is_complete(profile.kernels)
 
 
 def _has_rates(profile: Profile, model: ProbeModel) -> bool:
@@ -140,6 +130,55 @@ async def _completed(profile: Profile, model: ProbeModel | None, instruments: In
     if model and engine.usable and not _has_rates(profile, model):
         profile = await _add_rates(profile, engine, model, instruments)
     return profile
+
+
+async def _deepened(
+    profile: Profile, model: ProbeModel, places: Places, instruments: Instruments, effort: Effort
+) -> Profile:
+    """The profile with what a pass adds: the disk's rate, the machine's arithmetic."""
+    if profile.storage.read_bytes_s is None:
+        rate = await asyncio.to_thread(read_rate, model.path, DISK_S)
+        profile = profile.model_copy(update={"storage": profile.storage.model_copy(update={"read_bytes_s": rate})})
+    engine = profile.engine(ENGINE)
+    if engine is None or not engine.usable:
+        return profile
+    with tempfile.TemporaryDirectory(prefix="rigs-", dir=places.cache.parent) as folder:
+        work = _pass(profile, engine, model, Path(folder), places.cache, instruments, effort)
+        try:
+            kernels = await complete(profile.kernels, work)
+        except EdgeAgentError as error:
+            return _with_gap(profile, "kernels", f"unreadable: {error}")
+    return profile.model_copy(update={"kernels": kernels})
+
+
+def _pass(
+    profile: Profile,
+    engine: EngineFacts,
+    model: ProbeModel,
+    folder: Path,
+    cache: Path,
+    instruments: Instruments,
+    effort: Effort,
+) -> Pass:
+    settings = EngineSettings(**engine.probe.settings)
+    bench = RigBench(
+        spawn=instruments.spawn,
+        settings=settings,
+        kv_type=model.kv_type if settings.flash_attention else "f16",
+        chunk_tokens=model.chunk_tokens,
+        threads=thread_candidates(profile.cpu.cores),
+        folder=folder,
+        cache_bytes=read_cache_bytes(Sysroot()),
+        max_bytes=min(MAX_FILE_BYTES, profile.memory.available_bytes // 4, profile.storage.free_bytes // 4),
+    )
+    return Pass(
+        bench=bench,
+        clock=instruments.clock,
+        today=instruments.today(),
+        budget_s=effort.budget_s,
+        progress=effort.progress,
+        keep=lambda kernels: save_profile(cache, profile.model_copy(update={"kernels": kernels})),
+    )
 
 
 async def _add_bandwidth(profile: Profile) -> Profile:

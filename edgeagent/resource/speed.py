@@ -1,10 +1,12 @@
 """Predicts how fast any decoder runs here, from its shape and this machine's measured kernels. Pure arithmetic.
 
-A batch of `n` tokens costs, in each layer, a fixed overhead, its weights applied `n` times, and attention over the
-positions before it; the output head is applied once, to the last token. One token at a time is bound by memory, a
-prompt chunk by arithmetic (the roofline model: Williams et al., CACM 52(4), 2009); each regime is measured.
+A batch of `n` tokens costs, in each layer, a fixed overhead, its weights applied `n` times, work in proportion to the
+width, and attention over the positions before it; the output head is applied once, to the last token. One token at a
+time is bound by memory, a prompt chunk by arithmetic (the roofline model: Williams et al., CACM 52(4), 2009); each
+regime is measured.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +24,7 @@ class Load:
     """
 
     num_layers: int
+    width: int
     layers: Elements
     head: Elements
     attention_width: int
@@ -55,31 +58,41 @@ def decode_s(load: Load, kernels: Kernels, threads: int, context: int, *, quota:
 
 
 def batch_s(load: Load, kernels: Kernels, threads: int, tokens: int, past: int) -> float:
-    """Seconds for one batch; between one token and a whole chunk, weights are interpolated linearly."""
-    share = (tokens - 1) / max(1, kernels.chunk_tokens - 1)
+    """Seconds for one batch of one token to one whole chunk."""
+    chunk, overheads = kernels.chunk_tokens, _overheads(kernels, threads)
+    share = _share(overheads, tokens, chunk)
     single = sum(n / _rates(kernels, kind, threads).token_elem_s for kind, n in load.layers.items())
-    whole = sum(n / _rates(kernels, kind, threads).chunk_elem_s for kind, n in load.layers.items())
-    weights = (1 - share) * single + share * whole * kernels.chunk_tokens
+    whole = sum(n * chunk / _rates(kernels, kind, threads).chunk_elem_s for kind, n in load.layers.items())
+    whole += load.num_layers * chunk * load.width / overheads.vector_elem_s
     head = sum(n / _rates(kernels, kind, threads).token_elem_s for kind, n in load.head.items())
-    overheads = _overheads(kernels, threads)
-    return weights + head + load.num_layers * overheads.layer_s + _attention_s(load, overheads, tokens, past)
+    beside = head + load.num_layers * overheads.layer_s
+    return (1 - share) * single + share * whole + beside + attention_s(load, overheads, tokens, past)
+
+
+def _share(overheads: Overheads, tokens: int, chunk: int) -> float:
+    """How far a batch's time lies from one token's to a whole chunk's: measured sizes, straight lines between them."""
+    known = sorted({**overheads.batch_shares, 1: 0.0, chunk: 1.0}.items())
+    for (low, low_share), (high, high_share) in itertools.pairwise(known):
+        if low <= tokens <= high:
+            return low_share + (high_share - low_share) * (tokens - low) / (high - low)
+    return tokens / chunk  # larger than the chunk: in proportion
 
 
 def throttled_s(busy_s: float, threads: int, quota: Quota | None, *, is_long: bool = False) -> float:
-    """How long work takes that would take `busy_s` unhindered: each period, threads run until the quota is spent.
+    """How long work takes that would take `busy_s` unhindered: in each period, threads run until the quota is spent.
 
-    A short piece of work may start on a fresh quota; a long one (`is_long`: part of a stream) never gains from that.
+    Work that starts after a pause finds a quota that is fresh, on average for half of what a period allows; a part of
+    a stream (`is_long`) does not.
     """
     if quota is None or quota.cores >= threads:
         return busy_s
     burst_s = quota.cores * quota.period_s / threads
-    if is_long:
-        return busy_s * threads / quota.cores
-    periods, rest_s = divmod(busy_s, burst_s)
-    return periods * quota.period_s + rest_s
+    num_pauses = busy_s / burst_s - (0 if is_long else 0.5)
+    return busy_s + max(0.0, num_pauses) * (quota.period_s - burst_s)
 
 
-def _attention_s(load: Load, overheads: Overheads, tokens: int, past: int) -> float:
+def attention_s(load: Load, overheads: Overheads, tokens: int, past: int) -> float:
+    """Seconds that `tokens` attend to `past` positions and to those before each of themselves."""
     rate = overheads.attention_token_elem_s if tokens == 1 else overheads.attention_chunk_elem_s
     reach = past + (tokens + 1) / 2
     window = min(reach, load.window) if load.window_layers else 0

@@ -30,7 +30,13 @@ def kernels(speed: float = 1.0, threads: tuple[int, ...] = (1, 2)) -> Kernels:
         for count in threads
     ]
     overheads = [
-        Overheads(threads=n, layer_s=1e-5, attention_token_elem_s=1e9 * n, attention_chunk_elem_s=5e9 * n)
+        Overheads(
+            threads=n,
+            layer_s=1e-5,
+            vector_elem_s=1e9 * n,
+            attention_token_elem_s=1e9 * n,
+            attention_chunk_elem_s=5e9 * n,
+        )
         for n in threads
     ]
     return Kernels(chunk_tokens=64, rates=tuple(rates), overheads=tuple(overheads))

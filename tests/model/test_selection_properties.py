@@ -218,7 +218,7 @@ def test_gpu_takes_all_but_the_experts_where_its_memory_ends() -> None:
     card = registry().card("qwen3-30b-a3b")
     only = {"Q4_K_M": sizes_of(card.id)["Q4_K_M"]}
     wish = Limits(24 * 10**9, 10, 4096, "q8_0")
-    for memory, layers, experts_on_cpu in ((24e9, 49, False), (6e9, 49, True), (1e9, 0, False)):
+    for memory, layers, experts_on_cpu in ((24e9, 49, False), (6e9, 49, True), (1e8, 0, False)):
         where = machine(gpu=Gpu("gpu", int(memory)))
         placement = select(card, only, where, wish).choice.option.placement
         assert (placement.gpu_layers, placement.experts_on_cpu) == (layers, experts_on_cpu)

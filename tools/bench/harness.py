@@ -52,11 +52,16 @@ def publish(bench: str, figures: Json, conditions: Json, *, as_json: bool) -> No
 def common_conditions() -> Json:
     return {
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(cores()),
         "load_average": [round(x, 2) for x in os.getloadavg()],
         "python": platform.python_version(),
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def cores() -> list[int]:
+    """Those this process may use."""
+    return sorted(os.sched_getaffinity(0))
 
 
 def cpu_model() -> str:

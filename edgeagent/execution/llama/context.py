@@ -52,6 +52,10 @@ class Context:
         self._memory = lib.llama_get_memory(self.handle)
         self._batch = lib.llama_batch_init(settings.chunk_tokens, 0, 1)
 
+    def set_threads(self, threads: int) -> None:
+        """From the next batch on; the bits stay the same whatever the number."""
+        llama().llama_set_n_threads(self.handle, threads, threads)
+
     def prepare(self, tokens: Sequence[int], spans: Sequence[int]) -> int:
         """Keep what the cache already has of `tokens` in these spans, drop the rest; tokens kept."""
         num_tokens, num_spans = canonical.reusable(self.tokens, self.spans, tokens, spans)

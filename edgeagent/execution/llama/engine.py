@@ -9,6 +9,7 @@ from edgeagent.execution.llama.context import Context, ContextSettings
 from edgeagent.execution.llama.library import engine_version, system_info
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.quantize import quantize
+from edgeagent.execution.llama.rig import shape_of, write_rig
 from edgeagent.execution.llama.trial import LOAD_MODES, features, trial
 from edgeagent.execution.worker import Request
 
@@ -16,6 +17,7 @@ JOBS: dict[str, Callable[[Context, Request], jobs.Steps]] = {
     "generate": jobs.generate,
     "prefill": jobs.prefill,
     "bench": jobs.bench,
+    "time": jobs.time_spans,
 }
 
 
@@ -48,6 +50,9 @@ class LlamaEngine:
                 p = request.params
                 quantize(str(p["source"]), str(p["target"]), str(p["kind"]), int(p["threads"]))
                 request.reply()
+            case "rig":
+                p = request.params
+                request.reply(elements=write_rig(shape_of(p), str(p["target"])))
             case "splice":
                 jobs.splice(self._loaded(), request)
             case "trial":

@@ -123,6 +123,29 @@ def bench(context: Context, request: Request) -> Steps:
     )
 
 
+def time_spans(context: Context, request: Request) -> Steps:
+    """Op `time {spans, past, threads}`: seconds of each of these batches, one after the other behind `past` tokens."""
+    spans, past = [int(n) for n in request.params["spans"]], int(request.params.get("past", 0))
+    _check_fits(context, past + sum(spans), 0)
+    context.set_threads(int(request.params["threads"]))
+    context.clear()
+    seconds: list[float] = []
+    for num_tokens in [*_chunks(past, context.settings.chunk_tokens), *spans]:
+        start = len(context.tokens)
+        tokens = [(i * 7919) % context.model.num_vocab for i in range(start, start + num_tokens)]
+        started = time.perf_counter()
+        context.evaluate(tokens)
+        seconds.append(time.perf_counter() - started)
+        yield
+    context.clear()
+    request.reply(seconds=seconds[-len(spans) :])
+
+
+def _chunks(num_tokens: int, chunk: int) -> list[int]:
+    full, rest = divmod(num_tokens, chunk)
+    return [chunk] * full + [rest] * (rest > 0)
+
+
 def _token_ids(context: Context, values: Sequence[int], *, least: int) -> list[int]:
     """The ids, when every one is of the vocabulary: llama.cpp aborts the process on others."""
     ids, count = [int(value) for value in values], context.model.num_vocab
