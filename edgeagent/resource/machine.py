@@ -22,17 +22,25 @@ MEMORY_GRAIN_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """`state` is where models and memories live, `cache` the profile's file, `boards` the folder of board profiles."""
+    """`state` is where models and memories live, `cache` the profile's file, `boards` the folder of board profiles,
+    `encoder` the sentence encoder's file, if it is here: ONNX Runtime's providers are tried with it."""
 
     state: Path
     cache: Path
     boards: Path
+    encoder: Path | None = None
 
 
 def fingerprint(machine: Profile, engine_builds: dict[str, str]) -> str:
     """A digest of what measurements depend on: CPU, memory, board, engines; of nothing that changes by itself."""
     facts = {
-        "cpu": [machine.cpu.model, machine.cpu.arch, machine.cpu.cores, sorted(machine.cpu.features)],
+        "cpu": [
+            machine.cpu.model,
+            machine.cpu.arch,
+            machine.cpu.cores,
+            sorted(machine.cpu.features),
+            machine.cpu.quota_cores,
+        ],
         "memory": round(machine.memory.total_bytes / MEMORY_GRAIN_BYTES),
         "board": machine.board,
         "engines": engine_builds,

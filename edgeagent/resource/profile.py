@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -24,14 +24,17 @@ from edgeagent.resource.capability import (
     EngineSettings,
     ProbeModel,
     Spawn,
+    Survey,
     engine_build,
     is_conclusive,
+    probe_capabilities,
     probe_engine,
     try_engine,
     untested,
+    with_usable,
 )
 from edgeagent.resource.disk import read_rate
-from edgeagent.resource.kernel_pass import BUDGET_S, Pass, Progress, complete, is_complete
+from edgeagent.resource.kernel_pass import BUDGET_S, Pass, Progress, complete
 from edgeagent.resource.kernels import MAX_FILE_BYTES, RigBench
 from edgeagent.resource.machine import Places, fingerprint, read_machine
 from edgeagent.resource.probes.cpu import read_cache_bytes
@@ -41,6 +44,10 @@ __all__ = ["Depth", "Effort", "Places", "ensure_profile", "fingerprint", "read_m
 
 DISK_S = 0.5
 """How long the disk is read for its rate."""
+SURVEY_PART = 0.4
+"""Of a pass's budget, at most so much goes to trying what the engines can do."""
+MIN_TRIAL_S = 30.0
+"""A child that loads a model from a slow card needs so long, whatever the budget."""
 
 
 class Depth(Enum):
@@ -75,7 +82,7 @@ async def ensure_profile(
     """
     machine = read_machine(Sysroot(), places, {ENGINE: engine_build()})
     kept = None if refresh else await _kept(machine, places.cache, instruments)
-    if kept and _is_complete(kept, model, effort.depth):
+    if kept and effort.depth is Depth.NEEDED and _is_complete(kept, model):
         return kept
     async with measuring(places.cache):
         kept = (
@@ -86,7 +93,7 @@ async def ensure_profile(
         if effort.depth is Depth.ALL and model:
             profile = await _deepened(profile, model, places, instruments, effort)
             save_profile(places.cache, profile)
-    return profile
+    return profile if model is None else _with_compute_fraction(profile, model)
 
 
 async def _kept(machine: Profile, cache: Path, instruments: Instruments) -> Profile | None:
@@ -99,19 +106,23 @@ async def _kept(machine: Profile, cache: Path, instruments: Instruments) -> Prof
         rates = {key: value for key, value in rates.items() if not is_disturbed(value)}  # it is quiet: measure again
     storage = machine.storage.model_copy(update={"read_bytes_s": before.storage.read_bytes_s})
     return _with_bandwidth(machine, before.memory.bandwidth_bytes_s).model_copy(
-        update={"engines": before.engines, "rates": rates, "kernels": before.kernels, "storage": storage}
+        update={
+            "engines": before.engines,
+            "accelerators": with_usable(machine.accelerators, before.engines),
+            "rates": rates,
+            "kernels": before.kernels,
+            "storage": storage,
+        }
     )
 
 
-def _is_complete(profile: Profile, model: ProbeModel | None, depth: Depth) -> bool:
+def _is_complete(profile: Profile, model: ProbeModel | None) -> bool:
     engine = profile.engine(ENGINE)
     if profile.memory.bandwidth_bytes_s is None or engine is None:
         return False
     if model is None:
         return True
-    if not is_conclusive(engine) or (engine.usable and not _has_rates(profile, model)):
-        return False
-    return depth is Depth.NEEDED or not engine.usable or is_complete(profile.kernels)
+    return is_conclusive(engine) and (not engine.usable or _has_rates(profile, model))
 
 
 def _has_rates(profile: Profile, model: ProbeModel) -> bool:
@@ -126,7 +137,8 @@ async def _completed(profile: Profile, model: ProbeModel | None, instruments: In
     engine = profile.engine(ENGINE)
     if engine is None or (model and not is_conclusive(engine)):
         engine = await _try(model, instruments.spawn)
-        profile = profile.model_copy(update={"engines": (engine,)})
+        others = tuple(e for e in profile.engines if e.name != ENGINE)
+        profile = profile.model_copy(update={"engines": (engine, *others)})
     if model and engine.usable and not _has_rates(profile, model):
         profile = await _add_rates(profile, engine, model, instruments)
     return profile
@@ -135,20 +147,49 @@ async def _completed(profile: Profile, model: ProbeModel | None, instruments: In
 async def _deepened(
     profile: Profile, model: ProbeModel, places: Places, instruments: Instruments, effort: Effort
 ) -> Profile:
-    """The profile with what a pass adds: the disk's rate, the machine's arithmetic."""
+    """The profile with what a pass adds: the disk's rate, what engines can do, the machine's arithmetic."""
+    started = instruments.clock()
     if profile.storage.read_bytes_s is None:
         rate = await asyncio.to_thread(read_rate, model.path, DISK_S)
         profile = profile.model_copy(update={"storage": profile.storage.model_copy(update={"read_bytes_s": rate})})
+    profile = await _surveyed(profile, model, places, instruments, effort)
     engine = profile.engine(ENGINE)
-    if engine is None or not engine.usable:
+    left_s = effort.budget_s - (instruments.clock() - started)
+    if engine is None or not engine.usable or left_s <= 0:
         return profile
     with tempfile.TemporaryDirectory(prefix="rigs-", dir=places.cache.parent) as folder:
-        work = _pass(profile, engine, model, Path(folder), places.cache, instruments, effort)
+        rest = replace(effort, budget_s=left_s)
+        work = _pass(profile, engine, model, Path(folder), places.cache, instruments, rest)
         try:
             kernels = await complete(profile.kernels, work)
         except EdgeAgentError as error:
             return _with_gap(profile, "kernels", f"unreadable: {error}")
     return profile.model_copy(update={"kernels": kernels})
+
+
+async def _surveyed(
+    profile: Profile, model: ProbeModel, places: Places, instruments: Instruments, effort: Effort
+) -> Profile:
+    """The profile with verdicts on what engines can do, as many as a part of the budget allows."""
+
+    def taking(survey: Survey) -> Profile:
+        usable = with_usable(profile.accelerators, survey.engines)
+        return profile.model_copy(update={"engines": survey.engines, "accelerators": usable})
+
+    effort.progress("what the engines can do", 0.0)
+    budget_s = effort.budget_s * SURVEY_PART
+    survey = await probe_capabilities(
+        model,
+        profile.engines,
+        today=instruments.today(),
+        budget_s=budget_s,
+        clock=instruments.clock,
+        onnx_model=places.encoder,
+        trial_s=max(budget_s, MIN_TRIAL_S),
+        keep=lambda survey: save_profile(places.cache, taking(survey)),
+    )
+    surveyed = taking(survey)
+    return _with_gap(surveyed, "capabilities", f"not tried yet: {', '.join(survey.left)}") if survey.left else surveyed
 
 
 def _pass(
@@ -216,3 +257,14 @@ def _with_bandwidth(profile: Profile, bandwidth_bytes_s: float | None) -> Profil
 
 def _with_gap(profile: Profile, fact: str, why: str) -> Profile:
     return profile.model_copy(update={"gaps": {**profile.gaps, fact: why}})
+
+
+def _with_compute_fraction(profile: Profile, model: ProbeModel) -> Profile:
+    """Prefill against the compute roofline: two operations a weight and token, over the fastest type's rate."""
+    rates, kernels = profile.rates.get(model.key), profile.kernels
+    if rates is None or kernels is None or not model.active_weights or not kernels.gemm_flop_s:
+        return profile
+    fraction = 2 * model.active_weights * rates.prefill_tok_s / kernels.gemm_flop_s
+    return profile.model_copy(
+        update={"rates": {**profile.rates, model.key: rates.model_copy(update={"compute_fraction": fraction})}}
+    )

@@ -15,6 +15,14 @@ from edgeagent.core.hardware import KernelRates, Kernels, Overheads
 Elements = Mapping[str, int]
 """Weights by ggml tensor type."""
 
+STAND_INS = {
+    "F32": ("F16",), "BF1": ("F16",), "F16": ("Q8_0",), "Q8_": ("Q6_K",), "Q6_": ("Q8_0", "Q5_K"),
+    "Q5_": ("Q5_K", "Q5_0", "Q4_K"), "Q4_": ("Q4_K", "Q4_0"), "Q3_": ("Q4_K",), "Q2_": ("Q3_K", "Q4_K"),
+    "IQ4": ("IQ4_NL", "IQ4_XS", "Q4_K"), "IQ3": ("Q3_K", "Q4_K"), "IQ2": ("Q2_K", "Q3_K"), "IQ1": ("Q2_K",),
+    "TQ1": ("Q2_K",), "TQ2": ("Q2_K",), "MXF": ("IQ4_NL", "Q4_K"),
+}  # fmt: skip
+"""For a type (by its first letters) that was not measured yet: types of about its size and work, nearest first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -101,10 +109,11 @@ def attention_s(load: Load, overheads: Overheads, tokens: int, past: int) -> flo
 
 
 def _rates(kernels: Kernels, kind: str, threads: int) -> KernelRates:
-    """The rates of this type. Raises ValueError when it was not measured with so many threads."""
-    for rates in kernels.rates:
-        if rates.type == kind and rates.threads == threads:
-            return rates
+    """The rates of this type, or of its nearest measured kin. Raises ValueError when neither was measured."""
+    measured = {rates.type: rates for rates in kernels.rates if rates.threads == threads}
+    for name in (kind, *STAND_INS.get(kind[:3], ())):
+        if name in measured:
+            return measured[name]
     raise ValueError(f"type {kind} was not measured with {threads} threads; refresh the profile")
 
 

@@ -49,7 +49,7 @@ ROCK = Profile(
             name="Rockchip NPU (fdab0000.npu)",
             runtime="rknn",
             usable=False,
-            why="no runtime",
+            why="none",
             driver="RKNPU",
         ),
         Accelerator(kind="gpu", name="amdgpu GPU", runtime="vulkan", usable=True, why="tried", memory_bytes=8 * GIB),
@@ -77,7 +77,11 @@ ROCK = Profile(
     ),
     kernels=Kernels(
         chunk_tokens=64,
-        rates=(KernelRates(type="Q4_0", threads=4, token_elem_s=2e10, chunk_elem_s=9e10),),
+        rates=(
+            KernelRates(type="Q4_0", threads=4, token_elem_s=2e10, chunk_elem_s=9e10),
+            KernelRates(type="Q8_0", threads=4, token_elem_s=1.1e10, chunk_elem_s=8e10),
+            KernelRates(type="Q4_0", threads=2, token_elem_s=1.2e10, chunk_elem_s=5e10),
+        ),
         overheads=(),
         steady_fraction=0.8,
     ),
@@ -109,8 +113,9 @@ def test_every_fact_of_a_board_has_a_line() -> None:
         ("engine", "llama 1: ok, it spoke"),
         ("capability", "llama mlock: ok"),
         ("capability", "llama kv_q4_0: crashed, signal 11"),
-        ("kernel", "Q4_0 with 4 threads: 20.0 G weights/s for a token, 90.0 G for a chunk"),
-        ("kernel", "80% of the burst rate under sustained load"),
+        ("kernels", "2 threads, billion weights/s for a token and for a chunk: Q4_0 12.0 and 50.0"),
+        ("kernels", "4 threads, billion weights/s for a token and for a chunk: Q4_0 20.0 and 90.0, Q8_0 11.0 and 80.0"),
+        ("kernels", "80% of the burst rate under sustained load"),
         ("not known", "cpu.max_mhz: absent: cpufreq tells no clocks"),
         ("fingerprint", "f" * 16),
     ]

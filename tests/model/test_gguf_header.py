@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeagent.core.errors import ModelFileError
-from edgeagent.model.gguf_cursor import BLOCK_BYTES
+from edgeagent.model import gguf_cursor, gguf_header
+from edgeagent.model.gguf_cursor import BLOCK_BYTES, HeaderIncompleteError
 from edgeagent.model.gguf_header import GgufHeader, SkippedArray, read_header
 from edgeagent.model.gguf_types import TENSOR_TYPES
 from edgeagent.model.store import StoredVariant
@@ -156,3 +157,56 @@ def test_cut_file_on_disk_is_named_in_the_error(tmp_path: Path, tiny_gguf: bytes
     path.write_bytes(tiny_gguf[:100])
     with path.open("rb") as file, pytest.raises(ModelFileError, match=str(path)):
         read_header(file, str(path))
+
+
+def test_growing_file_is_incomplete_until_its_header_is_whole(tiny_gguf: bytes) -> None:
+    end = parse(tiny_gguf).data_offset
+    for length in range(end - 32):
+        with pytest.raises(HeaderIncompleteError):
+            read_header(io.BytesIO(tiny_gguf[:length]), "growing", len(tiny_gguf))
+    grown = read_header(io.BytesIO(tiny_gguf[:end]), "growing", len(tiny_gguf))
+    assert grown == parse(tiny_gguf)
+
+
+def test_growing_file_that_cannot_hold_its_tensors_is_refused(tiny_gguf: bytes) -> None:
+    end = parse(tiny_gguf).data_offset
+    with pytest.raises(ModelFileError, match="is truncated"):
+        read_header(io.BytesIO(tiny_gguf[:end]), "growing", len(tiny_gguf) - 64)
+
+
+def test_damage_in_the_part_that_is_there_is_refused_at_once(tiny_gguf: bytes) -> None:
+    with pytest.raises(ModelFileError, match="does not begin") as refused:
+        read_header(io.BytesIO(b"<!DOCTYPE html>" + bytes(20)), "growing", len(tiny_gguf))
+    assert not isinstance(refused.value, HeaderIncompleteError)
+
+
+def test_49_byte_array_bomb_is_refused() -> None:
+    bomb = start(1, 1) + text("a") + struct.pack("<IIQ", ARRAY, UINT32, 2**63)
+    assert len(bomb) == 49
+    with pytest.raises(ModelFileError, match="ends at byte 49"):
+        parse(bomb)
+
+
+def test_more_strings_than_any_vocabulary_are_refused() -> None:
+    count = gguf_cursor.MAX_STRINGS // 2 + 1
+    array = struct.pack("<IIQ", ARRAY, STRING, count) + bytes(8 * count)
+    with pytest.raises(ModelFileError, match=f"more than {gguf_cursor.MAX_STRINGS} strings"):
+        parse(start(1, 2) + text("a") + array + text("b") + array)
+
+
+def test_more_text_than_any_template_is_refused() -> None:
+    value = struct.pack("<I", STRING) + text("x" * 2**20)
+    with pytest.raises(ModelFileError, match="longer than 8388608 bytes together"):
+        parse(start(1, 9) + b"".join(text(f"k{number}") + value for number in range(9)))
+
+
+def test_numbers_beyond_the_kept_are_stepped_over(tiny_gguf: bytes) -> None:
+    num_keys = struct.unpack_from("<Q", tiny_gguf, 16)[0]
+    array = struct.pack("<IIQ", ARRAY, UINT32, 4096) + struct.pack("<4096I", *range(4096))
+    extra = b"".join(text(f"numbers{number:02}") + array for number in range(17))
+    extra += text("p" * (-(len(extra) + 8 + 5) % 32 + 32)) + struct.pack("<IB", 7, 1)
+    grown = tiny_gguf[:16] + struct.pack("<Q", num_keys + 18) + extra + tiny_gguf[24:]
+    metadata = parse(grown).metadata
+    assert metadata["numbers15"] == tuple(range(4096))
+    assert gguf_header.MAX_KEPT_NUMBERS == 16 * 4096
+    assert metadata["numbers16"] == SkippedArray(4096)

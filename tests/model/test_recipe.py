@@ -9,7 +9,7 @@ import pytest
 from edgeagent.core.cards import Architecture, Experts
 from edgeagent.execution.supervisor import Worker
 from edgeagent.model.gguf_header import GgufHeader, read_header
-from edgeagent.model.mixes import MIXES
+from edgeagent.model.mixes import MIXES, NEED_IMATRIX
 from edgeagent.model.quantize import quantize
 from edgeagent.model.recipe import file_bytes, load_of, load_of_header, metadata_bytes
 from edgeagent.model.registry import Registry
@@ -18,7 +18,9 @@ from tests.model.tiny_decoder import quantised, write
 
 CARDS = Path(__file__).parents[2] / "models"
 MADE = ("Q8_0", "Q4_0", "Q3_K_M", "Q2_K")
-SLOW = tuple(name for name in MIXES if name not in ("F32", "Q4_K_M", "Q3_K_M"))
+QUICK = ("Q4_K_M", "Q3_K_M")
+SLOW = tuple(name for name in MIXES if name not in {"F32", *QUICK, *NEED_IMATRIX})
+IMATRIX_MATTERS = ("Q4_0", "Q5_0", "IQ4_XS", *sorted(NEED_IMATRIX))
 
 
 def tiny(family: str, **more: object) -> Architecture:
@@ -48,7 +50,7 @@ def tiny_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return shape, path
 
 
-@pytest.mark.parametrize("file_type", ["Q4_K_M", "Q3_K_M", *(pytest.param(t, marks=pytest.mark.long) for t in SLOW)])
+@pytest.mark.parametrize("file_type", [*QUICK, *(pytest.param(t, marks=pytest.mark.long) for t in SLOW)])
 def test_every_type_of_every_family_is_predicted_as_the_quantiser_makes_it(
     tiny_file: tuple[Architecture, Path], file_type: str
 ) -> None:
@@ -56,6 +58,16 @@ def test_every_type_of_every_family_is_predicted_as_the_quantiser_makes_it(
     header = quantised(path, file_type)
     assert load_of(shape, file_type) == load_of_header(header)
     assert file_bytes(shape, file_type) == data_bytes(header) + metadata_bytes(shape)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("file_type", IMATRIX_MATTERS)
+def test_types_guided_by_an_importance_matrix_are_predicted_as_the_quantiser_makes_them(
+    tiny_file: tuple[Architecture, Path], file_type: str
+) -> None:
+    shape, path = tiny_file
+    header = quantised(path, file_type, imatrix=True)
+    assert load_of(shape, file_type, imatrix=True) == load_of_header(header)
 
 
 def data_bytes(header: GgufHeader) -> int:

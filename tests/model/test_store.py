@@ -2,14 +2,15 @@
 
 import asyncio
 import os
+import struct
 from pathlib import Path
 
 import pytest
 
-from edgeagent.core.cards import ModelCard
+from edgeagent.core.cards import Architecture, ModelCard, ModelFile, PrunedSource
 from edgeagent.core.errors import DownloadError, ModelFileError, ModelNotFoundError
 from edgeagent.model import files
-from edgeagent.model.fetch import Job
+from edgeagent.model.fetch import Facts, Job
 from edgeagent.model.registry import Registry
 from edgeagent.model.store import ModelStore, StoredVariant
 
@@ -23,6 +24,9 @@ class BytesFetcher:
         self.has_begun = asyncio.Event()
         self.may_finish = asyncio.Event()
         self.may_finish.set()
+
+    async def describe(self, file: ModelFile) -> Facts:
+        return Facts(file.bytes, file.sha256)
 
     async def fetch(self, job: Job) -> None:
         self.num_fetches += 1
@@ -174,3 +178,110 @@ def test_unwritable_folder_is_one_clear_error(tmp_path: Path, tiny_card: ModelCa
     store, _ = make_store(blocked, tiny_card)
     with pytest.raises(ModelFileError, match="cannot write"):
         asyncio.run(store.ensure("tiny"))
+
+
+def gguf_with(tiny: bytes, *numbers: tuple[str, int]) -> bytes:
+    """The tiny file with further metadata, as further layers would have."""
+    extra = b"".join(struct.pack("<Q", len(k)) + k.encode() + struct.pack("<II", 4, v) for k, v in numbers)
+    padding = -(len(extra) + 8 + 1 + 4 + 1) % 32
+    extra += struct.pack("<Q", 1 + padding) + b"p" * (1 + padding) + struct.pack("<IB", 7, 1)
+    count = struct.unpack_from("<Q", tiny, 16)[0] + len(numbers) + 1
+    return tiny[:16] + struct.pack("<Q", count) + extra + tiny[24:]
+
+
+def shaped(card: ModelCard, **update: object) -> ModelCard:
+    """The card without a hash, with another architecture, and fewer layers in its first variant if so told."""
+    assert card.architecture
+    architecture = Architecture.model_validate(card.architecture.model_dump() | {"ffn": 64} | update)
+    variant = card.variants[0].model_copy(update={"bytes": None, "sha256": None})
+    return card.model_copy(update={"architecture": architecture, "variants": (variant,)})
+
+
+FFN = ("llama.feed_forward_length", 64)
+EXPERTS = {"experts": {"count": 4, "used": 2, "ffn": 16}}
+MIXTURE = (("llama.expert_count", 4), ("llama.expert_used_count", 2), ("llama.expert_feed_forward_length", 16))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "update"),
+    [
+        ((), {}),
+        ((FFN,), {}),
+        ((("llama.attention.sliding_window", 16),), {"sliding_window": 16}),
+        ((("llama.attention.sliding_window", 16),), {}),
+        ((("llama.expert_count", 0),), {}),
+        (MIXTURE, EXPERTS),
+        ((*MIXTURE[:2], FFN), EXPERTS | {"ffn": 128}),
+    ],
+)
+def test_file_that_fits_its_card_in_all_that_both_state_is_used(
+    tmp_path: Path,
+    tiny_card: ModelCard,
+    tiny_gguf: bytes,
+    numbers: tuple[tuple[str, int], ...],
+    update: dict[str, object],
+) -> None:
+    store, _ = make_store(tmp_path, card := shaped(tiny_card, **update))
+    place(store, card, gguf_with(tiny_gguf, *numbers))
+    assert store.find("tiny")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "update", "reason"),
+    [
+        ((("llama.feed_forward_length", 65),), {}, "ffn is 65, its card says 64"),
+        ((("llama.attention.sliding_window", 8),), {"sliding_window": 16}, "sliding_window is 8"),
+        (MIXTURE, {}, "experts.count is 4, its card says None"),
+        ((), EXPERTS, "experts.count is None, its card says 4"),
+        ((("llama.expert_count", 4), ("llama.expert_used_count", 1)), EXPERTS, "experts.used is 1"),
+        ((*MIXTURE[:2], ("llama.expert_feed_forward_length", 8)), EXPERTS, "experts.ffn is 8"),
+    ],
+)
+def test_file_of_another_feed_forward_window_or_mixture_is_refused(
+    tmp_path: Path,
+    tiny_card: ModelCard,
+    tiny_gguf: bytes,
+    numbers: tuple[tuple[str, int], ...],
+    update: dict[str, object],
+    reason: str,
+) -> None:
+    store, _ = make_store(tmp_path, card := shaped(tiny_card, **update))
+    place(store, card, gguf_with(tiny_gguf, *numbers))
+    with pytest.raises(ModelFileError, match=reason):
+        store.find("tiny")
+
+
+def test_variant_with_fewer_layers_than_its_card_is_used(
+    tmp_path: Path, tiny_card: ModelCard, tiny_gguf: bytes
+) -> None:
+    card = shaped(tiny_card, layers=2)
+    pruned = card.variants[0].model_copy(
+        update={"layers": 1, "source": PrunedSource(kind="pruned", variant="F32", dropped=(1,))}
+    )
+    store, _ = make_store(tmp_path, card := card.model_copy(update={"variants": (pruned,)}))
+    place(store, card, tiny_gguf)
+    assert store.find("tiny")
+
+
+def test_pruned_variant_not_made_yet_says_how(tmp_path: Path, tiny_card: ModelCard) -> None:
+    pruned = tiny_card.variants[1].model_copy(
+        update={"source": PrunedSource(kind="pruned", variant="F32", dropped=(1,))}
+    )
+    store, _ = make_store(tmp_path, tiny_card.model_copy(update={"variants": (pruned,)}))
+    with pytest.raises(ModelNotFoundError, match="edgeagent models prune tiny"):
+        asyncio.run(store.ensure("tiny"))
+    with pytest.raises(ModelNotFoundError, match="edgeagent models prune tiny"):
+        asyncio.run(store.preview("tiny"))
+
+
+def test_pull_sweeps_what_a_killed_one_left_beside_the_whole_file(
+    tmp_path: Path, tiny_card: ModelCard, tiny_gguf: bytes
+) -> None:
+    store, _ = make_store(tmp_path, tiny_card, tiny_gguf)
+    path = asyncio.run(store.ensure("tiny")).path
+    partial = store.partial(tiny_card, tiny_card.variants[0])
+    (partial.parent / "scratch").mkdir(parents=True)
+    for left in (files.validator(partial), files.unfinished_sidecar(path), partial.parent / "lock"):
+        left.touch()
+    asyncio.run(store.ensure("tiny"))
+    assert sorted(p.name for p in path.parent.iterdir()) == ["tiny.gguf", "tiny.gguf.json"]

@@ -35,17 +35,36 @@ def write(path: Path, shape: Architecture) -> None:
     writer.close()
 
 
-def quantised(source: Path, file_type: str) -> GgufHeader:
-    """The header of the file that llama.cpp's quantiser makes of `source`."""
+def quantised(source: Path, file_type: str, *, imatrix: bool = False) -> GgufHeader:
+    """The header of the file that llama.cpp's quantiser makes of `source`; `imatrix`: of even importance."""
     bindings, target = llama(), source.with_suffix(f".{file_type}.gguf")
     params = bindings.llama_model_quantize_default_params()
     params.ftype = getattr(bindings, f"LLAMA_FTYPE_MOSTLY_{file_type}")
     params.nthread = 2
+    if imatrix:
+        params.imatrix = _even_importance(source)
     assert bindings.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) == 0
-    with target.open("rb") as file:
-        header = read_header(file, target.name)
+    header = _header(target)
     target.unlink()
     return header
+
+
+def _header(path: Path) -> GgufHeader:
+    with path.open("rb") as file:
+        return read_header(file, path.name)
+
+
+def _even_importance(source: Path) -> object:
+    """A weight of 1 for each column of each matrix, ended by an entry without a name."""
+    matrices = [tensor for tensor in _header(source).tensors if len(tensor.shape) > 1]
+    entries: list[ctypes.Structure] = []
+    for tensor in matrices:
+        size = tensor.shape[0] * (tensor.shape[2] if len(tensor.shape) > 2 else 1)
+        ones = (ctypes.c_float * size)(*[1.0] * size)
+        pointer = ctypes.cast(ones, ctypes.POINTER(ctypes.c_float))
+        entries.append(llama().llama_model_imatrix_data(tensor.name.encode(), pointer, size))
+    entries.append(llama().llama_model_imatrix_data(None, None, 0))
+    return (llama().llama_model_imatrix_data * len(entries))(*entries)
 
 
 def _counts(shape: Architecture) -> dict[str, int]:

@@ -35,7 +35,7 @@ def known(engine: str, version: str, names: str, verdict: str = "ok") -> EngineF
 
 
 ALL_ONNX = known("onnxruntime", ONNXRUNTIME, "CPUExecutionProvider")
-ALL_LITERT = known("litert", LITERT, "cpu xnnpack edgetpu vx ethosu qnn")
+ALL_LITERT = known("litert", LITERT, "cpu xnnpack edgetpu vx ethosu qnn teflon")
 
 
 def survey(
@@ -197,7 +197,7 @@ def test_package_that_is_not_installed_is_said_to_be(monkeypatch: pytest.MonkeyP
 
 def test_absent_library_is_looked_for_again() -> None:
     before = known("litert", LITERT, "cpu xnnpack edgetpu vx ethosu").model_copy(update={"capabilities": ()})
-    absent = known("litert", LITERT, "cpu xnnpack edgetpu vx ethosu qnn", "absent").capabilities
+    absent = known("litert", LITERT, "cpu xnnpack edgetpu vx ethosu qnn teflon", "absent").capabilities
     if LITERT == ABSENT:
         pytest.skip("LiteRT is not installed here (pip install 'edgeagent[litert]')")
     found = survey(ALL_ONNX, before.model_copy(update={"capabilities": absent}))

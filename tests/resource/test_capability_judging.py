@@ -71,28 +71,36 @@ def engine(name: str, capability: str, verdict: str, flags: dict[str, bool] | No
     return EngineFacts(name=name, version="1", usable=True, probe=probe, capabilities=(told,), flags=flags or {})
 
 
-def accelerator(runtime: str) -> Accelerator:
+def accelerator(runtime: str, kind: str = "gpu") -> Accelerator:
     return Accelerator.model_validate(
-        {"kind": "gpu", "name": "chip", "runtime": runtime, "usable": False, "why": "seen"}
+        {"kind": kind, "name": "chip", "runtime": runtime, "usable": False, "why": "seen"}
     )
 
 
 @pytest.mark.parametrize(
-    ("runtime", "facts", "usable", "why"),
+    ("kind", "runtime", "facts", "usable", "why"),
     [
-        ("cuda", engine("llama", "gpu_layers", "ok", {"CUDA": True}), True, "llama gpu_layers: ok, because"),
-        ("cuda", engine("llama", "gpu_layers", "ok", {"Vulkan": True}), False, "seen"),
-        ("cuda", engine("llama", "gpu_layers", "absent"), False, "llama gpu_layers: absent, because"),
-        ("cuda", engine("onnxruntime", "CUDAExecutionProvider", "failed"), False, "onnxruntime CUDAExecutionProvider"),
-        ("litert", engine("litert", "edgetpu", "ok"), True, "litert edgetpu: ok"),
-        ("litert", engine("litert", "xnnpack", "ok"), False, "seen"),
-        ("hailort", engine("litert", "edgetpu", "ok"), False, "seen"),
+        ("gpu", "cuda", engine("llama", "gpu_layers", "ok", {"CUDA": True}), True, "llama gpu_layers: ok, because"),
+        ("gpu", "cuda", engine("llama", "gpu_layers", "ok", {"Vulkan": True}), False, "seen"),
+        ("gpu", "cuda", engine("llama", "gpu_layers", "absent"), False, "llama gpu_layers: absent, because"),
+        (
+            "gpu",
+            "cuda",
+            engine("onnxruntime", "CUDAExecutionProvider", "failed"),
+            False,
+            "onnxruntime CUDAExecutionProvider",
+        ),
+        ("tpu", "litert", engine("litert", "edgetpu", "ok"), True, "litert edgetpu: ok"),
+        ("tpu", "litert", engine("litert", "xnnpack", "ok"), False, "seen"),
+        ("npu", "litert", engine("litert", "edgetpu", "ok"), False, "seen"),
+        ("npu", "mesa teflon", engine("litert", "teflon", "failed"), False, "litert teflon: failed"),
+        ("npu", "hailort", engine("litert", "edgetpu", "ok"), False, "seen"),
     ],
 )
 def test_accelerator_is_usable_when_a_trial_on_it_succeeded(
-    runtime: str, facts: EngineFacts, usable: bool, why: str
+    kind: str, runtime: str, facts: EngineFacts, usable: bool, why: str
 ) -> None:
-    (found,) = with_usable([accelerator(runtime)], [facts])
+    (found,) = with_usable([accelerator(runtime, kind)], [facts])
     assert found.usable is usable
     assert found.why.startswith(why)
 

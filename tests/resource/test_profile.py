@@ -65,7 +65,7 @@ def quiet(spawner: Spawner, busy_fraction: float = 0.0) -> Instruments:
 
 def test_captured_pi_is_described_without_measurements(raspberry_pi_5: Path) -> None:
     profile = machine(raspberry_pi_5)
-    assert profile.board_profile == "raspberry-pi-5"
+    assert profile.board_profile == "raspberry-pi-5-hailo-8l"
     assert profile.cpu.model == "Cortex-A76"
     assert (profile.engines, profile.rates, profile.memory.bandwidth_bytes_s) == ((), {}, None)
     assert not (raspberry_pi_5 / "state").exists()

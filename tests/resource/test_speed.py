@@ -73,7 +73,14 @@ def test_more_tokens_more_context_and_less_quota_never_take_less_time(
 
 
 def test_type_or_thread_count_that_was_not_measured_is_named() -> None:
-    with pytest.raises(ValueError, match="Q6_K"):
-        decode_s(Load(1, 64, {"Q6_K": 1}, {}, 64), KERNELS, 1, 0)
+    with pytest.raises(ValueError, match="Q3_K"):
+        decode_s(Load(1, 64, {"Q3_K": 1}, {}, 64), KERNELS, 1, 0)
     with pytest.raises(ValueError, match="4 threads"):
         decode_s(LOAD, KERNELS, 4, 0)
+
+
+def test_type_that_was_not_measured_takes_the_rates_of_its_kin() -> None:
+    def seconds(kind: str) -> float:
+        return prefill_s(Load(1, 64, {kind: 10**9}, {}, 64), KERNELS, 1, 128)
+
+    assert seconds("Q6_K") == seconds("F16") == seconds("Q8_0")

@@ -34,6 +34,8 @@ class ProbeModel:
     path: Path
     kv_type: KvType
     chunk_tokens: int
+    active_weights: int | None = None
+    """Weights that each prompt token passes through; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

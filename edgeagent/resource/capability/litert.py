@@ -12,8 +12,9 @@ LIBRARIES = {
     "vx": "libvx_delegate.so",
     "ethosu": "libethosu_delegate.so",
     "qnn": "libQnnTFLiteDelegate.so",
+    "teflon": "libteflon.so",
 }
-"""External delegates: Coral, the i.MX8M Plus's NPU, Arm Ethos-U, Qualcomm."""
+"""External delegates: Coral, the i.MX8M Plus's NPU, Arm Ethos-U, Qualcomm, and Mesa's for NPUs with free drivers."""
 STANDARD_FOLDERS = (
     "usr/local/lib",
     "usr/lib/aarch64-linux-gnu",

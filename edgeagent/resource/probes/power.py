@@ -2,7 +2,7 @@
 
 from edgeagent.core.hardware import Power
 from edgeagent.resource.probes.power_modes import read_power_modes
-from edgeagent.resource.probes.rails import read_rails
+from edgeagent.resource.probes.rails import old_jetson_meters, read_rails
 from edgeagent.resource.probes.rapl import CLASS as RAPL
 from edgeagent.resource.probes.rapl import rapl_zones
 from edgeagent.resource.probes.supplies import read_supplies
@@ -44,7 +44,7 @@ def _rapl(root: Sysroot) -> dict[str, str]:
 
 
 def _monitors(root: Sysroot) -> dict[str, str]:
-    found: dict[str, str] = {}
+    found = {f"meter:ina3221x@{address}": f"seen as {address}" for address in old_jetson_meters(root)}
     for chip in root.names(HWMON):
         name = root.line(f"{HWMON}/{chip}/name")
         if name in METERS:

@@ -11,6 +11,7 @@ OLD_JETSON = "sys/bus/i2c/drivers/ina3221x"
 NOT_CONNECTED = {"NC", ""}
 CURRENT = re.compile(r"curr([0-9]{1,3})_input")
 POWER = re.compile(r"power([0-9]{1,3})_(?:input|average)")
+ADDRESS = re.compile(r"[0-9]{1,3}-[0-9a-f]{4}")
 RAIL = re.compile(r"rail_name_([0-9]{1,2})")
 
 Reading = tuple[str, str, float]
@@ -23,6 +24,11 @@ def read_rails(root: Sysroot) -> dict[str, float]:
     for place, name, watts in (*_monitors(root), *_old_jetson(root)):
         rails[distinct(name, rails, place)] = watts
     return rails
+
+
+def old_jetson_meters(root: Sysroot) -> list[str]:
+    """Addresses (`6-0040`) of the meters that JetPack 4 shows."""
+    return [name for name in root.names(OLD_JETSON) if ADDRESS.fullmatch(name)]
 
 
 def _monitors(root: Sysroot) -> Iterator[Reading]:
@@ -52,7 +58,7 @@ def _channel(root: Sysroot, chip: str, chip_name: str, number: str) -> Iterator[
 
 
 def _old_jetson(root: Sysroot) -> Iterator[Reading]:
-    for address in [name for name in root.names(OLD_JETSON) if re.fullmatch(r"[0-9]+-[0-9a-f]{4}", name)]:
+    for address in old_jetson_meters(root):
         for device in [d for d in root.names(f"{OLD_JETSON}/{address}") if d.startswith(("iio:device", "iio_device"))]:
             folder = f"{OLD_JETSON}/{address}/{device}"
             for number in [match[1] for name in root.names(folder) if (match := RAIL.fullmatch(name))]:

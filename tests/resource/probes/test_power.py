@@ -67,7 +67,10 @@ def test_rails_of_jetpack_4_are_told_in_milliwatts(tree: Tree) -> None:
             f"{folder}/in_power1_input": "9",
         }
     )
-    assert read_power(root).draw_w == {"POM_5V_IN": 2.875}
+    power = read_power(root)
+    assert power.draw_w == {"POM_5V_IN": 2.875}
+    assert power.sources == {"meter:ina3221x@6-0040": "seen as 6-0040"}
+    assert "power" not in root.gaps
 
 
 @pytest.mark.parametrize(
