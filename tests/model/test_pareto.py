@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeagent.model.footprint import Setup
@@ -56,9 +56,12 @@ def test_unknown_figures_dominate_nothing() -> None:
     assert dominates((0, None), (1, None))
 
 
-@given(entries, st.integers(0, 10), st.sampled_from(OBJECTIVES))
-def test_more_memory_never_chooses_worse_quality(found: list[Entry], memory: int, objective: Objective) -> None:
-    less, more = choose(found, memory, objective), choose(found, memory + 1, objective)
+@settings(max_examples=500)
+@given(entries, st.integers(1, 9), st.integers(1, 9), st.sampled_from(OBJECTIVES))
+def test_more_memory_never_chooses_worse_quality(
+    found: list[Entry], memory: int, extra: int, objective: Objective
+) -> None:
+    less, more = choose(found, memory, objective), choose(found, memory + extra, objective)
     if less is not None:
         assert less.option.least_bytes <= memory
         assert more is not None
