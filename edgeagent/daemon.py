@@ -18,31 +18,40 @@ from edgeagent.core.cards import ModelCard
 from edgeagent.core.chat import ChatRequest
 from edgeagent.core.errors import MemoryStoreError, PeerLostError
 from edgeagent.core.events import Event
+from edgeagent.core.governor import Levers
 from edgeagent.core.hardware import Profile
 from edgeagent.core.memory import MemoryHit
 from edgeagent.core.plan import Decision, PlanQuery
 from edgeagent.execution.embedding import Encoder, OnnxEmbedder
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.transport.mqtt import LastWill, MqttTransport, parse_address
+from edgeagent.model import overlay
 from edgeagent.model.fetch import SourceFetcher
 from edgeagent.model.fetch_hub import HubFetcher
 from edgeagent.model.fetch_url import UrlFetcher
 from edgeagent.model.fetch_wheel import WheelFetcher
+from edgeagent.model.governing import Governing
 from edgeagent.model.limits import Limits
 from edgeagent.model.machine import Machine
 from edgeagent.model.pool import ModelPool
+from edgeagent.model.power_mode import switch_mode
 from edgeagent.model.quota import Quota
 from edgeagent.model.recipe import load_of
 from edgeagent.model.registry import Registry
 from edgeagent.model.sketch import describe
 from edgeagent.model.store import ModelStore
-from edgeagent.resource.boards import load_boards
+from edgeagent.resource.boards import Seen, best_match, load_boards
 from edgeagent.resource.cache import load_profile
 from edgeagent.resource.calibration import Instruments
 from edgeagent.resource.capability import ENGINE, ProbeModel, engine_build
+from edgeagent.resource.governor import GovernorLimits
+from edgeagent.resource.heat import HeatLimits
+from edgeagent.resource.pressure import PressureLimits
+from edgeagent.resource.probes.board import read_board
 from edgeagent.resource.probes.memory import read_memory
 from edgeagent.resource.probes.sysroot import Sysroot
 from edgeagent.resource.profile import Effort, Places, ensure_profile, read_machine
+from edgeagent.resource.sensors import Sensors
 from edgeagent.settings import Settings
 from edgeagent.wire.topics import Topics
 
@@ -66,7 +75,8 @@ def model_store(settings: Settings) -> ModelStore:
     models, urls = settings.config.models, UrlFetcher()
     fetcher = SourceFetcher(WheelFetcher({}), urls, HubFetcher(urls, models.hub_url, models.hub_token))
     quota = Quota(models.quota_bytes, keep=frozenset({models.default, EMBEDDING_MODEL}))
-    return ModelStore(settings.paths.models, Registry.load(settings.paths.cards), fetcher, quota)
+    registry = overlay.lay_over(Registry.load(settings.paths.cards), settings.paths.models)
+    return ModelStore(settings.paths.models, registry, fetcher, quota)
 
 
 def selection_limits(settings: Settings) -> Limits:
@@ -153,6 +163,29 @@ def device_id(settings: Settings) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(made, encoding="ascii")
     return made
+
+
+def governor_limits(settings: Settings) -> GovernorLimits:
+    config = settings.config.governor
+    return GovernorLimits(
+        HeatLimits(margin_c=config.margin_c),
+        PressureLimits(
+            available_part=config.available_part,
+            pressure_percent=config.pressure_percent,
+            battery_low_percent=config.battery_low_percent,
+            battery_critical_percent=config.battery_critical_percent,
+        ),
+        saves_energy=settings.config.policy.objective == "energy",
+    )
+
+
+def sensors(settings: Settings, root: Sysroot | None = None) -> Sensors:
+    """What the governor reads, of this machine. Raises ConfigError (board files)."""
+    root = root or Sysroot()
+    board = best_match(load_boards(settings.paths.boards), Seen(read_board(root), os.uname().machine))
+    limit = board.thermal.throttle_c.value if board and board.thermal.throttle_c else None
+    set_c = settings.config.governor.throttle_c or None
+    return Sensors(root, time.monotonic, throttle_c=set_c, board_throttle_c=limit, own_pid=os.getpid())
 
 
 def embedder(settings: Settings, store: ModelStore) -> OnnxEmbedder:
@@ -247,8 +280,17 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         store,
         config.engine,
         lambda model: _profile_with(settings, model),
-        lambda: selection_limits(settings),
+        lambda: governing.narrowed(selection_limits(settings)),
         lambda profile: selection_machine(settings, profile),
+    )
+    governing = Governing(
+        config.governor,
+        governor_limits(settings),
+        sensors(settings),
+        pool,
+        usual=Levers(config.engine.kv_type, config.models.context_tokens),
+        cores=len(os.sched_getaffinity(0)),
+        switch_mode=(lambda mode: switch_mode(Sysroot(), mode)) if config.governor.switch_power_mode else None,
     )
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(encoder.close)
@@ -259,6 +301,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
             stack.push_async_callback(memory.close)
         peers = await stack.enter_async_context(_peers(settings, role))
         await stack.enter_async_context(background(pool.unload_idle(), "unload-idle"))
+        await stack.enter_async_context(background(governing.run(), "governor"))
         assistant = Assistant(
             pool,
             Answerer(Surroundings(config.policy, config.models, peers), encoder),
@@ -268,6 +311,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
             tools=config.tools.enabled,
             new_id=lambda: f"call_{secrets.token_hex(8)}",
             now=time.time,
+            governor=governing,
         )
         yield House(settings, store, pool, memory, assistant, peers)
 

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from edgeagent.agent.answering import Answerer
 from edgeagent.agent.builtin import CalculatorTool, ClockTool, MemoryTool
@@ -16,7 +17,7 @@ from edgeagent.agent.toolcall import ToolCaller
 from edgeagent.agent.tools import Tool, ToolRegistry
 from edgeagent.core.chat import ChatRequest, Message, ToolChoice
 from edgeagent.core.errors import DownloadError, EngineError, ModelFileError
-from edgeagent.core.events import Event, Finished, FinishReason, RecalledMemories, ToolCalled, Usage
+from edgeagent.core.events import Event, Finished, FinishReason, Governed, RecalledMemories, ToolCalled, Usage
 from edgeagent.core.memory import Embedder, MemoryHit
 from edgeagent.core.plan import AnswerReport, Decision, MemoryReport, PlanKind, PlanQuery, Recalled, ReductionLevel
 from edgeagent.model.pool import ModelPool, Resident
@@ -26,6 +27,14 @@ RECALL_ITEMS = 5
 MIN_RECALL_SIMILARITY = 0.35
 """Cosine of MiniLM vectors below which a memory has nothing to do with a question: over 72 pairs written for this, the
 unrelated reached 0.31 ("Name a colour." and a sister's name), the related began at 0.38."""
+
+
+class Governor(Protocol):
+    """What holds the engine back, and for how long a request must wait for it."""
+
+    async def admit(self) -> None: ...
+
+    def reasons_since(self, at_s: float) -> tuple[str, ...]: ...
 
 
 @dataclass(slots=True)
@@ -58,6 +67,7 @@ class Assistant:
         tools: Sequence[str],
         new_id: Callable[[], str],
         now: Callable[[], float],
+        governor: Governor | None = None,
     ) -> None:
         self._pool = pool
         self._answerer = answerer
@@ -68,10 +78,14 @@ class Assistant:
         self._tools = tools
         self._new_id = new_id
         self._now = now
+        self._governor = governor
 
     async def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
         """The events of one answer, `Finished` last. Raises EdgeAgentError."""
         started_at = time.monotonic()
+        if self._governor:
+            await self._governor.admit()
+        told: tuple[str, ...] = ()
         resident = await self._resident(request.model)
         lack = await self._lack_of_encoder(request)
         if lack:
@@ -88,9 +102,15 @@ class Assistant:
         last: Event | None = None
         async with contextlib.aclosing(events) as stream:
             async for last in stream:
-                yield _with_notes(_with_written(last, notebook), lack)
+                if (reasons := self._reasons(started_at)) != told:
+                    told = reasons
+                    yield Governed(reasons)
+                yield _with_notes(_with_written(last, notebook), lack, *told)
         if not isinstance(last, Finished):
-            yield await self._finished(request, resident, memories, last)
+            yield _with_notes(await self._finished(request, resident, memories, last), *told)
+
+    def _reasons(self, since_s: float) -> tuple[str, ...]:
+        return self._governor.reasons_since(since_s) if self._governor else ()
 
     async def price(self, query: PlanQuery) -> Decision:
         """What the planner would choose for a request of that size now. Raises NoPlanError, ContextLengthError."""
@@ -185,10 +205,11 @@ def _without_encoder(request: ChatRequest) -> ChatRequest:
     return request.model_copy(update={"tool_choice": ToolChoice(mode="none"), "edgeagent": wish})
 
 
-def _with_notes(event: Event, note: str | None) -> Event:
-    if not isinstance(event, Finished) or note is None:
+def _with_notes(event: Event, *found: str | None) -> Event:
+    notes = [note for note in found if note is not None]
+    if not isinstance(event, Finished) or not notes:
         return event
-    return replace(event, report=event.report.model_copy(update={"notes": (note, *event.report.notes)}))
+    return replace(event, report=event.report.model_copy(update={"notes": (*notes, *event.report.notes)}))
 
 
 def _with_written(event: Event, notebook: _Notebook | None) -> Event:

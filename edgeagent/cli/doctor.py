@@ -21,6 +21,7 @@ from edgeagent.cli.checks import (
     check_system,
     failure,
 )
+from edgeagent.cli.governed import check_governor
 from edgeagent.cli.options import json_option, print_json, run
 from edgeagent.core.cards import ModelCard
 from edgeagent.core.errors import EdgeAgentError
@@ -89,4 +90,5 @@ def _machine(settings: Settings, store: ModelStore, card: ModelCard) -> list[Che
         check_memory(profile, card, config.models.context_tokens, config.engine.kv_type),
         check_disk(profile, store, card),
         check_heat(profile, board),
+        check_governor(settings),
     ]

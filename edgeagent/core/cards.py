@@ -48,6 +48,8 @@ class QuantizedSource(CardPart):
 
     kind: Literal["quantized"]
     variant: str
+    imatrix: Sha256 | None = None
+    """Hash of the calibration text or importance matrix it was made with; None: without one."""
 
 
 class PrunedSource(CardPart):

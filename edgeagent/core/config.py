@@ -103,6 +103,23 @@ class ToolsConfig(Section):
     enabled: tuple[Literal["clock", "calculator", "memory"], ...] = ("clock", "calculator", "memory")
 
 
+class GovernorConfig(Section):
+    """Thresholds at which the engine gives way to heat, memory pressure, other programs and an empty battery."""
+
+    enabled: bool = True
+    interval_s: Annotated[float, Field(ge=1, le=10)] = 3.0
+    """Between readings, while a model is loaded."""
+    throttle_c: Annotated[float, Field(ge=0, le=150)] = 0.0
+    """0: the kernel's passive trip point, else the board profile's."""
+    margin_c: Annotated[float, Field(ge=0.5, le=40)] = 1.5
+    available_part: Annotated[float, Field(gt=0, lt=0.5)] = 0.06
+    pressure_percent: Annotated[float, Field(gt=0, le=100)] = 10.0
+    battery_low_percent: Annotated[float, Field(ge=0, le=100)] = 20.0
+    battery_critical_percent: Annotated[float, Field(ge=0, le=100)] = 8.0
+    max_pause_s: Annotated[float, Field(ge=0, le=600)] = 60.0
+    switch_power_mode: bool = False
+
+
 class LogConfig(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
@@ -117,6 +134,7 @@ class Config(Section):
     policy: PolicyConfig = PolicyConfig()
     memory: MemoryConfig = MemoryConfig()
     tools: ToolsConfig = ToolsConfig()
+    governor: GovernorConfig = GovernorConfig()
     log: LogConfig = LogConfig()
 
 

@@ -63,4 +63,11 @@ class Finished:
     report: AnswerReport
 
 
-Event = RecalledMemories | Reduced | Planned | Text | ToolCalled | ToolReturned | HandedOver | Finished
+@dataclass(frozen=True, slots=True)
+class Governed:
+    """The engine is held back, or no longer: `reasons` holds now."""
+
+    reasons: tuple[str, ...]
+
+
+Event = Governed | RecalledMemories | Reduced | Planned | Text | ToolCalled | ToolReturned | HandedOver | Finished

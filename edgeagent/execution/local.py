@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from edgeagent.core.errors import BusyError
+from edgeagent.core.errors import BusyError, EngineError
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.execution.supervisor import Worker
 
@@ -85,6 +85,7 @@ class LocalModel:
         self._facts: LoadedFacts | None = None
         self._lease = asyncio.Lock()
         self._loading = asyncio.Lock()
+        self._pace: tuple[int, float] | None = None
         self.on_load: Callable[[int], None] = lambda pid: None
 
     @property
@@ -163,6 +164,21 @@ class LocalModel:
         reply, _ = await worker.call("bench", prompt_tokens=prompt_tokens, decode_tokens=decode_tokens)
         return float(reply["prefill_tok_s"]), float(reply["decode_tok_s"])
 
+    async def set_pace(self, threads: int, duty: float) -> None:
+        """Threads and share of the time to compute, from the next token or chunk on; no bits change.
+
+        A worker that is not loaded starts with it.
+        """
+        self._pace = (threads, duty)
+        if self._worker is not None and self._facts is not None and self._worker.is_alive:
+            with contextlib.suppress(EngineError):  # one that dies now is told again when it comes back
+                await self._tell_pace(self._worker)
+
+    async def _tell_pace(self, worker: Worker) -> None:
+        if self._pace is not None:
+            await worker.call("set_threads", threads=self._pace[0])
+            await worker.call("set_duty", duty=self._pace[1])
+
     async def close(self) -> None:
         if self._worker is not None:
             await self._worker.close()
@@ -176,6 +192,7 @@ class LocalModel:
                 self._worker = worker
                 reply, _ = await worker.call("load", stall_s=LOAD_STALL_S, **asdict(self.settings))
                 self._facts = _facts(self.settings, reply)
+                await self._tell_pace(worker)
                 self.on_load(worker.pid)
             return self._worker
 

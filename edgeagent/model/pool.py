@@ -36,6 +36,10 @@ class Resident:
     memory_bytes: int
     local: LocalModel
     used_at: float
+    pace: tuple[int, float] | None = None
+    """Threads and duty that the governor set last; None: as chosen."""
+    full_rates: Rates | None = None
+    """`rates` before the governor slowed it."""
     hold: Hold | None = None
     """Keeps the file from eviction by any process."""
 
@@ -58,6 +62,8 @@ class ModelPool:
         self._describe = describe
         self._residents: dict[str, Resident] = {}
         self._choosing = asyncio.Lock()
+        self.on_use: Callable[[], None] = lambda: None
+        """Called when a model was asked for: it will be loaded soon, if it is not."""
 
     @property
     def residents(self) -> list[Resident]:
@@ -78,7 +84,8 @@ class ModelPool:
                 resident = self._residents[model_id] = await self._choose(model_id)
             resident.used_at = time.monotonic()
             await self._make_room(resident)
-            return resident
+        self.on_use()
+        return resident
 
     async def unload_idle(self) -> None:
         """Run for ever: end the workers of models that nobody used for a while."""
@@ -88,6 +95,21 @@ class ModelPool:
             for resident in self.residents:
                 if time.monotonic() - resident.used_at > limit_s and resident.local.num_waiting == 0:
                     await resident.local.close()
+
+    def smaller(self, resident: Resident) -> int | None:
+        """Bytes of the next smaller variant of its model that is on disk; None: it is the smallest."""
+        sizes = [stored.bytes for stored in self._stored(resident.card.id)]
+        return max((size for size in sizes if size < (resident.variant.bytes or 0)), default=None)
+
+    async def rechoose(self) -> None:
+        """Forget the choices that no request uses: the next one chooses under the limits of then."""
+        async with self._choosing:
+            for model_id, resident in list(self._residents.items()):
+                if resident.local.num_waiting == 0:
+                    await resident.local.close()
+                    if resident.hold:
+                        resident.hold.close()
+                    del self._residents[model_id]
 
     async def close(self) -> None:
         for resident in self.residents:

@@ -17,6 +17,7 @@ class Registry:
 
     def __init__(self, cards: Iterable[ModelCard]) -> None:
         self._cards: dict[str, ModelCard] = {}
+        self._amended: dict[str, ModelCard] = {}
         for card in cards:
             if card.id in self._cards:
                 raise ConfigError(f"model card '{card.id}' exists twice; remove one")
@@ -32,11 +33,20 @@ class Registry:
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:
-        return tuple(self._cards.values())
+        return tuple((self._cards | self._amended).values())
+
+    def amend(self, card: ModelCard) -> None:
+        """Show `card`, which has local facts, in place of the shipped one of the same id (see `overlay`)."""
+        self._amended[self.shipped(card.id).id] = card
+
+    def shipped(self, model_id: str) -> ModelCard:
+        """The card as it was read, without local facts."""
+        self.card(model_id)
+        return self._cards[model_id]
 
     def card(self, model_id: str) -> ModelCard:
         if model_id in self._cards:
-            return self._cards[model_id]
+            return self._amended.get(model_id, self._cards[model_id])
         hint = _nearest(model_id, list(self._cards))
         raise ModelNotFoundError(f"no model '{model_id}'; {hint}")
 

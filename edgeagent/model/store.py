@@ -58,7 +58,6 @@ class ModelStore:
         self.space = ModelFolder(folder, registry, quota)
         self.path = self.space.path
         self.partial = self.space.partial
-        self.require_disk = self.space.require_disk
 
     def find(self, model_id: str, variant: str | None = None) -> StoredVariant | None:
         """The variant (None: the card's first) if all its files are here and sound; touches no network.

@@ -158,11 +158,6 @@ def load_boards(folder: Path) -> tuple[Board, ...]:
     return tuple(_board(file, _extended(file, table, tables)) for file, table in tables.items())
 
 
-def match_board(boards: Iterable[Board], board: str, arch: str) -> Board | None:
-    """The profile that needs no more than a board's name and an architecture to fit."""
-    return best_match(boards, Seen(board, arch))
-
-
 def match_machine(boards: Iterable[Board], machine: Profile) -> Board | None:
     """The profile with the most specific rules among those that fit all that is known of a machine."""
     return best_match(boards, Seen.of(machine))

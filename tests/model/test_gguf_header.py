@@ -147,7 +147,8 @@ def test_vocabulary_over_several_blocks_is_stepped_over(tiny_gguf: bytes) -> Non
 def test_tensor_types_agree_with_the_format_library() -> None:
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    for number, known in TENSOR_TYPES.items():
+    too_new = {42}  # Q2_0: llama.cpp has it since after the library's release
+    for number, known in ((n, t) for n, t in TENSOR_TYPES.items() if n not in too_new):
         theirs = GGMLQuantizationType(number)
         assert (known.name, known.block_elements, known.block_bytes) == (theirs.name, *GGML_QUANT_SIZES[theirs])
 

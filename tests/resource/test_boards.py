@@ -19,7 +19,6 @@ from edgeagent.resource.boards import (
     Sourced,
     best_match,
     load_boards,
-    match_board,
 )
 from edgeagent.settings import load_settings
 
@@ -71,7 +70,7 @@ def test_promised_boards_are_packaged() -> None:
     ],
 )
 def test_packaged_board_matches_its_machines_only(board: str, arch: str, expected: str | None) -> None:
-    assert found_id(match_board(BOARDS, board, arch)) == expected
+    assert found_id(best_match(BOARDS, Seen(board, arch))) == expected
 
 
 NAMES = ["Raspberry Pi 5 Model B Rev 1.1", "NVIDIA Jetson Orin Nano Developer Kit", "Orange Pi 5 Plus", "HP t640", ""]

@@ -35,6 +35,7 @@ def test_every_profile_has_a_captured_machine_and_every_machine_a_profile() -> N
 def test_captured_machine_matches_its_own_profile(board_id: str, sysroot_of: SysrootOf) -> None:
     machine = machine_of(sysroot_of(board_id))
     assert matched(machine) == board_id
+    assert machine.board_profile == board_id
 
 
 @pytest.mark.parametrize("board_id", IDS)

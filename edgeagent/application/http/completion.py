@@ -138,6 +138,7 @@ _KINDS = {
     "ToolCalled": "tool_called",
     "ToolReturned": "tool_returned",
     "HandedOver": "handed_over",
+    "Governed": "governed",
 }
 
 

@@ -14,6 +14,7 @@ export function reportPanel(report, extras) {
     section("Predicted and measured", costs(report), "wide"),
     section("Prompt", prompt(report.reduction)),
     section("Memory", memory(report.memory, extras.texts)),
+    report.notes.length > 0 && section("Notes", notes(report), "wide"),
     report.handover.length > 0 && section("Handovers", handovers(report, extras.tokens), "wide"),
     report.decision && section("Plans considered", candidates(report.decision), "wide"),
     fineprint(report),
@@ -45,6 +46,10 @@ function why(report) {
   return el("div", {},
     el("p", { class: "why" }, report.why),
     el("p", { class: "note" }, `${report.model}, variant ${report.variant}`));
+}
+
+function notes({ notes: told }) {
+  return el("ul", { class: "list" }, told.map((note) => el("li", {}, el("span", {}, note))));
 }
 
 function path(report) {

@@ -62,6 +62,7 @@ export class Turn {
     if (event.type === "planned") this.planned(event.decision.chosen);
     if (event.type === "tool_called") this.say(`using ${event.call.name}`);
     if (event.type === "handed_over") this.say(`continuing on ${event.handover.to === "local" ? "this machine" : event.handover.to}`);
+    if (event.type === "governed" && event.reasons.length) this.say(event.reasons[0]);
     if (event.type === "tool_returned") this.returned(event);
   }
 

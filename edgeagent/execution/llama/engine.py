@@ -1,14 +1,15 @@
 """The llama.cpp engine of a worker: operations answered at once, and a queue of jobs done step by step."""
 
+import time
 from collections import deque
 from collections.abc import Callable
 
 from edgeagent.core.errors import EdgeAgentError, EngineError, RequestError
-from edgeagent.execution.llama import jobs, prompt
+from edgeagent.execution.llama import jobs, prompt, variants
 from edgeagent.execution.llama.context import Context, ContextSettings
 from edgeagent.execution.llama.library import engine_version, system_info
 from edgeagent.execution.llama.model import Model
-from edgeagent.execution.llama.quantize import quantize
+from edgeagent.execution.llama.pace import Pace
 from edgeagent.execution.llama.rig import shape_of, write_rig
 from edgeagent.execution.llama.trial import LOAD_MODES, features, trial
 from edgeagent.execution.worker import Request
@@ -27,6 +28,7 @@ class LlamaEngine:
     def __init__(self) -> None:
         self._context: Context | None = None
         self._queue: deque[tuple[Request, jobs.Steps]] = deque()
+        self._pace = Pace()
 
     @property
     def is_busy(self) -> bool:
@@ -35,6 +37,9 @@ class LlamaEngine:
     def handle(self, request: Request) -> None:
         if job := JOBS.get(request.op):
             self._queue.append((request, job(self._loaded(), request)))
+            return
+        if make := variants.JOBS.get(request.op):
+            self._queue.append((request, make(request)))
             return
         match request.op:
             case "load":
@@ -46,9 +51,11 @@ class LlamaEngine:
                 request.reply(tokens=self._loaded().model.tokenize(text, add_special=False, parse_special=False))
             case "count":
                 self._count(request)
-            case "quantize":
-                p = request.params
-                quantize(str(p["source"]), str(p["target"]), str(p["kind"]), int(p["threads"]))
+            case "set_threads":
+                self._loaded().set_threads(int(request.params["threads"]))
+                request.reply()
+            case "set_duty":
+                self._pace.set_duty(float(request.params["duty"]))
                 request.reply()
             case "rig":
                 p = request.params
@@ -65,8 +72,11 @@ class LlamaEngine:
                 raise EngineError(f"the llama engine has no operation '{request.op}'")
 
     def step(self) -> None:
-        """One unit of work of the oldest job."""
+        """One unit of work of the oldest job, or of the rest that earlier ones owe (measuring never rests)."""
         request, steps = self._queue[0]
+        if request.op != "bench" and self._pace.rested():
+            return
+        started = time.perf_counter()
         try:
             next(steps)
         except StopIteration:
@@ -74,6 +84,7 @@ class LlamaEngine:
         except EdgeAgentError as error:
             self._queue.popleft()
             request.fail(error)
+        self._pace.worked(time.perf_counter() - started)
 
     def cancel(self, request_id: int) -> None:
         for entry in [e for e in self._queue if e[0].id == request_id]:

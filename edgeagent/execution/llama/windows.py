@@ -1,0 +1,151 @@
+"""Evaluates windows of text, each from an empty cache: for what is measured rather than generated."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from edgeagent.core.errors import EngineError, OutOfMemoryError, RequestError
+from edgeagent.execution.llama.library import KV_TYPES, llama
+from edgeagent.execution.llama.model import Model
+from edgeagent.execution.llama.tensors import FloatArray, Node
+
+MAX_BATCH_TOKENS, MIN_BATCH_TOKENS = 512, 16
+"""512 is llama.cpp's own physical batch; importance matrices leave out batches of fewer than 16."""
+MAX_LOGIT_BYTES = 128 * 2**20
+"""Bounds a batch: logits of 512 tokens over a vocabulary of 262,144 would take 512 MiB."""
+TEXT_BYTES_PER_TOKEN = 64
+"""So much text is tokenized for each token that is wanted; English has about 4 bytes a token."""
+
+
+class Observer(Protocol):
+    """Sees every node of a batch's graph before (`wants`) and, if it wanted so, after it is computed (`take`)."""
+
+    def begin(self) -> None:
+        """A batch begins: its nodes follow, in order."""
+
+    def wants(self, node: Node) -> bool: ...
+
+    def take(self, node: Node) -> None: ...
+
+
+def batch_tokens(window_tokens: int, num_vocab: int) -> int:
+    """Tokens a batch, halved from the window until logits of all of them are bounded."""
+    size = min(window_tokens, MAX_BATCH_TOKENS)
+    while size > MIN_BATCH_TOKENS and size * num_vocab * 4 > MAX_LOGIT_BYTES:
+        size //= 2
+    return size
+
+
+def cut(model: Model, text: bytes, window_tokens: int, max_windows: int) -> list[list[int]]:
+    """`text` as windows of tokens, the begin token at the front of each where the model wants one.
+
+    As llama.cpp's perplexity and imatrix tools do it: the whole text is tokenized at once, what does not fill a
+    window is left out, and the begin token *replaces* a window's first. Raises RequestError for too little text.
+    """
+    enough = max_windows * window_tokens * TEXT_BYTES_PER_TOKEN
+    prefix = text[:enough].decode(errors="ignore").removesuffix("\n")
+    tokens = model.tokenize(prefix, add_special=True, parse_special=False)
+    if len(tokens) < 2 * window_tokens:
+        raise RequestError(f"the text has {len(tokens)} tokens, {2 * window_tokens} are needed; give a longer one")
+    count = min(max_windows, len(tokens) // window_tokens)
+    windows = [tokens[i * window_tokens : (i + 1) * window_tokens] for i in range(count)]
+    if model.adds_bos:
+        for window in windows:
+            window[0] = int(llama().llama_vocab_bos(model.vocab))
+    return windows
+
+
+class Windows:
+    """One context for windows of up to `window_tokens`. Raises OutOfMemoryError."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        window_tokens: int,
+        threads: int,
+        flash_attention: bool = False,
+        observer: Observer | None = None,
+    ) -> None:
+        lib = llama()
+        self._num_vocab = model.num_vocab
+        self._batch_tokens = batch_tokens(window_tokens, model.num_vocab)
+        self._observer = observer
+        self._failure: BaseException | None = None
+        params = lib.llama_context_default_params()
+        params.n_ctx = window_tokens
+        params.n_batch = params.n_ubatch = self._batch_tokens
+        params.n_seq_max = 1
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = int(flash_attention)
+        params.type_k = params.type_v = KV_TYPES["f16"]
+        params.no_perf = True
+        if observer:
+            # llama.cpp does not hold on to it: it must live as long as the context
+            self._callback = lib.ggml_backend_sched_eval_callback(self._guarded(observer))
+            params.cb_eval = self._callback
+        self._handle = lib.llama_init_from_model(model.handle, params)
+        if not self._handle:
+            raise OutOfMemoryError(f"no memory for a window of {window_tokens} tokens; use a smaller one")
+        self._memory = lib.llama_get_memory(self._handle)
+        self._batch = lib.llama_batch_init(self._batch_tokens, 0, 1)
+
+    def _guarded(self, observer: Observer) -> Callable[[int, bool, object], bool]:
+        """What C calls: no exception may cross it, so the first is kept, and the graph stopped."""
+        is_checked = False
+
+        def call(address: int, ask: bool, _user_data: object) -> bool:
+            nonlocal is_checked
+            try:
+                node = Node(address)
+                if not is_checked:
+                    node.check_layout()
+                    is_checked = True
+                if ask:
+                    return self._failure is None and observer.wants(node)
+                observer.take(node)
+            except BaseException as error:  # noqa: BLE001  (raised again as soon as C has returned)
+                self._failure = self._failure or error
+                return False
+            return True
+
+        return call
+
+    def evaluate(self, tokens: Sequence[int], first_output: int = 0) -> Iterator[FloatArray]:
+        """Evaluate a window; after each batch, the logits of its tokens from `first_output` on.
+
+        The array is the context's own memory: it holds until the next batch.
+        """
+        llama().llama_memory_clear(self._memory, True)
+        for begin in range(0, len(tokens), self._batch_tokens):
+            part = tokens[begin : begin + self._batch_tokens]
+            outputs = [begin + i >= first_output for i in range(len(part))]
+            self._decode(part, begin, outputs)
+            yield self._logits(sum(outputs))
+
+    def _decode(self, tokens: Sequence[int], begin: int, outputs: Sequence[bool]) -> None:
+        batch = self._batch
+        batch.n_tokens = len(tokens)
+        for i, token in enumerate(tokens):
+            batch.token[i] = token
+            batch.pos[i] = begin + i
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = 0
+            batch.logits[i] = outputs[i]
+        if self._observer:
+            self._observer.begin()
+        status = llama().llama_decode(self._handle, batch)
+        if self._failure is not None:
+            raise self._failure
+        if status != 0:
+            raise EngineError(f"llama.cpp could not evaluate {len(tokens)} tokens (status {status}); try again")
+
+    def _logits(self, num_rows: int) -> FloatArray:
+        if not num_rows:
+            return np.empty((0, self._num_vocab), np.float32)
+        return np.ctypeslib.as_array(llama().llama_get_logits(self._handle), (num_rows, self._num_vocab))
+
+    def close(self) -> None:
+        llama().llama_batch_free(self._batch)
+        llama().llama_free(self._handle)
