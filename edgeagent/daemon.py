@@ -10,8 +10,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from edgeagent.agent.answering import Answerer
 from edgeagent.agent.assistant import Assistant
 from edgeagent.agent.memory.memory import Memory
@@ -21,7 +19,7 @@ from edgeagent.core.chat import ChatRequest
 from edgeagent.core.errors import MemoryStoreError, PeerLostError
 from edgeagent.core.events import Event
 from edgeagent.core.governor import Levers
-from edgeagent.core.hardware import Profile, Rates
+from edgeagent.core.hardware import Profile
 from edgeagent.core.memory import MemoryHit
 from edgeagent.core.plan import Decision, PlanQuery
 from edgeagent.execution.embedding import Encoder, OnnxEmbedder
@@ -33,22 +31,26 @@ from edgeagent.model.fetch_hub import HubFetcher
 from edgeagent.model.fetch_url import UrlFetcher
 from edgeagent.model.fetch_wheel import WheelFetcher
 from edgeagent.model.governing import Governing
+from edgeagent.model.limits import Limits
+from edgeagent.model.machine import Machine
 from edgeagent.model.pool import ModelPool
 from edgeagent.model.power_mode import switch_mode
 from edgeagent.model.quota import Quota
 from edgeagent.model.recipe import load_of
 from edgeagent.model.registry import Registry
-from edgeagent.model.select import Limits
+from edgeagent.model.sketch import describe
 from edgeagent.model.store import ModelStore
 from edgeagent.resource.boards import Seen, best_match, load_boards
+from edgeagent.resource.cache import load_profile
 from edgeagent.resource.calibration import Instruments
-from edgeagent.resource.capability import ProbeModel
+from edgeagent.resource.capability import ENGINE, ProbeModel, engine_build
 from edgeagent.resource.governor import GovernorLimits
 from edgeagent.resource.heat import HeatLimits
 from edgeagent.resource.pressure import PressureLimits
 from edgeagent.resource.probes.board import read_board
+from edgeagent.resource.probes.memory import read_memory
 from edgeagent.resource.probes.sysroot import Sysroot
-from edgeagent.resource.profile import Effort, Places, ensure_profile
+from edgeagent.resource.profile import Effort, Places, ensure_profile, read_machine
 from edgeagent.resource.sensors import Sensors
 from edgeagent.settings import Settings
 from edgeagent.wire.topics import Topics
@@ -78,28 +80,38 @@ def model_store(settings: Settings) -> ModelStore:
 
 
 def selection_limits(settings: Settings) -> Limits:
-    """What a variant must respect on this machine now."""
-    import psutil
-
-    models, engine = settings.config.models, settings.config.engine
+    """What a variant must respect on this machine now. More memory than is available would mean swapping."""
+    config, engine = settings.config, settings.config.engine
+    available = read_memory(Sysroot()).available_bytes
     return Limits(
-        memory_bytes=models.memory_limit_bytes or psutil.virtual_memory().available * 3 // 4,
-        ttft_s=models.latency_target_s,
-        context_tokens=models.context_tokens,
+        memory_bytes=min(config.models.memory_limit_bytes or available * 3 // 4, available),
+        ttft_s=config.models.latency_target_s,
+        context_tokens=config.models.context_tokens,
         kv_type=engine.kv_type,
-        quality_floor=settings.config.policy.quality_floor,
+        quality_floor=config.policy.quality_floor,
         chunk_tokens=engine.chunk_tokens,
+        tpot_s=config.models.tpot_target_s,
+        min_context_tokens=config.models.min_context_tokens,
+        coarse_cache=config.models.coarse_cache,
+        objective=config.policy.objective,
+        threads=engine.threads or None,
     )
 
 
-def measured_rates(settings: Settings, model_id: str) -> dict[str, Rates]:
-    """Rates of the model's variants in the kept profile, by variant name; empty before the first measurement."""
-    try:
-        profile = Profile.model_validate_json(settings.paths.profile.read_bytes())
-    except (OSError, ValidationError):
-        return {}
-    prefix = f"{model_id}/"
-    return {key.removeprefix(prefix): rates for key, rates in profile.rates.items() if key.startswith(prefix)}
+def known_profile(settings: Settings) -> Profile:
+    """This machine as it can be read now, with what was measured of it before. Measures nothing. Raises ConfigError."""
+    machine = read_machine(Sysroot(), places(settings), {ENGINE: engine_build()})
+    before = load_profile(settings.paths.profile)
+    if before is None or before.fingerprint != machine.fingerprint:
+        return machine
+    bandwidth = before.memory.bandwidth_bytes_s
+    memory = machine.memory.model_copy(update={"bandwidth_bytes_s": bandwidth})
+    return before.model_copy(update={"memory": memory, "cpu": machine.cpu, "board_profile": machine.board_profile})
+
+
+def selection_machine(settings: Settings, profile: Profile) -> Machine:
+    """What decides between variants on the machine of a profile. Raises ConfigError (board files)."""
+    return describe(profile, load_boards(settings.paths.boards))
 
 
 def engine_threads(settings: Settings) -> int:
@@ -269,6 +281,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         config.engine,
         lambda model: _profile_with(settings, model),
         lambda: governing.narrowed(selection_limits(settings)),
+        lambda profile: selection_machine(settings, profile),
     )
     governing = Governing(
         config.governor,

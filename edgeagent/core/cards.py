@@ -141,8 +141,8 @@ class Architecture(CardPart):
         return tuple(range(step, self.layers, step))
 
     def allows_kv(self, kv_type: "KvType") -> bool:
-        """Whether cache rows of this model are whole blocks of the type."""
-        return kv_type == "f16" or (self.kv_heads * self.head_dim) % KV_BLOCK_ELEMENTS == 0
+        """Whether each head's cache rows are whole blocks of the type: llama.cpp refuses others."""
+        return kv_type == "f16" or self.head_dim % KV_BLOCK_ELEMENTS == 0
 
 
 KvType = Literal["f16", "q8_0", "q4_0"]

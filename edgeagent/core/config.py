@@ -55,8 +55,14 @@ class ModelsConfig(Section):
     memory_limit_bytes: Annotated[int, Field(ge=0)] = 0
     """0: three quarters of what is available when a model is chosen."""
     context_tokens: Annotated[int, Field(ge=256)] = 4096
+    min_context_tokens: Annotated[int, Field(ge=0)] = 0
+    """The context may be shortened down to this so that a better variant fits; 0: half of `context_tokens`."""
+    coarse_cache: bool = False
+    """Whether a q4_0 cache may be used where no better one fits."""
     latency_target_s: Annotated[float, Field(gt=0)] = 10.0
     """Time to first token a variant should reach on a 1,000-token prompt."""
+    tpot_target_s: Annotated[float, Field(gt=0)] = 0.25
+    """Time a further token should take at most."""
     hub_url: Annotated[str, Field(pattern=r"^https?://[^/?#\s]+[^?#\s]*$")] = "https://huggingface.co"
     """Where files of Hugging Face repositories are fetched; `HF_ENDPOINT` when neither file nor variable set it."""
     hub_token: str = ""

@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 from edgeagent.core.errors import BusyError, EngineError
 from edgeagent.core.generation import Generation, TokenStep
@@ -18,9 +19,12 @@ LOAD_STALL_S = 300.0  # a large file on an SD card takes minutes
 CRASH_SIGNALS = {signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGBUS, signal.SIGFPE}
 
 
+LoadMode = Literal["map", "read"]
+
+
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
-    """How a variant is loaded. `chunk_tokens` is the canonical prefill chunk."""
+    """How a variant is loaded. `chunk_tokens` is the canonical prefill chunk; `read` keeps no mapping of the file."""
 
     path: str
     variant_sha256: str
@@ -30,6 +34,10 @@ class LoadSettings:
     threads: int
     extra_buffers: bool
     chunk_tokens: int
+    load_mode: LoadMode = "map"
+    gpu_layers: int = 0
+    experts_on_cpu: bool = False
+    """Of the layers on a GPU, the experts' tensors stay in the machine's own memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +218,8 @@ def _facts(settings: LoadSettings, reply: dict[str, object]) -> LoadedFacts:
         reply["engine_version"],
         reply["system"],
     ]
+    if settings.gpu_layers:
+        identity += [settings.gpu_layers, settings.experts_on_cpu]
     return LoadedFacts(
         context_tokens=int(str(reply["context_tokens"])),
         kv_bytes_per_token=int(str(reply["kv_bytes_per_token"])),

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from edgeagent.core.cards import ModelCard, Variant
@@ -10,12 +10,16 @@ from edgeagent.core.config import EngineConfig
 from edgeagent.core.errors import EngineError, ModelNotFoundError
 from edgeagent.core.hardware import Profile, Rates
 from edgeagent.execution.local import LoadSettings, LocalModel
+from edgeagent.model.limits import Limits
 from edgeagent.model.locks import Hold
-from edgeagent.model.select import Limits, Selection, predict_memory, select
+from edgeagent.model.machine import Machine
+from edgeagent.model.select import Choice, Selection, select
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.capability import ENGINE, ProbeModel
 
 BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS = 192, 16
+MAX_TRIES = 3
+"""How many variants of a model are measured before one is settled on."""
 
 ReadProfile = Callable[[ProbeModel | None], Awaitable[Profile]]
 """This machine's profile, with measured rates of the given variant."""
@@ -49,11 +53,13 @@ class ModelPool:
         config: EngineConfig,
         read_profile: ReadProfile,
         read_limits: Callable[[], Limits],
+        describe: Callable[[Profile], Machine],
     ) -> None:
         self._store = store
         self._config = config
         self._read_profile = read_profile
         self._read_limits = read_limits
+        self._describe = describe
         self._residents: dict[str, Resident] = {}
         self._choosing = asyncio.Lock()
         self.on_use: Callable[[], None] = lambda: None
@@ -120,18 +126,29 @@ class ModelPool:
         stored = {s.variant.name: s for s in await asyncio.to_thread(self._stored, model_id)}
         if not stored:
             raise ModelNotFoundError(f"no file of {model_id} is here; run 'edgeagent models pull {model_id}'")
-        card = self._store.registry.card(model_id)
-        profile, limits = await self._read_profile(None), self._read_limits()
-        rates = {name: profile.rates[key] for name in stored if (key := f"{model_id}/{name}") in profile.rates}
-        selection = select(card, {name: s.bytes for name, s in stored.items()}, rates, limits)
+        selection, profile = await self._settle(self._store.registry.card(model_id), stored)
         chosen = stored[selection.variant]
-        key = f"{model_id}/{selection.variant}"
-        probe = ProbeModel(key, chosen.path, self._config.kv_type, self._config.chunk_tokens)
-        resident = self._resident(chosen, selection, await self._read_profile(probe), key, limits)
+        resident = self._resident(chosen, selection, profile)
         if self._config.threads:
             await self._measure(resident)
         resident.hold = self._store.hold(chosen)
         return resident
+
+    async def _settle(self, card: ModelCard, stored: Mapping[str, StoredVariant]) -> tuple[Selection, Profile]:
+        """A selection whose variant was measured here. What measuring teaches may change the selection, a few times."""
+        limits, sizes = self._read_limits(), {name: s.bytes for name, s in stored.items()}
+        selection = select(card, sizes, self._describe(await self._read_profile(None)), limits)
+        for _ in range(MAX_TRIES):
+            tried = selection.choice
+            profile = await self._read_profile(self._probe(stored[tried.variant], tried))
+            selection = select(card, sizes, self._describe(profile), limits)
+            if (selection.variant, selection.choice.kv_type) == (tried.variant, tried.kv_type):
+                return selection, profile
+        return selection, await self._read_profile(self._probe(stored[selection.variant], selection.choice))
+
+    def _probe(self, stored: StoredVariant, choice: Choice) -> ProbeModel:
+        key = f"{choice.model}/{choice.variant}"
+        return ProbeModel(key, stored.path, choice.kv_type, self._config.chunk_tokens)
 
     async def _measure(self, resident: Resident) -> None:
         """Rates as configured, now: the profile's are at the fastest number of threads."""
@@ -139,37 +156,38 @@ class ModelPool:
         measured = {"prefill_tok_s": prefill, "decode_tok_s": decode, "threads": self._config.threads}
         resident.rates = resident.rates.model_copy(update=measured | {"roofline_fraction": None})
 
-    def _resident(
-        self, chosen: StoredVariant, selection: Selection, profile: Profile, key: str, limits: Limits
-    ) -> Resident:
-        assert chosen.card.architecture is not None
-        settings = self._load_settings(chosen, profile)
-        speed = profile.rates[key]
+    def _resident(self, chosen: StoredVariant, selection: Selection, profile: Profile) -> Resident:
+        settings = self._load_settings(chosen, selection.choice, profile)
+        rates = _rates(profile, chosen)
         return Resident(
             card=chosen.card,
             variant=chosen.variant.model_copy(update={"sha256": chosen.sha256, "bytes": chosen.bytes}),
             why=selection.why,
-            rates=speed,
-            memory_bytes=predict_memory(chosen.card.architecture, chosen.bytes, limits),
-            local=LocalModel(replace(settings, threads=settings.threads or speed.threads), queue=self._config.queue),
+            rates=rates,
+            memory_bytes=selection.choice.memory_bytes,
+            local=LocalModel(replace(settings, threads=settings.threads or rates.threads), queue=self._config.queue),
             used_at=time.monotonic(),
         )
 
-    def _load_settings(self, chosen: StoredVariant, profile: Profile) -> LoadSettings:
+    def _load_settings(self, chosen: StoredVariant, choice: Choice, profile: Profile) -> LoadSettings:
         engine = profile.engine(ENGINE)
         if engine is None or not engine.usable:
             reason = engine.probe.reason if engine else "it was never probed"
             raise EngineError(f"llama.cpp does not run on this machine ({reason}); run 'edgeagent doctor'")
-        safe = engine.probe.settings
+        safe, placement = engine.probe.settings, choice.option.placement
+        loading = placement.setup.loading
         return LoadSettings(
             path=str(chosen.path),
             variant_sha256=chosen.sha256,
-            context_tokens=self._read_limits().context_tokens,
-            kv_type=self._config.kv_type if safe["flash_attention"] else "f16",
+            context_tokens=choice.context_tokens,
+            kv_type=choice.kv_type if safe["flash_attention"] else "f16",
             flash_attention=safe["flash_attention"],
             threads=self._config.threads,
-            extra_buffers=safe["extra_buffers"],
+            extra_buffers=safe["extra_buffers"] and loading != "paged",
             chunk_tokens=self._config.chunk_tokens,
+            load_mode="read" if loading == "read" else "map",
+            gpu_layers=placement.gpu_layers,
+            experts_on_cpu=placement.experts_on_cpu,
         )
 
     async def _make_room(self, wanted: Resident) -> None:
@@ -183,3 +201,13 @@ class ModelPool:
             if oldest.local.num_waiting == 0:
                 await oldest.local.close()
                 room += oldest.memory_bytes
+
+
+def _rates(profile: Profile, chosen: StoredVariant) -> Rates:
+    """The measured rates of a variant. Raises EngineError when they could not be measured."""
+    key = f"{chosen.card.id}/{chosen.variant.name}"
+    if (rates := profile.rates.get(key)) is None:
+        engine = profile.engine(ENGINE)
+        reason = profile.gaps.get(f"rates.{key}") or (engine.probe.reason if engine else "it was never probed")
+        raise EngineError(f"the speed of {key} cannot be measured ({reason}); run 'edgeagent doctor'")
+    return rates

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from edgeagent import daemon
 from edgeagent.cli.models import models
-from edgeagent.core.errors import ModelNotFoundError
+from edgeagent.core.errors import ModelNotFoundError, OutOfMemoryError
+from edgeagent.settings import load_settings
+from tests.model.machines import kernels
 
 MODEL = "smollm2-135m-instruct"
 
@@ -48,7 +51,8 @@ def test_list_with_too_little_memory_chooses_nothing_and_says_why(state: Path, m
     monkeypatch.setenv("EDGEAGENT__MODELS__MEMORY_LIMIT_BYTES", "1000000")
     facts = document("show", MODEL)
     assert not any(v["chosen"] for v in facts["variants"])
-    assert "no variant of smollm2-135m-instruct fits 1 MB" in facts["why"]
+    assert "no variant of smollm2-135m-instruct fits 1.0 MB" in facts["why"]
+    assert all("it needs" in v["rejected"] for v in facts["variants"])
 
 
 def test_truncated_file_is_listed_as_bad(state: Path) -> None:
@@ -62,9 +66,70 @@ def test_truncated_file_is_listed_as_bad(state: Path) -> None:
 
 @pytest.mark.usefixtures("state")
 def test_text_list_has_a_line_for_each_variant() -> None:
-    lines = run("list").stdout.splitlines()
-    assert len(lines) == 1 + sum(len(model["variants"]) for model in document("list")["models"])
+    lines = run("list", "--all").stdout.splitlines()
+    cards = document("list")["models"]
+    assert sum(line[2:].startswith(tuple(f"{card['id']} " for card in cards)) for line in lines) == sum(
+        len(card["variants"]) for card in cards
+    )
     assert any(line.startswith("* smollm2-135m-instruct Q4_1") for line in lines)
+
+
+@pytest.mark.usefixtures("state")
+def test_list_hides_what_neither_fits_nor_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEAGENT__MODELS__MEMORY_LIMIT_BYTES", "300000000")
+    text = run("list").stdout
+    assert "qwen3-30b-a3b" not in text
+    assert "smollm2-135m-instruct Q4_1" in text
+    assert "more do not fit; see them with --all" in text
+
+
+@pytest.mark.usefixtures("state")
+def test_size_that_nobody_saw_is_predicted_and_marked() -> None:
+    variants = {v["name"]: v for v in document("show", "qwen2.5-3b-instruct")["variants"]}
+    predicted = next(v for v in variants.values() if v["bytes_predicted"])
+    assert predicted["bytes"] > 10**9
+    assert f"~{predicted['bytes'] / 1e6:.1f}" in run("show", "qwen2.5-3b-instruct").stdout
+
+
+def known_profile(state: Path) -> None:
+    """A kept profile of this machine, with the arithmetic of an imaginary measurement."""
+    found = daemon.known_profile(load_settings())
+    (state / "profile.json").write_text(found.model_copy(update={"kernels": kernels(2.0)}).model_dump_json())
+
+
+def test_speed_is_predicted_for_every_decoder_before_any_download(state: Path) -> None:
+    known_profile(state)
+    for model in document("list")["models"]:
+        for variant in model["variants"]:
+            if variant["quality_rank"] is not None:
+                assert variant["speed"] == "predicted", (model["id"], variant["name"])
+                assert variant["decode_tok_s"] > 0
+                assert variant["ttft_s"] > 0
+
+
+def test_show_has_the_front_first_and_the_reason(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEAGENT__MODELS__MEMORY_LIMIT_BYTES", "500000000")  # what is available changes all the time
+    known_profile(state)
+    result = run("show", MODEL)
+    facts = document("show", MODEL)
+    assert facts["why"] in result.stdout
+    assert "predicted on" in facts["why"]
+    assert next(v for v in facts["variants"] if v["chosen"])["pareto"]
+
+
+def test_recommend_names_one_model_and_what_spoke_against_the_others(state: Path) -> None:
+    known_profile(state)
+    facts = document("recommend")
+    chats = {m["id"] for m in document("list")["models"] if m["kind"] == "chat"}
+    assert {facts["id"], *facts["others"]} == chats
+    assert all(facts["others"].values())
+    assert f"edgeagent models pull {facts['id']} --variant {facts['variant']}" in run("recommend").stdout
+
+
+@pytest.mark.usefixtures("state")
+def test_recommend_without_memory_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEAGENT__MODELS__MEMORY_LIMIT_BYTES", "1000000")
+    assert isinstance(run("recommend").exception, OutOfMemoryError)
 
 
 @pytest.mark.usefixtures("state")

@@ -11,7 +11,7 @@ from edgeagent.execution.llama.library import engine_version, system_info
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.pace import Pace
 from edgeagent.execution.llama.rig import shape_of, write_rig
-from edgeagent.execution.llama.trial import features, trial
+from edgeagent.execution.llama.trial import LOAD_MODES, features, trial
 from edgeagent.execution.worker import Request
 
 JOBS: dict[str, Callable[[Context, Request], jobs.Steps]] = {
@@ -99,7 +99,13 @@ class LlamaEngine:
     def _load(self, request: Request) -> None:
         p = request.params
         gpu_layers = int(p.get("gpu_layers", 0))
-        model = Model(str(p["path"]), extra_buffers=bool(p["extra_buffers"]), gpu_layers=gpu_layers)
+        model = Model(
+            str(p["path"]),
+            extra_buffers=bool(p["extra_buffers"]),
+            gpu_layers=gpu_layers,
+            load_mode=LOAD_MODES[str(p.get("load_mode", "map"))],
+            experts_on_cpu=bool(p.get("experts_on_cpu")),
+        )
         self._context = Context(
             model,
             ContextSettings(

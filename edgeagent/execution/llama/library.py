@@ -78,3 +78,22 @@ def backend_devices() -> list[tuple[str, str]]:
         for d in devices
         if base.ggml_backend_dev_type(d) in GPU_DEVICE_TYPES
     ]
+
+
+class TensorOverride(ctypes.Structure):
+    """llama.h, `struct llama_model_tensor_buft_override`: tensors whose name matches go to this buffer type."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
+
+
+EXPERTS = rb"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+"""Names of the tensors that hold experts (llama.cpp, common/common.h)."""
+
+
+def expert_overrides() -> "ctypes.Array[TensorOverride]":
+    """Overrides that keep experts in the machine's own memory; the last entry is the end."""
+    base = ctypes.CDLL(str(Path(str(llama().__file__)).parent / "lib" / "libggml-base.so"))
+    base.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
+    return (TensorOverride * 2)(
+        TensorOverride(EXPERTS, base.ggml_backend_cpu_buffer_type()), TensorOverride(None, None)
+    )

@@ -4,7 +4,7 @@ import ctypes
 from pathlib import Path
 
 from edgeagent.core.errors import ModelFileError, RequestError
-from edgeagent.execution.llama.library import llama
+from edgeagent.execution.llama.library import expert_overrides, llama
 
 MAX_PIECE_BYTES = 256
 
@@ -12,10 +12,19 @@ MAX_PIECE_BYTES = 256
 class Model:
     """Weights and vocabulary. Raises ModelFileError if llama.cpp refuses the file.
 
-    On the CPU unless `gpu_layers` says otherwise (llama.cpp's own default is all layers, whatever the GPU computes).
+    On the CPU unless `gpu_layers` says otherwise (llama.cpp's own default is all layers, whatever the GPU computes);
+    with `experts_on_cpu` the experts' tensors stay there all the same.
     """
 
-    def __init__(self, path: str, *, extra_buffers: bool, gpu_layers: int = 0, load_mode: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        extra_buffers: bool,
+        gpu_layers: int = 0,
+        load_mode: int | None = None,
+        experts_on_cpu: bool = False,
+    ) -> None:
         lib = llama()
         if not Path(path).is_file():
             raise ModelFileError(f"model file {path} is not there; pull the model again")
@@ -24,6 +33,8 @@ class Model:
         params.n_gpu_layers = gpu_layers
         if load_mode is not None:
             params.load_mode = load_mode
+        overrides = expert_overrides() if experts_on_cpu else None  # kept until the model is loaded
+        params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p) if overrides else None
         self.handle = lib.llama_model_load_from_file(path.encode(), params)
         if not self.handle:
             raise ModelFileError(f"llama.cpp cannot load {path}; pull the model again")
