@@ -177,7 +177,8 @@ class _Job:
         offer = self._find()
         # The prompt comes before the engine is taken: a device that never sends it must not hold the engine.
         try:
-            await asyncio.wait_for(self._prompt_here.wait(), PROMPT_S)
+            async with asyncio.timeout(PROMPT_S):
+                await self._prompt_here.wait()
         except TimeoutError:
             raise WireError(f"the prompt did not come within {PROMPT_S:g} s") from None
         async with offer.engine.lease():

@@ -81,7 +81,8 @@ class Session:
     async def receive(self) -> Arrived:
         """The next message or block. Raises PeerLostError after a lease of silence, WireError on a broken frame."""
         try:
-            item = await asyncio.wait_for(self._inbox.get(), LEASE_S)
+            async with asyncio.timeout(LEASE_S):
+                item = await self._inbox.get()
         except TimeoutError:
             raise PeerLostError(f"the other end said nothing for {LEASE_S:g} s") from None
         if isinstance(item, Exception):

@@ -96,7 +96,8 @@ class Worker:
         self, queue: "asyncio.Queue[Received | EdgeAgentFailure]", op: str, stall_s: float
     ) -> "Received | EdgeAgentFailure":
         try:
-            return await asyncio.wait_for(queue.get(), stall_s)
+            async with asyncio.timeout(stall_s):
+                return await queue.get()
         except TimeoutError:
             self._lose(f"said nothing for {stall_s:g} s during '{op}'")
             return queue.get_nowait()

@@ -95,7 +95,8 @@ class Governing:
     async def admit(self) -> None:
         """Before a request: wait out a pause, within bounds, and let slow levers take effect."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._may_start.wait(), self._config.max_pause_s)
+            async with asyncio.timeout(self._config.max_pause_s):
+                await self._may_start.wait()
         if _slow(self.advice) != _slow(self._chosen_under):
             self.memory_cap = self._cap() if self.advice.smaller_variant else None
             self._chosen_under = self.advice

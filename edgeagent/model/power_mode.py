@@ -35,7 +35,8 @@ async def switch_mode(root: Sysroot, name: str) -> str | None:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        _, said = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
+        async with asyncio.timeout(TIMEOUT_S):
+            _, said = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.wait()

@@ -60,7 +60,8 @@ async def measure_bandwidth(num_bytes: int, cores: int) -> float | None:
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        output, _ = await asyncio.wait_for(child.communicate(), BANDWIDTH_TIMEOUT_S)
+        async with asyncio.timeout(BANDWIDTH_TIMEOUT_S):
+            output, _ = await child.communicate()
     except TimeoutError:
         return None
     finally:

@@ -51,7 +51,8 @@ class Answering:
         """The events in order, and None after each `interval_s` without one. Raises what the answer raises."""
         while True:
             try:
-                event = await asyncio.wait_for(self._queue.get(), interval_s)
+                async with asyncio.timeout(interval_s):
+                    event = await self._queue.get()
             except TimeoutError:
                 yield None
                 continue

@@ -158,7 +158,8 @@ class _Connection:
                 self._client.connect, address.host, address.port, KEEPALIVE_S, clean_start=True, properties=properties
             )
             self._client.loop_start()
-            reason = await asyncio.wait_for(self._answer, CONNECT_TIMEOUT_S)
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                reason = await self._answer
         except (OSError, TimeoutError) as error:
             why = str(error) or f"no answer within {CONNECT_TIMEOUT_S:g} s"
             raise PeerLostError(f"{where} cannot be reached ({why}); start it or correct mqtt.url") from None
