@@ -123,8 +123,10 @@ def test_request_waits_for_a_paused_machine_only_so_long(smollm2: StoredVariant,
             await governor.observe()
         assert governor.advice.pause
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(governor.admit(), 0.1)
-        await asyncio.wait_for(governor.admit(), 60)
+            async with asyncio.timeout(0.1):
+                await governor.admit()
+        async with asyncio.timeout(60):
+            await governor.admit()
 
     with_resident(smollm2, use)
 
