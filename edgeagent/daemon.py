@@ -36,6 +36,7 @@ from edgeagent.model.machine import Machine
 from edgeagent.model.pool import ModelPool
 from edgeagent.model.power_mode import switch_mode
 from edgeagent.model.quota import Quota
+from edgeagent.model.rechecking import Rechecking
 from edgeagent.model.recipe import load_of
 from edgeagent.model.registry import Registry
 from edgeagent.model.sketch import describe
@@ -50,7 +51,7 @@ from edgeagent.resource.pressure import PressureLimits
 from edgeagent.resource.probes.board import read_board
 from edgeagent.resource.probes.memory import read_memory
 from edgeagent.resource.probes.sysroot import Sysroot
-from edgeagent.resource.profile import Effort, Places, ensure_profile, read_machine
+from edgeagent.resource.profile import Effort, Places, ensure_profile, keep_rates, read_machine
 from edgeagent.resource.sensors import Sensors
 from edgeagent.settings import Settings
 from edgeagent.wire.topics import Topics
@@ -292,6 +293,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         cores=len(os.sched_getaffinity(0)),
         switch_mode=(lambda mode: switch_mode(Sysroot(), mode)) if config.governor.switch_power_mode else None,
     )
+    rechecking = Rechecking(pool, lambda key, rates: keep_rates(places(settings), key, rates))
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(encoder.close)
         stack.push_async_callback(pool.close)
@@ -302,6 +304,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         peers = await stack.enter_async_context(_peers(settings, role))
         await stack.enter_async_context(background(pool.unload_idle(), "unload-idle"))
         await stack.enter_async_context(background(governing.run(), "governor"))
+        await stack.enter_async_context(background(rechecking.run(), "recheck-rates"))
         assistant = Assistant(
             pool,
             Answerer(Surroundings(config.policy, config.models, peers), encoder),
@@ -312,6 +315,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
             new_id=lambda: f"call_{secrets.token_hex(8)}",
             now=time.time,
             governor=governing,
+            on_local_answer=rechecking.note,
         )
         yield House(settings, store, pool, memory, assistant, peers)
 

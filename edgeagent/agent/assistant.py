@@ -22,6 +22,7 @@ from edgeagent.core.memory import Embedder, MemoryHit
 from edgeagent.core.plan import AnswerReport, Decision, MemoryReport, PlanKind, PlanQuery, Recalled, ReductionLevel
 from edgeagent.model.pool import ModelPool, Resident
 from edgeagent.model.reduction import similarity
+from edgeagent.resource.drift import Sample
 
 RECALL_ITEMS = 5
 MIN_RECALL_SIMILARITY = 0.35
@@ -68,6 +69,7 @@ class Assistant:
         new_id: Callable[[], str],
         now: Callable[[], float],
         governor: Governor | None = None,
+        on_local_answer: Callable[[Resident, Sample], None] = lambda _resident, _sample: None,
     ) -> None:
         self._pool = pool
         self._answerer = answerer
@@ -79,6 +81,7 @@ class Assistant:
         self._new_id = new_id
         self._now = now
         self._governor = governor
+        self._on_local_answer = on_local_answer
 
     async def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
         """The events of one answer, `Finished` last. Raises EdgeAgentError."""
@@ -105,6 +108,8 @@ class Assistant:
                 if (reasons := self._reasons(started_at)) != told:
                     told = reasons
                     yield Governed(reasons)
+                if isinstance(last, Finished) and (sample := _sample(last)):
+                    self._on_local_answer(resident, sample)
                 yield _with_notes(_with_written(last, notebook), lack, *told)
         if not isinstance(last, Finished):
             yield _with_notes(await self._finished(request, resident, memories, last), *told)
@@ -197,6 +202,22 @@ class _Turn:
         documents = (*self.request.documents, pasted) if pasted else self.request.documents
         material = Material(kept, documents, self.memories, question_of(kept))
         return self.assistant.answerer.answer(self.request, material, self.resident, grammar, self.started_at)
+
+
+def _sample(finished: Finished) -> Sample | None:
+    """What an answer of this machine alone tells of its speed; None for others."""
+    report = finished.report
+    predicted, measured = report.predicted, report.measured
+    if report.plan is not PlanKind.LOCAL or report.handover or predicted.ttft_s is None or predicted.tpot_s is None:
+        return None
+    return Sample(
+        prompt_tokens=finished.usage.prompt_tokens,
+        answer_tokens=finished.usage.completion_tokens,
+        ttft_s=None if report.reused_tokens else measured.ttft_s,
+        predicted_ttft_s=predicted.ttft_s,
+        tpot_s=measured.tpot_s,
+        predicted_tpot_s=predicted.tpot_s,
+    )
 
 
 def _without_encoder(request: ChatRequest) -> ChatRequest:

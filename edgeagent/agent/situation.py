@@ -87,14 +87,13 @@ class Surroundings:
         assert self.peers is not None
         if (link := _link(view.link)) is None:
             return None
-        speeds = Speeds(model.prefill_tok_s, model.decode_tok_s)
         is_same = model.variant_sha256 == resident.variant.sha256
         quality = resident.variant.quality if is_same else None
         return PeerOption(
             peer=view.status.id,
             model=model.model,
             variant=model.variant,
-            speeds=speeds,
+            speeds=_peer_speeds(model, resident) if is_same else Speeds(model.prefill_tok_s, model.decode_tok_s),
             link=link,
             context_tokens=model.context_tokens,
             kv_bytes_per_token=model.kv_bytes_per_token,
@@ -156,11 +155,22 @@ def _exchangeable_bytes(resident: Resident, facts: LoadedFacts) -> int:
     return facts.kv_bytes_per_token
 
 
+def _peer_speeds(model: OfferedModel, resident: Resident) -> Speeds:
+    """A peer with the same variant is taken to be as much faster at attention as it is at all else."""
+    here, (chunk_s, token_s) = resident.rates, resident.position_s
+    there = here.model_copy(update={"prefill_tok_s": model.prefill_tok_s, "decode_tok_s": model.decode_tok_s})
+    return Speeds.measured(
+        there,
+        chunk_s * here.prefill_tok_s / model.prefill_tok_s,
+        token_s * here.decode_tok_s / model.decode_tok_s,
+    )
+
+
 def _local(resident: Resident, facts: LoadedFacts) -> LocalOption:
     return LocalOption(
         model=resident.card.id,
         variant=resident.variant.name,
-        speeds=Speeds(resident.rates.prefill_tok_s, resident.rates.decode_tok_s),
+        speeds=Speeds.measured(resident.rates, *resident.position_s),
         context_tokens=facts.context_tokens,
         memory_bytes=resident.memory_bytes,
         quality=resident.variant.quality.perplexity if resident.variant.quality else None,

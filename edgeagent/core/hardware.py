@@ -126,6 +126,8 @@ class Rates(Fact):
     """Prefill arithmetic (two operations a weight and token) over the machine's highest measured rate."""
     threads: int = Field(default=1, ge=1)
     kv_type: KvType = "q8_0"
+    prompt_tokens: int = 0
+    """Of the prompt they were measured with: attention makes longer ones slower."""
     busy_fraction: float | None = None
     """CPU time that other programs took right before: with much of it, the rates are too low."""
 

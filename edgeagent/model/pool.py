@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from edgeagent.core.cards import ModelCard, Variant
 from edgeagent.core.config import EngineConfig
@@ -13,9 +13,12 @@ from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.model.limits import Limits
 from edgeagent.model.locks import Hold
 from edgeagent.model.machine import Machine
+from edgeagent.model.recipe import load_of
 from edgeagent.model.select import Choice, Selection, select
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.capability import ENGINE, ProbeModel
+from edgeagent.resource.drift import Drift
+from edgeagent.resource.speed import position_s
 
 BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS = 192, 16
 MAX_TRIES = 3
@@ -40,6 +43,10 @@ class Resident:
     """Threads and duty that the governor set last; None: as chosen."""
     full_rates: Rates | None = None
     """`rates` before the governor slowed it."""
+    position_s: tuple[float, float] = (0.0, 0.0)
+    """Seconds that each earlier position adds to a prompt token and to an answer token (0: not known)."""
+    drift: Drift = field(default_factory=Drift)
+    """How far answers have lately been from what `rates` say."""
     hold: Hold | None = None
     """Keeps the file from eviction by any process."""
 
@@ -130,7 +137,7 @@ class ModelPool:
         chosen = stored[selection.variant]
         resident = self._resident(chosen, selection, profile)
         if self._config.threads:
-            await self._measure(resident)
+            await self.measure(resident)
         resident.hold = self._store.hold(chosen)
         return resident
 
@@ -148,25 +155,30 @@ class ModelPool:
 
     def _probe(self, stored: StoredVariant, choice: Choice) -> ProbeModel:
         key = f"{choice.model}/{choice.variant}"
-        return ProbeModel(key, stored.path, choice.kv_type, self._config.chunk_tokens)
+        load = load_of(stored.card.shape(stored.variant), stored.variant.file_type)
+        return ProbeModel(key, stored.path, choice.kv_type, self._config.chunk_tokens, sum(load.layers.values()))
 
-    async def _measure(self, resident: Resident) -> None:
-        """Rates as configured, now: the profile's are at the fastest number of threads."""
-        prefill, decode = await resident.local.bench(BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS)
-        measured = {"prefill_tok_s": prefill, "decode_tok_s": decode, "threads": self._config.threads}
-        resident.rates = resident.rates.model_copy(update=measured | {"roofline_fraction": None})
+    async def measure(self, resident: Resident) -> None:
+        """Rates as configured, now: the profile's are at the fastest number of threads. Raises EngineError."""
+        async with resident.local.lease():
+            prefill, decode = await resident.local.bench(BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS)
+        measured = {"prefill_tok_s": prefill, "decode_tok_s": decode, "threads": resident.local.settings.threads}
+        unknown = {"roofline_fraction": None, "compute_fraction": None, "prompt_tokens": BENCH_PROMPT_TOKENS}
+        resident.rates = resident.rates.model_copy(update=measured | unknown)
 
     def _resident(self, chosen: StoredVariant, selection: Selection, profile: Profile) -> Resident:
         settings = self._load_settings(chosen, selection.choice, profile)
         rates = _rates(profile, chosen)
+        threads = settings.threads or rates.threads
         return Resident(
             card=chosen.card,
             variant=chosen.variant.model_copy(update={"sha256": chosen.sha256, "bytes": chosen.bytes}),
             why=selection.why,
             rates=rates,
             memory_bytes=selection.choice.memory_bytes,
-            local=LocalModel(replace(settings, threads=settings.threads or rates.threads), queue=self._config.queue),
+            local=LocalModel(replace(settings, threads=threads), queue=self._config.queue),
             used_at=time.monotonic(),
+            position_s=_position_s(profile, chosen, threads),
         )
 
     def _load_settings(self, chosen: StoredVariant, choice: Choice, profile: Profile) -> LoadSettings:
@@ -201,6 +213,17 @@ class ModelPool:
             if oldest.local.num_waiting == 0:
                 await oldest.local.close()
                 room += oldest.memory_bytes
+
+
+def _position_s(profile: Profile, chosen: StoredVariant, threads: int) -> tuple[float, float]:
+    """See `Resident.position_s`; unknown before this machine's kernels were measured with so many threads."""
+    if profile.kernels is None:
+        return 0.0, 0.0
+    load = load_of(chosen.card.shape(chosen.variant), chosen.variant.file_type)
+    try:
+        return position_s(load, profile.kernels, threads)
+    except ValueError:
+        return 0.0, 0.0
 
 
 def _rates(profile: Profile, chosen: StoredVariant) -> Rates:

@@ -111,13 +111,14 @@ async def measure_rates(
     busy = await instruments.busy()
     best: Rates | None = None
     for threads in thread_candidates(cores):
-        prefill, decode = await _fastest_rounds(model, settings, threads, instruments)
+        prefill, decode, prompt_tokens = await _fastest_rounds(model, settings, threads, instruments)
         rates = Rates(
             prefill_tok_s=prefill,
             decode_tok_s=decode,
             roofline_fraction=_roofline(model, decode, bandwidth_bytes_s),
             threads=threads,
             kv_type=model.kv_type,
+            prompt_tokens=prompt_tokens,
             busy_fraction=busy,
         )
         if best and reference_s(rates) > reference_s(best):
@@ -139,8 +140,9 @@ def reference_s(rates: Rates) -> float:
 
 async def _fastest_rounds(
     model: ProbeModel, settings: EngineSettings, threads: int, instruments: Instruments
-) -> tuple[float, float]:
-    """Prefill and decode rates, each of its fastest round: whatever else runs here can only slow a round down."""
+) -> tuple[float, float, int]:
+    """Prefill and decode rates, each of its fastest round, since whatever else runs here can only slow one down, and
+    the tokens of the prompt."""
     worker = await instruments.spawn()
     try:
         await load(worker, model, settings, threads=threads)
@@ -153,7 +155,7 @@ async def _fastest_rounds(
     finally:
         await worker.close()
     prefills, decodes = zip(*rounds, strict=True)
-    return max(prefills), max(decodes)
+    return max(prefills), max(decodes), sizes[0]
 
 
 async def _bench(worker: Worker, prompt_tokens: int, decode_tokens: int) -> tuple[float, float]:

@@ -1,7 +1,9 @@
 """The cost model: what a plan will take, from measured rates. Pure arithmetic, seconds and bytes."""
 
 from dataclasses import dataclass
+from typing import Self
 
+from edgeagent.core.hardware import Rates
 from edgeagent.core.plan import Costs
 
 TEXT_BYTES_PER_TOKEN = 3.7  # measured: English prose through SmolLM2's tokenizer
@@ -23,6 +25,15 @@ class Speeds:
     decode_tok_s: float
     chunk_position_s: float = 0.0
     token_position_s: float = 0.0
+
+    @classmethod
+    def measured(cls, rates: Rates, chunk_position_s: float = 0.0, token_position_s: float = 0.0) -> Self:
+        """From rates that were measured with a prompt of `rates.prompt_tokens`: what attention took is taken out."""
+        prefill_s = 1 / rates.prefill_tok_s
+        decode_s = 1 / rates.decode_tok_s
+        bare_prefill_s = max(prefill_s / 2, prefill_s - chunk_position_s * rates.prompt_tokens / 2)
+        bare_decode_s = max(decode_s / 2, decode_s - token_position_s * rates.prompt_tokens)
+        return cls(1 / bare_prefill_s, 1 / bare_decode_s, chunk_position_s, token_position_s)
 
     def prefill_s(self, tokens: int, past: int = 0) -> float:
         """Seconds to evaluate `tokens` of a prompt behind `past` positions."""

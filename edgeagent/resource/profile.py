@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from edgeagent.core.errors import EdgeAgentError
-from edgeagent.core.hardware import EngineFacts, Profile
+from edgeagent.core.hardware import EngineFacts, Profile, Rates
 from edgeagent.resource.cache import load_profile, measuring, save_profile
 from edgeagent.resource.calibration import (
     DISTURBED_FRACTION,
@@ -40,7 +40,7 @@ from edgeagent.resource.machine import Places, fingerprint, read_machine
 from edgeagent.resource.probes.cpu import read_cache_bytes
 from edgeagent.resource.probes.sysroot import Sysroot
 
-__all__ = ["Depth", "Effort", "Places", "ensure_profile", "fingerprint", "read_machine"]
+__all__ = ["Depth", "Effort", "Places", "ensure_profile", "fingerprint", "keep_rates", "read_machine"]
 
 DISK_S = 0.5
 """How long the disk is read for its rate."""
@@ -48,6 +48,13 @@ SURVEY_PART = 0.4
 """Of a pass's budget, at most so much goes to trying what the engines can do."""
 MIN_TRIAL_S = 30.0
 """A child that loads a model from a slow card needs so long, whatever the budget."""
+
+
+async def keep_rates(places: Places, key: str, rates: Rates) -> None:
+    """Replace the rates of one variant in the kept profile, if there is one. Raises ConfigError."""
+    async with measuring(places.cache):
+        if kept := load_profile(places.cache):
+            save_profile(places.cache, kept.model_copy(update={"rates": {**kept.rates, key: rates}}))
 
 
 class Depth(Enum):

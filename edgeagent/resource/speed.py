@@ -86,6 +86,15 @@ def _share(overheads: Overheads, tokens: int, chunk: int) -> float:
     return tokens / chunk  # larger than the chunk: in proportion
 
 
+def position_s(load: Load, kernels: Kernels, threads: int) -> tuple[float, float]:
+    """Seconds that one earlier position adds to a prompt token and to an answer token, where no window ends.
+
+    Raises ValueError when so many threads were not measured.
+    """
+    overheads, width = _overheads(kernels, threads), load.num_layers * load.attention_width
+    return width / overheads.attention_chunk_elem_s, width / overheads.attention_token_elem_s
+
+
 def throttled_s(busy_s: float, threads: int, quota: Quota | None, *, is_long: bool = False) -> float:
     """How long work takes that would take `busy_s` unhindered: in each period, threads run until the quota is spent.
 
