@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from edgeagent.execution.embedding import Encoder
@@ -23,6 +24,10 @@ from edgeagent.resource.calibration import Instruments
 from edgeagent.resource.capability import ProbeModel
 from edgeagent.resource.profile import Places, ensure_profile
 from tests.browser import browser, driver
+
+# No test asserts a wall time, and a busy machine is no reason to fail.
+hypothesis.settings.register_profile("edgeagent", deadline=None)
+hypothesis.settings.load_profile("edgeagent")
 
 __all__ = ["browser", "driver"]  # fixtures
 
