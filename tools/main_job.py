@@ -70,16 +70,24 @@ def fetch_models() -> None:
 
 
 def profile() -> Json:
-    found = facts("profile")
+    # The first run measures the machine whole; later ones go on with what is known.
+    is_known = (Path(os.environ["EDGEAGENT_STATE"]) / "profile.json").exists()
+    if not is_known:
+        say("measure", "what this machine can do, once, for about a minute …")
+    found = facts("profile", "--budget-s", "0" if is_known else "45")
     cpu, memory = found["cpu"], found["memory"]
     say("profile", f"{found['board'] or 'unknown board'}: {cpu['model']}, {cpu['cores']} cores, {cpu['arch']}")
     bandwidth = memory["bandwidth_bytes_s"]
     speed = f", read at {bandwidth / 1e9:.0f} GB/s" if bandwidth else ""
     say("", f"{memory['available_bytes'] / 2**30:.1f} of {memory['total_bytes'] / 2**30:.1f} GiB memory free{speed}")
     for engine in found["engines"]:
-        probe = engine["probe"]
+        probe, capabilities = engine["probe"], engine["capabilities"]
+        works = ", ".join(c["name"] for c in capabilities if c["verdict"] == "ok")
+        tried = f"tried in child processes: {probe['verdict']} ({works or probe['reason']})"
+        say("", f"{engine['name']} {engine['version']} {tried}")
+    if kernels := found["kernels"]:
         say(
-            "", f"{engine['name']} {engine['version']} tried in a child process: {probe['verdict']} ({probe['reason']})"
+            "", f"{len({r['type'] for r in kernels['rates']})} types of weights timed: any model's speed is predictable"
         )
     for key, rates in found["rates"].items():
         told = f"{rates['prefill_tok_s']:.0f} tok/s prefill, {rates['decode_tok_s']:.0f} tok/s decode"
