@@ -68,8 +68,7 @@ def _models(settings: Settings) -> list[Check]:
         return [failure("model", error)]
     checks = [check_model("model", store, name)]
     if settings.config.memory.enabled:
-        embedders = [c.id for c in store.registry.cards if c.kind == "embedding"]
-        checks += [check_model("embedding", store, model_id) for model_id in embedders]
+        checks.append(check_model("embedding", store, daemon.EMBEDDING_MODEL))
     return [*checks, *_machine(settings, store, card)]
 
 
