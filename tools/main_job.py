@@ -70,11 +70,10 @@ def fetch_models() -> None:
 
 
 def profile() -> Json:
-    # The first run measures the machine whole; later ones go on with what is known.
-    is_known = (Path(os.environ["EDGEAGENT_STATE"]) / "profile.json").exists()
-    if not is_known:
+    found = facts("profile", "--budget-s", "0")
+    if found["kernels"] is None:
         say("measure", "what this machine can do, once, for about a minute …")
-    found = facts("profile", "--budget-s", "0" if is_known else "45")
+        found = facts("profile", "--budget-s", "45")
     cpu, memory = found["cpu"], found["memory"]
     say("profile", f"{found['board'] or 'unknown board'}: {cpu['model']}, {cpu['cores']} cores, {cpu['arch']}")
     bandwidth = memory["bandwidth_bytes_s"]
