@@ -15,6 +15,7 @@ from edgeagent.core.errors import EngineError, ModelFileError
 from edgeagent.execution.onnx.graph import NOTE
 from edgeagent.execution.onnx.requantize import DYNAMIC, requantize
 from edgeagent.execution.onnx.trial import providers, trial
+from edgeagent.execution.onnx.voice import CHUNK_SAMPLES, SAMPLE_RATE, VoiceDetector
 from edgeagent.execution.worker import Engine, Request
 
 if TYPE_CHECKING:
@@ -39,11 +40,12 @@ def create() -> Engine:
 class OnnxEngine:
     """Ops `load {model, tokenizer, threads, provider}`, `embed {texts}`, `requantize {source, target}`.
 
-    And those of `trial`. Every request is answered before the next is read.
+    Also `voice_load {model}`, `voice`, and those of `trial`. Every request is answered before the next is read.
     """
 
     def __init__(self) -> None:
         self._model: SentenceModel | None = None
+        self._voice: VoiceDetector | None = None
 
     def handle(self, request: Request) -> None:
         if request.op == "load":
@@ -52,6 +54,11 @@ class OnnxEngine:
             self._embed(request)
         elif request.op == "requantize":
             _requantize(request)
+        elif request.op == "voice_load":
+            self._voice = VoiceDetector.load(Path(request.params["model"]))
+            request.reply(chunk_s=CHUNK_SAMPLES / SAMPLE_RATE)
+        elif request.op == "voice":
+            self._hear(request)
         elif request.op == "providers":
             providers(request)
         elif request.op == "trial":
@@ -76,6 +83,12 @@ class OnnxEngine:
         used = self._model.session.get_providers()[0]
         dimensions = self._model.dimensions
         request.reply(dimensions=dimensions, max_tokens=MAX_TEXT_TOKENS, provider=used, version=_runtime_version())
+
+    def _hear(self, request: Request) -> None:
+        """Bulk in: 16-bit mono samples at 16 kHz, of any length. Bulk out: one float32 probability a chunk."""
+        if self._voice is None:
+            raise EngineError("no voice detector is loaded; call voice_load first")
+        request.reply([self._voice.hear(request.bulk).tobytes()])
 
     def _embed(self, request: Request) -> None:
         """Bulk: one row of `dimensions` little-endian float32 values a text, in order."""
