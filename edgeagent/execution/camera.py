@@ -50,7 +50,8 @@ async def captured_picture(source: str, command: Sequence[str], timeout_s: float
     except OSError as error:
         raise RequestError(f"cannot start {command[0]} ({error.strerror}); install it (v4l-utils)") from None
     try:
-        content, complaint = await asyncio.wait_for(process.communicate(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            content, complaint = await process.communicate()
     except TimeoutError:
         raise RequestError(f"{command[0]} gave no picture of {source} in {timeout_s:g} s; check the camera") from None
     finally:
