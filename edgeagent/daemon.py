@@ -22,7 +22,7 @@ from edgeagent.core.governor import Levers
 from edgeagent.core.hardware import Profile
 from edgeagent.core.memory import MemoryHit
 from edgeagent.core.plan import Decision, PlanQuery
-from edgeagent.execution.embedding import Encoder, OnnxEmbedder
+from edgeagent.execution.embedding import CPU, Encoder, OnnxEmbedder, choose_provider
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.transport.mqtt import LastWill, MqttTransport, parse_address
 from edgeagent.model import overlay
@@ -39,12 +39,14 @@ from edgeagent.model.quota import Quota
 from edgeagent.model.rechecking import Rechecking
 from edgeagent.model.recipe import load_of
 from edgeagent.model.registry import Registry
+from edgeagent.model.requantize import ensure_computing_in_int8, spawn_onnx
 from edgeagent.model.sketch import describe
 from edgeagent.model.store import ModelStore
 from edgeagent.resource.boards import Seen, best_match, load_boards
 from edgeagent.resource.cache import load_profile
 from edgeagent.resource.calibration import Instruments
 from edgeagent.resource.capability import ENGINE, ProbeModel, engine_build
+from edgeagent.resource.capability.onnxruntime import ENGINE as ONNX
 from edgeagent.resource.governor import GovernorLimits
 from edgeagent.resource.heat import HeatLimits
 from edgeagent.resource.pressure import PressureLimits
@@ -195,8 +197,13 @@ def embedder(settings: Settings, store: ModelStore) -> OnnxEmbedder:
     assert card.dimensions is not None
 
     async def locate() -> Encoder:
-        stored = await store.ensure(EMBEDDING_MODEL)
-        return Encoder(stored.path, stored.companions["tokenizer.json"])
+        cached = await asyncio.to_thread(load_profile, settings.paths.profile)
+        provider = choose_provider(cached.engine(ONNX) if cached else None)
+        if provider == CPU:
+            stored = await ensure_computing_in_int8(store, EMBEDDING_MODEL, spawn_onnx)
+        else:
+            stored = await store.ensure(EMBEDDING_MODEL)  # what the profile tried, in the arithmetic that others have
+        return Encoder(stored.path, stored.companions["tokenizer.json"], provider)
 
     return OnnxEmbedder(locate, card.dimensions, idle_unload_s=settings.config.engine.idle_unload_s)
 

@@ -19,6 +19,7 @@ from edgeagent.model.fetch import SourceFetcher
 from edgeagent.model.fetch_url import UrlFetcher
 from edgeagent.model.fetch_wheel import WheelFetcher
 from edgeagent.model.registry import Registry
+from edgeagent.model.requantize import ensure_computing_in_int8, spawn_onnx
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.calibration import Instruments
 from edgeagent.resource.capability import ProbeModel
@@ -135,9 +136,11 @@ def minilm(embedded_store: ModelStore) -> StoredVariant:
 
 
 @pytest.fixture(scope="session")
-def encoder(minilm: StoredVariant) -> Encoder:
-    """The embedded sentence encoder."""
-    return Encoder(minilm.path, minilm.companions["tokenizer.json"])
+def encoder(embedded_store: ModelStore, minilm: StoredVariant) -> Encoder:
+    """The embedded sentence encoder as the daemon uses it: made from the published file, once."""
+    stored = asyncio.run(ensure_computing_in_int8(embedded_store, minilm.card.id, spawn_onnx))
+    assert stored.variant.name == "int8-dynamic"
+    return Encoder(stored.path, stored.companions["tokenizer.json"])
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ export PATH DEBIAN_FRONTEND=noninteractive
 missing() {
     command -v mosquitto >/dev/null 2>&1 || echo mosquitto
     command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || echo chromium
+    command -v espeak-ng >/dev/null 2>&1 || echo espeak-ng
     command -v chromedriver >/dev/null 2>&1 || echo chromium-driver
 }
 

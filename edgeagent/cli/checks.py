@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from edgeagent.core.cards import KvType, ModelCard
+from edgeagent.core.cards import KvType, ModelCard, RequantizedSource
 from edgeagent.core.config import HttpConfig, MqttConfig
 from edgeagent.core.errors import EdgeAgentError
 from edgeagent.core.hardware import Capability, EngineFacts, Profile
-from edgeagent.model.store import ModelStore
+from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.boards import Board
 from edgeagent.resource.calibration import is_disturbed
 from edgeagent.resource.capability import NOT_INSTALLED
@@ -88,11 +88,22 @@ def check_model(name: str, store: ModelStore, model_id: str) -> Check:
     """Is the file here, and is it sound?"""
     try:
         stored = store.find(model_id)
+        form = _form(store, stored) if stored else ""
     except EdgeAgentError as error:
         return failure(name, error)
     if stored is None:
         return Check(name, "warn", f"{model_id} is not in {store.folder}", f"run 'edgeagent models pull {model_id}'")
-    return Check(name, "ok", f"{model_id} {stored.variant.name}, {stored.bytes / 1e6:.0f} MB, verified")
+    size = f"{stored.bytes / 1e6:.0f} MB, verified"
+    return Check(name, "ok", f"{model_id} {stored.variant.name}, {size}{form}")
+
+
+def _form(store: ModelStore, stored: StoredVariant) -> str:
+    """Whether the form that computes in int8 is there, of an encoder that has one. Raises EdgeAgentError."""
+    made = next((v.name for v in stored.card.variants if isinstance(v.source, RequantizedSource)), None)
+    if made is None:
+        return ""
+    is_here = store.find(stored.card.id, made) is not None
+    return f", and {made} made from it" if is_here else f"; {made} will be made from it at first use"
 
 
 def check_engine(engine: EngineFacts | None) -> Check:

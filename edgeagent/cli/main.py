@@ -24,6 +24,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "plan": LazyCommand("edgeagent.cli.plan:plan", "Show where a request would run, and why."),
     "models": LazyCommand("edgeagent.cli.models:models", "List, fetch, make, measure and remove models."),
     "memory": LazyCommand("edgeagent.cli.memory:memory", "Add, search, list and forget memories."),
+    "perceive": LazyCommand("edgeagent.cli.perceive:perceive", "Hear and see: speech, wake words, faces."),
     "serve": LazyCommand("edgeagent.cli.serve:serve", "Run the daemon: HTTP API, page, MQTT."),
     "peer": LazyCommand("edgeagent.cli.peer:peer", "Offer this machine's compute to others over MQTT."),
     "config": LazyCommand("edgeagent.cli.config:config", "Show the settings and where each came from."),

@@ -60,7 +60,15 @@ class PrunedSource(CardPart):
     dropped: tuple[int, ...] = Field(min_length=1)
 
 
-Source = Annotated[WheelSource | UrlSource | HubSource | QuantizedSource | PrunedSource, Field(discriminator="kind")]
+class RequantizedSource(CardPart):
+    """Made on this machine from another variant: the same int8 weights, in a graph that computes in int8 (ADR 0013)."""
+
+    kind: Literal["requantized"]
+    variant: str
+
+
+MadeSource = QuantizedSource | PrunedSource | RequantizedSource
+Source = Annotated[WheelSource | UrlSource | HubSource | MadeSource, Field(discriminator="kind")]
 
 
 class Quality(CardPart):

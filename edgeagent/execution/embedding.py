@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeagent.core.errors import EngineError, EngineLostError, ModelFileError
+from edgeagent.core.hardware import EngineFacts
 from edgeagent.core.memory import Vector
 from edgeagent.execution.supervisor import Worker
 
@@ -13,6 +14,15 @@ MAX_CALL_TEXTS = 32
 """Texts of one call to the worker: keeps each call far below the stall limit, also on a slow board."""
 
 FLOAT32_BYTES = 4
+CPU = "CPUExecutionProvider"
+FASTER_PROVIDERS = (
+    "CUDAExecutionProvider",
+    "MIGraphXExecutionProvider",
+    "ROCMExecutionProvider",
+    "QNNExecutionProvider",
+    "OpenVINOExecutionProvider",
+)
+"""In order of preference. Not TensorRT's, which compiles the model for minutes at each start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +31,13 @@ class Encoder:
 
     model: Path
     tokenizer: Path
+    provider: str = CPU
+    """ONNX Runtime's execution provider; what it cannot run, the CPU does."""
+
+
+def choose_provider(engine: EngineFacts | None) -> str:
+    """The first of the faster providers that the profile has seen compute the encoder rightly, else the CPU's."""
+    return next((name for name in FASTER_PROVIDERS if engine is not None and engine.can(name)), CPU)
 
 
 Locate = Callable[[], Awaitable[Encoder]]
@@ -98,8 +115,8 @@ class OnnxEmbedder:
         return self._worker
 
     async def _load(self, worker: Worker, encoder: Encoder) -> None:
-        model, tokenizer = str(encoder.model), str(encoder.tokenizer)
-        facts, _ = await worker.call("load", model=model, tokenizer=tokenizer, threads=self._threads)
+        model, tokenizer, provider = str(encoder.model), str(encoder.tokenizer), encoder.provider
+        facts, _ = await worker.call("load", model=model, tokenizer=tokenizer, threads=self._threads, provider=provider)
         if facts["dimensions"] != self.dimensions:
             raise ModelFileError(
                 f"embedding model {encoder.model} makes vectors of {facts['dimensions']} values, its card says "

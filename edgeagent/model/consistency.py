@@ -1,6 +1,6 @@
 """What must hold between the keys of a model card. Pure; each check raises ValueError naming the key at fault."""
 
-from edgeagent.core.cards import Architecture, HubSource, ModelCard, PrunedSource, QuantizedSource, Variant
+from edgeagent.core.cards import Architecture, HubSource, MadeSource, ModelCard, PrunedSource, Variant
 from edgeagent.model.layout import parameters
 
 PARAMETERS_TOLERANCE = 0.03
@@ -21,7 +21,7 @@ def check_shape(shape: Architecture, published: int) -> None:
 
 def check_variant(card: ModelCard, variant: Variant, key: str) -> None:
     """The variant's origin exists, and its own keys fit it."""
-    if isinstance(variant.source, QuantizedSource | PrunedSource):
+    if isinstance(variant.source, MadeSource):
         _check_base(card, variant.source.variant, f"{key}.source.variant")
     if isinstance(variant.source, PrunedSource):
         _check_pruned(card, variant, variant.source.dropped, key)
@@ -42,7 +42,7 @@ def _check_window(shape: Architecture) -> None:
 
 def _check_base(card: ModelCard, name: str, key: str) -> None:
     base = card.variant(name)
-    if base is None or isinstance(base.source, QuantizedSource | PrunedSource):
+    if base is None or isinstance(base.source, MadeSource):
         raise ValueError(f"key '{key}': '{name}' is not a variant that can be fetched")
 
 

@@ -5,7 +5,7 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from edgeagent.core.cards import ModelCard, Variant
+from edgeagent.core.cards import MadeSource, ModelCard, Variant
 from edgeagent.core.errors import RequestError
 from edgeagent.execution.channel import Buffers
 from edgeagent.execution.supervisor import Worker
@@ -48,7 +48,7 @@ async def one_worker(spawn: Spawn) -> AsyncIterator[Worker]:
 
 def best_base(store: ModelStore, card: ModelCard) -> str:
     """The variant that others are made from: of those that are fetched, the largest that is here, else the first."""
-    fetched = [v for v in card.variants if v.source.kind not in {"quantized", "pruned"}]
+    fetched = [v for v in card.variants if not isinstance(v.source, MadeSource)]
     if not fetched:
         raise RequestError(f"{card.id} has no variant that can be fetched; name one with --variant")
     here = [s for v in fetched if (s := store.find(card.id, v.name))]

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeagent.core.cards import ModelCard, QuantizedSource, Variant
+from edgeagent.core.cards import MadeSource, ModelCard, QuantizedSource, Variant
 from edgeagent.core.errors import RequestError
 from edgeagent.execution.supervisor import Worker
 from edgeagent.model import making
@@ -76,7 +76,7 @@ async def quantize(
 
 def _refuse_fetched(card: ModelCard, kind: str) -> None:
     listed = card.variant(kind)
-    if listed and listed.source.kind not in {"quantized", "pruned"}:
+    if listed and not isinstance(listed.source, MadeSource):
         command = f"edgeagent models pull {card.id} --variant {listed.name}"
         raise RequestError(f"{card.id} {listed.name} is fetched, not made; run '{command}'")
 

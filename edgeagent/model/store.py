@@ -9,7 +9,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgeagent.core.cards import HubSource, ModelCard, ModelFile, PrunedSource, QuantizedSource, Variant, WheelSource
+from edgeagent.core.cards import (
+    HubSource,
+    ModelCard,
+    ModelFile,
+    PrunedSource,
+    QuantizedSource,
+    RequantizedSource,
+    Variant,
+    WheelSource,
+)
 from edgeagent.core.errors import DownloadError, ModelFileError, ModelNotFoundError
 from edgeagent.model import files, locks
 from edgeagent.model.fetch import Facts, Fetcher, Job, Progress
@@ -229,6 +238,9 @@ def _require_fetched(card: ModelCard, variant: Variant) -> None:
             command = f"edgeagent models quantize {card.id} {variant.name}"
         case PrunedSource():
             command = f"edgeagent models prune {card.id}"
+        case RequantizedSource(variant=base):
+            what = f"{card.id} {variant.name} is made from {base} when it is first needed"
+            raise ModelNotFoundError(f"{what}; run 'edgeagent models pull {card.id}'")
         case _:
             return
     raise ModelNotFoundError(f"{card.id} {variant.name} is not made yet; run '{command}'")

@@ -121,8 +121,8 @@ def test_embed_cancelled_while_loading_leaves_a_usable_embedder(encoder: Encoder
 def test_embed_with_a_broken_file_is_a_model_file_error(
     encoder: Encoder, tmp_path: Path, broken: str, content: bytes | None
 ) -> None:
-    for good in (encoder.model, encoder.tokenizer):
-        (tmp_path / good.name).symlink_to(good)
+    (tmp_path / "model.onnx").symlink_to(encoder.model)
+    (tmp_path / "tokenizer.json").symlink_to(encoder.tokenizer)
     (tmp_path / broken).unlink()
     if content is not None:
         (tmp_path / broken).write_bytes(content)

@@ -8,7 +8,7 @@ import click
 from edgeagent import daemon
 from edgeagent.cli.models.group import JsonObject, as_json_option, models, print_facts
 from edgeagent.cli.models.table import LEGEND, listing_lines, pareto_lines
-from edgeagent.core.cards import ModelCard, PrunedSource, QuantizedSource, Variant
+from edgeagent.core.cards import MadeSource, ModelCard, Variant
 from edgeagent.core.errors import EdgeAgentError, ModelFileError, OutOfMemoryError
 from edgeagent.model.limits import Limits
 from edgeagent.model.machine import Machine
@@ -137,11 +137,10 @@ def _find(store: ModelStore, card: ModelCard, variant: str) -> StoredVariant | s
 
 def _choosable(card: ModelCard, found: Found) -> Sizes:
     """What is here or can be fetched; a variant that must be made first is no choice yet."""
-    made = (QuantizedSource, PrunedSource)
     return {
         v.name: _bytes(v, found)
         for v in card.variants
-        if isinstance(found[v.name], StoredVariant) or not isinstance(v.source, made)
+        if isinstance(found[v.name], StoredVariant) or not isinstance(v.source, MadeSource)
     }
 
 

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeagent.core.errors import EngineError, ModelFileError
+from edgeagent.execution.onnx.graph import NOTE
+from edgeagent.execution.onnx.requantize import DYNAMIC, requantize
 from edgeagent.execution.onnx.trial import providers, trial
+from edgeagent.execution.onnx.voice import CHUNK_SAMPLES, SAMPLE_RATE, VoiceDetector
 from edgeagent.execution.worker import Engine, Request
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Ids = NDArray[np.int64]
 
+CPU = "CPUExecutionProvider"
 MAX_TEXT_TOKENS = 256
 MAX_BATCH_TOKENS = 512
 """Padded tokens of one run. 2,048 took 480 MB more at the peak and was a quarter slower on long texts."""
@@ -34,19 +38,27 @@ def create() -> Engine:
 
 
 class OnnxEngine:
-    """Ops `load {model, tokenizer, threads}`, `embed {texts}`, and those of `trial`.
+    """Ops `load {model, tokenizer, threads, provider}`, `embed {texts}`, `requantize {source, target}`.
 
-    Every request is answered before the next is read.
+    Also `voice_load {model}`, `voice`, and those of `trial`. Every request is answered before the next is read.
     """
 
     def __init__(self) -> None:
         self._model: SentenceModel | None = None
+        self._voice: VoiceDetector | None = None
 
     def handle(self, request: Request) -> None:
         if request.op == "load":
             self._load(request)
         elif request.op == "embed":
             self._embed(request)
+        elif request.op == "requantize":
+            _requantize(request)
+        elif request.op == "voice_load":
+            self._voice = VoiceDetector.load(Path(request.params["model"]))
+            request.reply(chunk_s=CHUNK_SAMPLES / SAMPLE_RATE)
+        elif request.op == "voice":
+            self._hear(request)
         elif request.op == "providers":
             providers(request)
         elif request.op == "trial":
@@ -66,8 +78,17 @@ class OnnxEngine:
 
     def _load(self, request: Request) -> None:
         params = request.params
-        self._model = SentenceModel.load(Path(params["model"]), Path(params["tokenizer"]), int(params["threads"]))
-        request.reply(dimensions=self._model.dimensions, max_tokens=MAX_TEXT_TOKENS, version=_runtime_version())
+        model, tokenizer = Path(params["model"]), Path(params["tokenizer"])
+        self._model = SentenceModel.load(model, tokenizer, int(params["threads"]), str(params.get("provider") or CPU))
+        used = self._model.session.get_providers()[0]
+        dimensions = self._model.dimensions
+        request.reply(dimensions=dimensions, max_tokens=MAX_TEXT_TOKENS, provider=used, version=_runtime_version())
+
+    def _hear(self, request: Request) -> None:
+        """Bulk in: 16-bit mono samples at 16 kHz, of any length. Bulk out: one float32 probability a chunk."""
+        if self._voice is None:
+            raise EngineError("no voice detector is loaded; call voice_load first")
+        request.reply([self._voice.hear(request.bulk).tobytes()])
 
     def _embed(self, request: Request) -> None:
         """Bulk: one row of `dimensions` little-endian float32 values a text, in order."""
@@ -84,25 +105,31 @@ class SentenceModel:
     session: "InferenceSession"
     tokenizer: "Tokenizer"
     dimensions: int
+    is_dynamic: bool
+    """Whether texts of one run share the scales of their activations, and so must not share runs."""
 
     @classmethod
-    def load(cls, model: Path, tokenizer: Path, threads: int) -> "SentenceModel":
+    def load(cls, model: Path, tokenizer: Path, threads: int, provider: str = CPU) -> "SentenceModel":
         """Raises ModelFileError when either file is missing or not what it should be."""
-        session = _load_session(model, threads)
+        session = _load_session(model, threads, provider)
         _return_free_memory()
         shape = session.get_outputs()[0].shape
         if len(shape) != 3 or not isinstance(shape[2], int):
             raise ModelFileError(f"{model} is not a sentence encoder (output shape {shape}); fetch the model again")
-        return cls(session, _load_tokenizer(tokenizer), shape[2])
+        notes = session.get_modelmeta().custom_metadata_map
+        return cls(session, _load_tokenizer(tokenizer), shape[2], notes.get(NOTE) == DYNAMIC)
 
     def embed(self, texts: Sequence[str]) -> "Floats":
-        """Unit vectors `[texts, dimensions]`."""
+        """Unit vectors `[texts, dimensions]`, each the same in whatever company its text comes."""
         import numpy as np
 
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
         vectors = np.empty((len(rows), self.dimensions), dtype="<f4")
-        for batch in batches([len(row) for row in rows]):
+        lengths = [len(row) for row in rows]
+        for batch in ([i] for i in range(len(rows))) if self.is_dynamic else batches(lengths):
             vectors[batch] = self._run([rows[i] for i in batch])
+        if sum(lengths) > MAX_BATCH_TOKENS:
+            _return_free_memory()
         return vectors
 
     def _run(self, rows: Sequence[Sequence[int]]) -> "Floats":
@@ -143,7 +170,17 @@ def pool(hidden: "Floats", mask: "Ids") -> "Floats":
     return unit
 
 
-def _load_session(path: Path, threads: int) -> "InferenceSession":
+def _requantize(request: Request) -> None:
+    source, target = Path(request.params["source"]), Path(request.params["target"])
+    try:
+        content = requantize(source.read_bytes())
+        target.write_bytes(content)
+    except (ValueError, OSError) as error:
+        raise ModelFileError(f"{source} cannot be turned into int8 arithmetic: {error}; use it as it is") from None
+    request.reply(bytes=len(content))
+
+
+def _load_session(path: Path, threads: int, provider: str) -> "InferenceSession":
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -154,7 +191,7 @@ def _load_session(path: Path, threads: int) -> "InferenceSession":
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=list(dict.fromkeys((provider, CPU))))
     except Exception as error:  # noqa: BLE001  (the library's errors have no common base but Exception)
         raise ModelFileError(f"embedding model {path} cannot be loaded: {error}; fetch the model again") from None
 
@@ -172,7 +209,7 @@ def _load_tokenizer(path: Path) -> "Tokenizer":
 
 
 def _return_free_memory() -> None:
-    """Loading leaves freed blocks behind that glibc keeps (measured: 48 of 218 MB)."""
+    """Loading leaves freed blocks behind that glibc keeps (measured: 48 of 218 MB), and so do long texts (29 MB)."""
     with contextlib.suppress(AttributeError):  # other C libraries have no such function
         ctypes.CDLL(None).malloc_trim(0)
 
