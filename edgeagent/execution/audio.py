@@ -106,7 +106,15 @@ async def recorded_blocks(command: Sequence[str], block_bytes: int = BLOCK_BYTES
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
+        await _drained(process.stdout, process.stderr)
         await process.wait()
+
+
+async def _drained(*streams: asyncio.StreamReader) -> None:
+    """Read what a killed program left. asyncio counts it as ended only once its pipes are, and a full one is paused."""
+    for stream in streams:
+        while await stream.read(65536):
+            pass
 
 
 async def _whole_samples(stream: asyncio.StreamReader, size: int) -> bytes:
