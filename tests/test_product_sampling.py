@@ -1,5 +1,6 @@
 """Sampling as the official `openai` client uses it, against a real daemon and a peer."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.conftest import Mosquitto, free_port
+from edgeagent.model.store import ModelStore
+from tests.conftest import Cli, Mosquitto, free_port
 from tests.test_product import Program, environment, running
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
@@ -119,3 +121,18 @@ def test_peer_draws_as_the_device_would(ready_env: dict[str, str], tmp_path: Pat
     assert there.model_extra["edgeagent"]["peer_tokens"] > 0
     assert there.choices[0].message.content == here.choices[0].message.content
     assert there.choices[0].logprobs == here.choices[0].logprobs
+
+
+def test_model_without_a_template_says_so_in_its_answer(
+    edgeagent: Cli, ready_env: dict[str, str], embedded_store: ModelStore
+) -> None:
+    asyncio.run(embedded_store.ensure("gemma-3-270m"))
+    done = edgeagent(
+        "ask", "Hello?", "--model", "gemma-3-270m", "--plan", "local", "--max-tokens", "2", "--no-memory", "--json",
+        env=ready_env,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = [note for note in json.loads(done.stdout)["edgeagent"]["notes"] if "template" in note]
+    assert len(told) == 1
+    assert "no chat template" in told[0]
+    assert "plain" in told[0]

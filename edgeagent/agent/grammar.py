@@ -73,9 +73,13 @@ def to_gbnf(schema: Schema) -> str:
     root = writer.expression(schema)
     lines = [f"root ::= {root}", *(f"{name} ::= {body}" for name, body in (_SHARED | writer.rules).items())]
     text = "\n".join(lines) + "\n"
-    if len(text) > MAX_GRAMMAR_CHARS:
-        raise RequestError(f"the schema makes a grammar of {len(text)} characters; make it smaller")
+    _check_size(len(text))
     return text
+
+
+def _check_size(num_chars: int) -> None:
+    if num_chars > MAX_GRAMMAR_CHARS:
+        raise RequestError(f"the schema makes a grammar of over {MAX_GRAMMAR_CHARS} characters; make it smaller")
 
 
 def to_gbnf_text(text: str) -> str:
@@ -94,6 +98,7 @@ class _Writer:
         self._names: dict[str, str] = {}
         """Rules by what they say, so that what is said twice is written once."""
         self._defined: dict[str, str] = {}
+        self._num_chars = 0
 
     def expression(self, schema: Schema) -> str:
         match schema:
@@ -120,6 +125,8 @@ class _Writer:
     def _rule(self, body: str) -> str:
         if (known := self._names.get(body)) is not None:
             return known
+        self._num_chars += len(body)
+        _check_size(self._num_chars)  # before it is all in memory
         name = self._names[body] = f"r{len(self.rules)}"
         self.rules[name] = body
         return name

@@ -132,6 +132,7 @@ class Run:
 
     async def _continued(self, num_left: int) -> Generation:
         """This machine's Generation behind the text that is there. A grammar has to take that text first."""
+        self._stream.drop_part()  # the other model's tokens do not finish it
         local, turns, text = self._resident.local, self._tally.draft.turns, self._stream.text
         whole = await local.encode(turns, answer_prefix=text)
         if self._generation.sampling.grammar is None:

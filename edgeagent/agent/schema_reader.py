@@ -27,6 +27,7 @@ from edgeagent.core.chat import JsonObject
 from edgeagent.core.errors import RequestError
 
 MAX_DEPTH = 12
+MAX_PATTERN_CHARS = 8192  # of all patterns together
 MAX_NODES = 512  # a schema is read for every request: its size must not decide how long that takes
 
 _ANNOTATIONS = {
@@ -66,7 +67,7 @@ class _Reader:
     def __init__(self, root: JsonObject, *, is_exact: bool) -> None:
         self._root = root
         self._is_exact = is_exact
-        self._num_nodes = 0
+        self._num_nodes = self._num_pattern_chars = 0
         self._open: dict[str, int] = {}
         """References that are being read (one that comes again is recursive), and how many containers were open."""
         self._num_containers = 0
@@ -170,6 +171,9 @@ class _Reader:
     def _of_type(self, kind: str, node: JsonObject, where: str, depth: int) -> Schema:
         match kind:
             case "string":
+                self._num_pattern_chars += len(str(node.get("pattern", "")))
+                if self._num_pattern_chars > MAX_PATTERN_CHARS:
+                    raise RequestError(f"{where}: the patterns are over {MAX_PATTERN_CHARS} characters; shorten them")
                 return _string(node, where)
             case "integer" | "number":
                 return _number(kind, node, where)

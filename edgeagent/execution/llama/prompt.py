@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from edgeagent.core.errors import RequestError
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.template import PLAIN_TEMPLATE, BrokenTemplateError, Turn, render
 
@@ -28,7 +29,11 @@ def _encoded(model: Model, messages: Sequence[Turn]) -> tuple[list[int], str | N
             fault = str(error)
             if error.is_final:  # each attempt may cost its whole time limit
                 model.template_fault = fault
-    return _with_template(model, PLAIN_TEMPLATE, messages), f"{fault}; the prompt is in the plain question-answer form"
+    try:
+        tokens = _with_template(model, PLAIN_TEMPLATE, messages)
+    except BrokenTemplateError as error:  # nothing is wrong with this one: there is too much to write
+        raise RequestError(str(error)) from None
+    return tokens, f"{fault}; the prompt is in the plain question-answer form"
 
 
 def _with_template(model: Model, template: str, messages: Sequence[Turn]) -> list[int]:

@@ -16,7 +16,8 @@ from edgeagent.agent.schema import violation
 from edgeagent.agent.schema_reader import read_schema
 from edgeagent.core.chat import JsonObject
 from edgeagent.core.errors import RequestError
-from tests.agent.test_grammar import CHAIN, in_order, schemas, values_of
+from tests.agent.test_answer_grammar import CHAIN
+from tests.agent.test_grammar import in_order, schemas, values_of
 
 if TYPE_CHECKING:
     from tests.agent.conftest import GrammarJudge
