@@ -98,6 +98,7 @@ class Answerer:
             target=_target(decision.chosen, situation),
             model=decision.chosen.model,
             variant=decision.chosen.variant,
+            notes=[note] if (note := resident.local.template_note) else [],
             handovers=instead,
         )
 

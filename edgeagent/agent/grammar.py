@@ -2,16 +2,30 @@
 
 The grammar writes one canonical spelling: properties in the schema's order, `", "` and `": "` between parts,
 characters raw unless JSON demands an escape. Within that spelling it accepts a document if and only if the
-document fits, with two limits: numbers have at most 16 digits on each side of the point (a double holds no
-more) and bounded repeats stop at `MAX_REPEAT`. Bounded non-integers are written without an exponent.
+document fits, with these limits: numbers have at most 16 digits on each side of the point (a double holds no
+more), bounded repeats stop at `MAX_REPEAT`, and bounded non-integers are written without an exponent (see `decimals`).
 """
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from edgeagent.agent.digits import digits_between
-from edgeagent.agent.schema import AnyOf, Anything, Array, JsonValue, Literals, Map, Number, Object, Schema, String
+from edgeagent.agent.decimals import LARGEST, decimals_between, whole_numbers
+from edgeagent.agent.language.gbnf import completion
+from edgeagent.agent.language.regex import to_json_gbnf
+from edgeagent.agent.schema import (
+    AnyOf,
+    Anything,
+    Array,
+    JsonValue,
+    Literals,
+    Map,
+    Number,
+    Object,
+    Recursive,
+    Schema,
+    String,
+)
 from edgeagent.agent.schema_reader import read_schema
 from edgeagent.core.chat import JsonObject
 from edgeagent.core.errors import RequestError
@@ -19,7 +33,6 @@ from edgeagent.core.errors import RequestError
 MAX_REPEAT = 1000  # llama.cpp unrolls a bounded repeat into that many rules
 MAX_GRAMMAR_CHARS = 128 * 1024
 
-_LARGEST = 10**16 - 1
 _INTEGER = '"-"? ("0" | [1-9] [0-9]{0,15})'
 _FRACTION = '("." [0-9]{1,16})?'
 _SHARED = {
@@ -34,9 +47,24 @@ _SHARED = {
 }
 
 
+ANY_OBJECT: JsonObject = {"type": "object"}
+"""What `response_format` `json_object` asks for."""
+
+
 def grammar_for(document: JsonObject) -> str:
     """The GBNF of a JSON schema, root rule `root`. Raises RequestError that names an unsupported keyword."""
     return to_gbnf(read_schema(document))
+
+
+def answer_grammar(document: JsonObject) -> str:
+    """The GBNF of answers to a JSON schema: each of them fits it.
+
+    Raises RequestError for what cannot be promised, also when every document of the schema is endless.
+    """
+    text = to_gbnf(read_schema(document, is_exact=True))
+    if completion(text, "") is None:
+        raise RequestError("no document of this schema ends; make a property that contains its own kind optional")
+    return text
 
 
 def to_gbnf(schema: Schema) -> str:
@@ -45,9 +73,13 @@ def to_gbnf(schema: Schema) -> str:
     root = writer.expression(schema)
     lines = [f"root ::= {root}", *(f"{name} ::= {body}" for name, body in (_SHARED | writer.rules).items())]
     text = "\n".join(lines) + "\n"
-    if len(text) > MAX_GRAMMAR_CHARS:
-        raise RequestError(f"the schema makes a grammar of {len(text)} characters; make it smaller")
+    _check_size(len(text))
     return text
+
+
+def _check_size(num_chars: int) -> None:
+    if num_chars > MAX_GRAMMAR_CHARS:
+        raise RequestError(f"the schema makes a grammar of over {MAX_GRAMMAR_CHARS} characters; make it smaller")
 
 
 def to_gbnf_text(text: str) -> str:
@@ -63,6 +95,10 @@ def spell(value: JsonValue) -> str:
 class _Writer:
     def __init__(self) -> None:
         self.rules: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        """Rules by what they say, so that what is said twice is written once."""
+        self._defined: dict[str, str] = {}
+        self._num_chars = 0
 
     def expression(self, schema: Schema) -> str:
         match schema:
@@ -83,13 +119,33 @@ class _Writer:
                 return f'"{{" ({pair} (", " {pair})*)? "}}"'
             case Anything():
                 return "any"
+            case Recursive(name, definitions):
+                return self._definition(name, definitions)
 
     def _rule(self, body: str) -> str:
-        name = f"r{len(self.rules)}"
+        if (known := self._names.get(body)) is not None:
+            return known
+        self._num_chars += len(body)
+        _check_size(self._num_chars)  # before it is all in memory
+        name = self._names[body] = f"r{len(self.rules)}"
         self.rules[name] = body
         return name
 
+    def _definition(self, name: str, definitions: Mapping[str, Schema]) -> str:
+        """The rule of a recursive definition: named before it is written, because it contains itself."""
+        if name not in self._defined:
+            self._defined[name] = rule = f"d{len(self._defined)}"
+            self.rules[rule] = self.expression(definitions[name])
+        return self._defined[name]
+
     def _string(self, schema: String) -> str:
+        if schema.pattern is not None:
+            return self._rule(rf'"\"" {to_json_gbnf(schema.pattern.node)} "\""')
+        if schema == String():
+            return "string"
+        return self._rule(self._bounded_string(schema))
+
+    def _bounded_string(self, schema: String) -> str:
         return rf'"\"" char{_repeat(schema.min_length, schema.max_length)} "\""'
 
     def _array(self, schema: Array) -> str:
@@ -133,29 +189,16 @@ def _repeat(least: int, most: int | None) -> str:
 def _number(schema: Number) -> str:
     if schema.minimum is None and schema.maximum is None:
         return "integer" if schema.is_integer else "number"
-    low = -_LARGEST if schema.minimum is None else schema.minimum
-    high = _LARGEST if schema.maximum is None else schema.maximum
-    spans = [_whole_numbers(math.ceil(low), math.floor(high))]
-    if not schema.is_integer:
-        spans = [f'({spans[0]}) ".0"?'] if spans[0] else []  # a bound itself may be spelled 5 or 5.0
-        # n.f lies in [low, high] for every fraction when n and its neighbour further from zero do.
-        spans += [f"({span}) {_FRACTION}" for span in _truncated(math.ceil(low), math.floor(high))]
-    if not any(spans):
+    spans = _integers(schema) if schema.is_integer else decimals_between(schema)
+    if not spans:
         raise RequestError(f"no number lies between {schema.minimum} and {schema.maximum}; correct the bounds")
-    return _one_of(span for span in spans if span)
+    return _one_of(spans)
 
 
-def _truncated(low: int, high: int) -> list[str]:
-    """Whole parts that may be followed by any fraction and stay within the bounds, on each side of zero."""
-    positive, negative = (max(low, 0), high - 1), (max(-high, 0), -low - 1)
-    spans = [digits_between(*positive)] if positive[0] <= positive[1] else []
-    return spans + ([f'"-" ({digits_between(*negative)})'] if negative[0] <= negative[1] else [])
-
-
-def _whole_numbers(low: int, high: int) -> str:
-    parts = []
-    if high >= max(low, 0):
-        parts.append(digits_between(max(low, 0), high))
-    if low < 0 and low <= high:
-        parts.append(f'"-" ({digits_between(max(-high, 1), -low)})')
-    return " | ".join(parts)
+def _integers(schema: Number) -> list[str]:
+    low, high = -LARGEST, LARGEST
+    if schema.minimum is not None:
+        low = math.floor(schema.minimum) + 1 if schema.is_above else math.ceil(schema.minimum)
+    if schema.maximum is not None:
+        high = math.ceil(schema.maximum) - 1 if schema.is_below else math.floor(schema.maximum)
+    return whole_numbers(low, high)

@@ -1,15 +1,18 @@
 """Runs a planned answer over its chain of executors and turns tokens into text."""
 
+import asyncio
 import contextlib
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
+from edgeagent.agent.language.gbnf import completion
+from edgeagent.agent.shown import ShownTokens
 from edgeagent.agent.tally import Tally
 from edgeagent.agent.textstream import TextStream
 from edgeagent.core.chat import ChatRequest
-from edgeagent.core.errors import PeerError
+from edgeagent.core.errors import PeerError, RequestError
 from edgeagent.core.events import Event, Finished, FinishReason, HandedOver, Text, Usage
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.core.plan import Handover, PlanKind
@@ -35,6 +38,7 @@ class Run:
         self._resident = resident
         self._peers = peers
         self._stream = TextStream(request.stop)
+        self._shown = ShownTokens() if request.sampling.logprobs is not None else None
         self._generation = Generation(
             id=secrets.token_hex(8),
             variant_sha256=resident.variant.sha256 or "",
@@ -56,19 +60,51 @@ class Run:
                     break
                 else:
                     self._tally.token_times.append(time.monotonic())
-                    if text := self._stream.feed(step.piece):
-                        yield Text(text)
+                    if text := self._feed(step):
+                        yield text
                     if self._stream.is_stopped:
                         reason = "stop"
                         break
-        if text := self._stream.flush():
-            yield Text(text)
+        if text := await self._rest(reason):
+            yield text
         usage = Usage(len(self._generation.prompt), self._tally.num_tokens)
         yield Finished(reason, usage, self._tally.report())
 
-    async def _steps(self) -> Steps:
+    def _feed(self, step: TokenStep) -> Text | None:
+        if self._shown is not None:
+            self._shown.add(step, len(self._stream.text))
+        return self._text(self._stream.feed(step.piece))
+
+    def _text(self, text: str) -> Text | None:
+        if not text:
+            return None
+        return Text(text, self._shown.take(len(self._stream.shown)) if self._shown is not None else ())
+
+    async def _rest(self, reason: FinishReason) -> Text | None:
+        """What was held back; and the shortest end of a document that the token limit cut."""
+        text = await self._closing() if reason == "length" and self._generation.sampling.grammar is not None else ""
+        if self._shown is not None and (lacking := self._shown.num_lacking):
+            self._tally.notes.append(f"{lacking} tokens are without log-probabilities, which the peer does not report")
+        return self._text(text + self._stream.flush())
+
+    async def _closing(self) -> str:
+        """The end of the document, as far as no stop string is in it."""
+        assert self._generation.sampling.grammar is not None
+        self._stream.drop_part()
         try:
-            async with contextlib.aclosing(complete(self._generation, self._chain())) as steps:
+            end = await asyncio.to_thread(completion, self._generation.sampling.grammar, self._stream.text)
+        except RequestError:
+            end = None
+        if end is None:
+            self._tally.notes.append("the token limit cut the document, and it could not be closed; allow more tokens")
+        elif end:
+            self._tally.notes.append(f"the token limit cut the document; its last {len(end)} characters only close it")
+        return self._stream.feed((end or "").encode())
+
+    async def _steps(self) -> Steps:
+        chain = self._chain()
+        try:
+            async with contextlib.aclosing(complete(self._for(chain), chain)) as steps:
                 async for step in steps:
                     yield step
         except PeerError as error:
@@ -89,11 +125,29 @@ class Run:
             reason=f"{error}; another model goes on",
         )
         tally.model, tally.variant = resident.card.id, resident.variant.name
-        prompt = await resident.local.encode(tally.draft.turns, answer_prefix=self._stream.shown)
-        rest = replace(self._generation, prompt=prompt, max_tokens=max(1, tally.max_tokens - made))
+        rest = await self._continued(max(1, tally.max_tokens - made))
         async with contextlib.aclosing(complete(rest, self._local())) as steps:
             async for step in steps:
                 yield step
+
+    async def _continued(self, num_left: int) -> Generation:
+        """This machine's Generation behind the text that is there. A grammar has to take that text first."""
+        self._stream.drop_part()  # the other model's tokens do not finish it
+        local, turns, text = self._resident.local, self._tally.draft.turns, self._stream.text
+        whole = await local.encode(turns, answer_prefix=text)
+        if self._generation.sampling.grammar is None:
+            return replace(self._generation, prompt=whole, max_tokens=num_left)
+        prompt = await local.encode(turns)
+        output = whole[len(prompt) :]
+        return replace(self._generation, prompt=prompt, output=output, max_tokens=len(output) + num_left)
+
+    def _for(self, chain: Sequence[Executor]) -> Generation:
+        """What the chain extends: another model's vocabulary knows nothing of the token ids of a bias."""
+        generation, first = self._generation, chain[0]
+        if not (isinstance(first, RemoteExecutor) and first.speaks_text) or not generation.sampling.logit_bias:
+            return generation
+        self._tally.notes.append("logit_bias is not applied: its token ids are not those of the model that answers")
+        return replace(generation, sampling=generation.sampling.model_copy(update={"logit_bias": ()}))
 
     def _local(self) -> Sequence[Executor]:
         return [LocalExecutor(self._resident.local, self._tally.traffic)] * LOCAL_TRIES

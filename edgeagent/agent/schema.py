@@ -1,8 +1,10 @@
 """A JSON schema as a small tree, and the check of a value against it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
+
+from edgeagent.agent.language.regex import Pattern
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
@@ -20,15 +22,19 @@ class String:
 
     min_length: int = 0
     max_length: int | None = None
+    pattern: Pattern | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """Inclusive bounds; None leaves a side open."""
+    """Bounds, with or without the bound itself; None leaves a side open."""
 
     is_integer: bool
     minimum: int | float | None = None
     maximum: int | float | None = None
+    is_above: bool = False
+    """The minimum itself does not fit."""
+    is_below: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,8 @@ class Object:
     """Exactly these properties, written in this order."""
 
     properties: tuple[Property, ...]
+    is_closed: bool = False
+    """Whether the document itself forbids other names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,19 @@ class Anything:
     """Every JSON value."""
 
 
-Schema = Literals | String | Number | Array | Object | Map | AnyOf | Anything
+@dataclass(frozen=True, slots=True, eq=False)
+class Recursive:
+    """A definition that is part of itself, by its name among those of the whole document."""
+
+    name: str
+    definitions: "Mapping[str, Schema]"
+
+    @property
+    def schema(self) -> "Schema":
+        return self.definitions[self.name]
+
+
+Schema = Literals | String | Number | Array | Object | Map | AnyOf | Anything | Recursive
 BOOLEAN = Literals((False, True))
 NULL = Literals((None,))
 
@@ -84,13 +104,14 @@ _FREE_ITEMS = 4
 def bounded(schema: Schema) -> Schema:
     """The part of `schema` that a model finishes in little space: short texts, few items, required properties only."""
     match schema:
-        case String(least, most):
+        case String(least, most, None):
             return String(least, max(least, min(most or _FREE_CHARS, _FREE_CHARS)))
         case Array(items, least, most):
             few = _FREE_ITEMS if most is None else min(most, _FREE_ITEMS)
             return Array(bounded(items), least, max(least, few))
         case Object(properties):
-            return Object(tuple(replace(p, schema=bounded(p.schema)) for p in properties if p.is_required))
+            kept = tuple(replace(p, schema=bounded(p.schema)) for p in properties if p.is_required)
+            return replace(schema, properties=kept)
         case AnyOf(options):
             return AnyOf(tuple(map(bounded, options)))
         case Map():
@@ -102,7 +123,10 @@ def bounded(schema: Schema) -> Schema:
 
 def violation(schema: Schema, value: JsonValue, where: str = "value") -> str | None:
     """What keeps `value` from fitting, as one phrase that names the place; None when it fits."""
-    return next(_violations(schema, value, where), None)
+    try:
+        return next(_violations(schema, value, where), None)
+    except RecursionError:
+        return f"{where} nests too deeply"
 
 
 def _violations(schema: Schema, value: JsonValue, where: str) -> Iterator[str]:
@@ -124,6 +148,8 @@ def _violations(schema: Schema, value: JsonValue, where: str) -> Iterator[str]:
             yield from _array_violations(schema, value, where)
         case Object() | Map():
             yield from _object_violations(schema, value, where)
+        case Recursive():
+            yield from _violations(schema.schema, value, where)
 
 
 def _same(left: JsonValue, right: JsonValue) -> bool:
@@ -138,6 +164,8 @@ def _string_violations(schema: String, value: JsonValue, where: str) -> Iterator
         yield f"{where} is shorter than {schema.min_length} characters"
     elif schema.max_length is not None and len(value) > schema.max_length:
         yield f"{where} is longer than {schema.max_length} characters"
+    elif schema.pattern is not None and not schema.pattern.fits(value):
+        yield f"{where} does not match {schema.pattern.source!r}"
 
 
 def _number_violations(schema: Number, value: JsonValue, where: str) -> Iterator[str]:
@@ -145,10 +173,10 @@ def _number_violations(schema: Number, value: JsonValue, where: str) -> Iterator
         yield f"{where} is not a number"
     elif schema.is_integer and isinstance(value, float) and not value.is_integer():
         yield f"{where} is not a whole number"
-    elif schema.minimum is not None and value < schema.minimum:
-        yield f"{where} is below {schema.minimum}"
-    elif schema.maximum is not None and value > schema.maximum:
-        yield f"{where} is above {schema.maximum}"
+    elif schema.minimum is not None and (value < schema.minimum or (schema.is_above and value == schema.minimum)):
+        yield f"{where} is {'not above' if schema.is_above else 'below'} {schema.minimum}"
+    elif schema.maximum is not None and (value > schema.maximum or (schema.is_below and value == schema.maximum)):
+        yield f"{where} is {'not below' if schema.is_below else 'above'} {schema.maximum}"
 
 
 def _array_violations(schema: Array, value: JsonValue, where: str) -> Iterator[str]:

@@ -1,9 +1,12 @@
 """Reads a JSON schema into the tree of `schema`.
 
 The subset is what tools and structured answers use: fixed properties, strings, numbers, arrays, unions, local
-references. Everything else is refused by name, because a keyword that is silently ignored breaks a promise.
+references, also to themselves. Everything else is refused by name, because a keyword that is silently ignored
+breaks a promise.
 """
 
+from edgeagent.agent.disjoint import are_apart
+from edgeagent.agent.language.regex import Pattern, read_regex
 from edgeagent.agent.schema import (
     BOOLEAN,
     NULL,
@@ -15,6 +18,7 @@ from edgeagent.agent.schema import (
     Number,
     Object,
     Property,
+    Recursive,
     Schema,
     String,
     violation,
@@ -23,12 +27,14 @@ from edgeagent.core.chat import JsonObject
 from edgeagent.core.errors import RequestError
 
 MAX_DEPTH = 12
+MAX_PATTERN_CHARS = 8192  # of all patterns together
 MAX_NODES = 512  # a schema is read for every request: its size must not decide how long that takes
 
 _ANNOTATIONS = {
     "title",
     "description",
     "default",
+    "$comment",
     "examples",
     "deprecated",
     "readOnly",
@@ -37,11 +43,11 @@ _ANNOTATIONS = {
     "$id",
     "format",
 }
-_STRUCTURE = {"type", "enum", "const", "anyOf", "oneOf", "$ref", "$defs", "definitions", "strict"}
+_STRUCTURE = {"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "definitions", "strict"}
 _KEYWORDS = {
-    "string": {"minLength", "maxLength"},
-    "integer": {"minimum", "maximum"},
-    "number": {"minimum", "maximum"},
+    "string": {"minLength", "maxLength", "pattern"},
+    "integer": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
+    "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
     "array": {"items", "minItems", "maxItems"},
     "object": {"properties", "required", "additionalProperties"},
     "boolean": set[str](),
@@ -49,18 +55,24 @@ _KEYWORDS = {
 }
 
 
-def read_schema(document: JsonObject) -> Schema:
+def read_schema(document: JsonObject, *, is_exact: bool = False) -> Schema:
     """The tree behind `document`. Raises RequestError that names an unsupported or malformed keyword.
 
-    `oneOf` is read as `anyOf`; a recursive `$ref` is refused as too deep.
+    `oneOf` is read as `anyOf`; with `is_exact` only where its options exclude each other, else it is refused.
     """
-    return _Reader(document).read(document, "schema", 0)
+    return _Reader(document, is_exact=is_exact).read(document, "schema", 0)
 
 
 class _Reader:
-    def __init__(self, root: JsonObject) -> None:
+    def __init__(self, root: JsonObject, *, is_exact: bool) -> None:
         self._root = root
-        self._num_nodes = 0
+        self._is_exact = is_exact
+        self._num_nodes = self._num_pattern_chars = 0
+        self._open: dict[str, int] = {}
+        """References that are being read (one that comes again is recursive), and how many containers were open."""
+        self._num_containers = 0
+        self._definitions: dict[str, Schema] = {}
+        self._recursive: set[str] = set()
 
     def read(self, node: object, where: str, depth: int) -> Schema:
         self._num_nodes += 1
@@ -73,7 +85,10 @@ class _Reader:
         if not isinstance(node, dict):
             raise RequestError(f"{where}: a schema must be an object; correct it")
         if "$ref" in node:
-            return self.read(self._resolve(node["$ref"], where), where, depth + 1)
+            _refuse_unknown(node.keys() - _ANNOTATIONS - {"$ref", "$defs", "definitions"}, f"{where} beside $ref")
+            return self._referred(node["$ref"], where, depth)
+        if "allOf" in node:
+            return self._only(node, where, depth)
         if "const" in node or "enum" in node:
             return self._literals(node, where, depth)
         for union in ("anyOf", "oneOf"):
@@ -81,7 +96,34 @@ class _Reader:
                 return self._union(node, union, where, depth)
         return self._typed(node, where, depth)
 
+    def _referred(self, reference: object, where: str, depth: int) -> Schema:
+        target, name = self._resolve(reference, where), str(reference)
+        if name in self._open:
+            if self._open[name] == self._num_containers:
+                raise RequestError(f"{where}: $ref {name!r} is nothing but itself; give it a shape")
+            self._recursive.add(name)
+            return Recursive(name, self._definitions)
+        if name in self._definitions:
+            return Recursive(name, self._definitions)
+        self._open[name] = self._num_containers
+        tree = self.read(target, where, depth + 1)
+        del self._open[name]
+        if name not in self._recursive:
+            return tree
+        self._definitions[name] = tree
+        return Recursive(name, self._definitions)
+
+    def _only(self, node: JsonObject, where: str, depth: int) -> Schema:
+        """`allOf` of one schema, which is how some generators put a description beside a reference."""
+        options = node["allOf"]
+        if not isinstance(options, list) or len(options) != 1:
+            raise RequestError(f"{where}: allOf of several schemas is not supported; write them as one")
+        _refuse_unknown(node.keys() - _ANNOTATIONS - {"allOf", "$defs", "definitions"}, f"{where} beside allOf")
+        return self.read(options[0], where, depth + 1)
+
     def _resolve(self, reference: object, where: str) -> object:
+        if reference == "#":
+            return self._root
         parts = reference.split("/") if isinstance(reference, str) else []
         if len(parts) != 3 or parts[0] != "#" or parts[1] not in {"$defs", "definitions"}:
             raise RequestError(f"{where}: $ref {reference!r} is not supported; point it at '#/$defs/NAME'")
@@ -106,7 +148,10 @@ class _Reader:
         options = node[keyword]
         if not isinstance(options, list) or not options:
             raise RequestError(f"{where}: {keyword} must be a list with at least one schema; correct it")
-        return AnyOf(tuple(self.read(option, f"{where}.{keyword}", depth + 1) for option in options))
+        read = tuple(self.read(option, f"{where}.{keyword}", depth + 1) for option in options)
+        if keyword == "oneOf" and self._is_exact and not are_apart(read):
+            raise RequestError(f"{where}: a value may fit two options of oneOf; use anyOf, or a const that tells them")
+        return AnyOf(read)
 
     def _typed(self, node: JsonObject, where: str, depth: int) -> Schema:
         kinds = node.get("type", _implied_type(node))
@@ -118,15 +163,20 @@ class _Reader:
             raise RequestError(f"{where}: type {kinds!r} is not a JSON type; use one of {', '.join(_KEYWORDS)}")
         allowed = _ANNOTATIONS.union(_STRUCTURE, *(_KEYWORDS[name] for name in names))
         _refuse_unknown(node.keys() - allowed, where)
+        self._num_containers += 1
         options = tuple(self._of_type(name, node, where, depth) for name in names)
+        self._num_containers -= 1
         return options[0] if len(options) == 1 else AnyOf(options)
 
     def _of_type(self, kind: str, node: JsonObject, where: str, depth: int) -> Schema:
         match kind:
             case "string":
-                return String(_count(node, "minLength", where) or 0, _count(node, "maxLength", where))
+                self._num_pattern_chars += len(str(node.get("pattern", "")))
+                if self._num_pattern_chars > MAX_PATTERN_CHARS:
+                    raise RequestError(f"{where}: the patterns are over {MAX_PATTERN_CHARS} characters; shorten them")
+                return _string(node, where)
             case "integer" | "number":
-                return Number(kind == "integer", _bound(node, "minimum", where), _bound(node, "maximum", where))
+                return _number(kind, node, where)
             case "array":
                 items = self.read(node.get("items", True), f"{where}[]", depth + 1)
                 return Array(items, _count(node, "minItems", where) or 0, _count(node, "maxItems", where))
@@ -158,8 +208,39 @@ class _Reader:
                     _annotation(inner, "format"),
                 )
                 for name, inner in (properties or {}).items()
-            )
+            ),
+            is_closed=extra is False,
         )
+
+
+def _string(node: JsonObject, where: str) -> String:
+    least, most = _count(node, "minLength", where) or 0, _count(node, "maxLength", where)
+    pattern = _pattern(node, where)
+    if pattern is None:
+        return String(least, most)
+    shortest, longest = pattern.lengths
+    if shortest < least or (most is not None and (longest is None or longest > most)):
+        raise RequestError(f"{where}: minLength or maxLength beside a pattern must follow from it; put them into it")
+    return String(pattern=pattern)
+
+
+def _pattern(node: JsonObject, where: str) -> Pattern | None:
+    source = node.get("pattern")
+    if source is not None and not isinstance(source, str):
+        raise RequestError(f"{where}: pattern must be a string; correct it")
+    try:
+        return None if source is None else read_regex(source)
+    except RequestError as error:
+        raise RequestError(f"{where}: {error}") from None
+
+
+def _number(kind: str, node: JsonObject, where: str) -> Number:
+    """The tighter of each side's two bounds."""
+    low, above = _bound(node, "minimum", where), _bound(node, "exclusiveMinimum", where)
+    high, below = _bound(node, "maximum", where), _bound(node, "exclusiveMaximum", where)
+    is_above = above is not None and (low is None or above >= low)
+    is_below = below is not None and (high is None or below <= high)
+    return Number(kind == "integer", above if is_above else low, below if is_below else high, is_above, is_below)
 
 
 def _implied_type(node: JsonObject) -> str | None:
@@ -185,6 +266,6 @@ def _count(node: JsonObject, keyword: str, where: str) -> int | None:
 
 def _bound(node: JsonObject, keyword: str, where: str) -> int | float | None:
     value = node.get(keyword)
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15):
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and -1e15 < value < 1e15):
         return value
     raise RequestError(f"{where}: {keyword} must be a number below 1e15; correct it")

@@ -21,6 +21,8 @@ class Tally:
     target: PeerModel | None
     model: str
     variant: str
+    notes: list[str] = field(default_factory=list)
+    """What the caller should know of how this answer was made, besides what its executors note."""
     traffic: Traffic = field(default_factory=Traffic)
     handovers: list[Handover] = field(default_factory=list)
     token_times: list[float] = field(default_factory=list)
@@ -55,7 +57,7 @@ class Tally:
             kv_tokens=traffic.kv_tokens,
             peer_tokens=min(traffic.peer_tokens, self.num_tokens),
             reused_tokens=traffic.reused_tokens,
-            notes=tuple(traffic.notes),
+            notes=(*self.notes, *traffic.notes),
             decision=self.decision,
         )
 

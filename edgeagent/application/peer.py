@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from edgeagent.core.errors import EdgeAgentError, PeerError, PeerLostError, RequestError, WireError
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.execution import canonical
+from edgeagent.execution.executors import token_of
 from edgeagent.execution.local import Exported, LocalModel
 from edgeagent.execution.session import BlockArrived, Session
 from edgeagent.execution.transport.base import Subscription, Transport
@@ -23,7 +24,6 @@ from edgeagent.wire.messages import (
     PeerStatus,
     Progress,
     Stop,
-    Token,
     decode_message,
     decode_tokens,
     decode_turns,
@@ -185,8 +185,10 @@ class _Job:
             facts = await offer.engine.facts()
             if self._job.exact_key and self._job.exact_key != facts.exact_key:
                 raise RequestError("this peer's build or settings differ, its cache would not be the same bits")
-            self._session.send(Accepted(kv_bytes_per_token=facts.kv_bytes_per_token))
-            await self._generate(offer, await self._generation(offer))
+            generation = await self._generation(offer)
+            note = offer.engine.template_note if self._job.prompt_form == "turns" else None
+            self._session.send(Accepted(kv_bytes_per_token=facts.kv_bytes_per_token, note=note))
+            await self._generate(offer, generation)
 
     def _find(self) -> Offer:
         offer = self._offers.get(self._job.model)
@@ -217,9 +219,7 @@ class _Job:
                 if isinstance(event, Exported):
                     self._send_cache(event, offer.engine.settings.chunk_tokens)
                 elif isinstance(event, TokenStep):
-                    self._session.send(
-                        Token(position=event.position, token=event.token, piece=event.piece.hex(), is_end=event.is_end)
-                    )
+                    self._session.send(token_of(event))
                     reason = "stop" if event.is_end else "length"
         self._session.send(Done(reason="stop" if reason == "stop" else "length", prompt_tokens=len(generation.prompt)))
         await self._until_sent()

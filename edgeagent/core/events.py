@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeagent.core.chat import ToolCall
+from edgeagent.core.generation import TokenStep
 from edgeagent.core.plan import AnswerReport, Decision, Handover, Recalled, ReductionReport
 
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -30,6 +31,8 @@ class Planned:
 @dataclass(frozen=True, slots=True)
 class Text:
     text: str
+    tokens: tuple[TokenStep, ...] = ()
+    """The tokens that this text is of, when log-probabilities were asked for; each token comes once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,17 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MAX_TOP_LOGPROBS = 20
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
 
 class Sampling(BaseModel):
-    """How a token is drawn. Temperature 0 is greedy; every draw is keyed by `(seed, position)`."""
+    """How a token is drawn. Temperature 0 is greedy; every draw is keyed by `(seed, position)`.
+
+    The penalties look at the newest `penalty_window` tokens of prompt and output, as llama.cpp's do; 0 looks at none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -16,6 +24,17 @@ class Sampling(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.05
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Divides the logit of a token in the window when positive, multiplies it when negative."""
+    presence_penalty: Penalty = 0.0
+    """Taken off the logit of each token in the window."""
+    frequency_penalty: Penalty = 0.0
+    """Taken off as often as the token is in the window."""
+    penalty_window: Annotated[int, Field(ge=0, le=2**16)] = 64
+    logit_bias: Annotated[tuple[tuple[TokenId, Bias], ...], Field(max_length=1024)] = ()
+    """`(token id, bias)`: added to the token's logit before anything else. Ids are of the variant's vocabulary."""
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """Report each token's log-probability and that many of the most probable; None reports nothing."""
     grammar: str | None = None
     """GBNF with root rule `root`; None leaves tokens free."""
 
@@ -43,6 +62,15 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that could have been drawn, and its natural log-probability."""
+
+    token: int
+    piece: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
 class TokenStep:
     """One accepted token: `position` counts from 0 in the output; `piece` is its bytes, maybe part of a character."""
 
@@ -51,3 +79,7 @@ class TokenStep:
     piece: bytes
     is_end: bool = False
     """True for an end-of-generation token, which is not part of the text."""
+    logprob: float | None = None
+    """Of the model's own distribution, before penalties, bias, filters and grammar; None unless asked for."""
+    top: tuple[Alternative, ...] = ()
+    """The most probable tokens of that distribution, best first."""

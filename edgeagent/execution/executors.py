@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from edgeagent.core.errors import PeerError
-from edgeagent.core.generation import Generation, TokenStep
+from edgeagent.core.generation import Alternative, Generation, TokenStep
 from edgeagent.execution.local import Evaluated, LocalModel
 from edgeagent.execution.peers import Peers, until_accepted
 from edgeagent.execution.session import Session
@@ -88,10 +88,17 @@ class RemoteExecutor:
     def name(self) -> str:
         return f"peer {self._target.peer}"
 
+    @property
+    def speaks_text(self) -> bool:
+        """Whether the peer's model is another one."""
+        return self._turns is not None
+
     async def extend(self, generation: Generation) -> Steps:
         async with peer_session(self._peers, self._target.peer, self._traffic) as session:
             self._open(session, generation)
-            await until_accepted(session)
+            accepted = await until_accepted(session)
+            if accepted.note:
+                self._traffic.notes.append(f"peer {self._target.peer}: {accepted.note}")
             while True:
                 match await session.receive():
                     case Token() as token:
@@ -138,7 +145,20 @@ def _open_message(job: str, target: PeerModel, generation: Generation, form: str
 
 
 def step_of(token: Token) -> TokenStep:
-    return TokenStep(token.position, token.token, bytes.fromhex(token.piece), token.is_end)
+    top = tuple(Alternative(id_, bytes.fromhex(piece), logprob) for id_, piece, logprob in token.top or ())
+    return TokenStep(token.position, token.token, bytes.fromhex(token.piece), token.is_end, token.logprob, top)
+
+
+def token_of(step: TokenStep) -> Token:
+    top = tuple((each.token, each.piece.hex(), each.logprob) for each in step.top)
+    return Token(
+        position=step.position,
+        token=step.token,
+        piece=step.piece.hex(),
+        is_end=step.is_end,
+        logprob=step.logprob,
+        top=top or None,
+    )
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from edgeagent.core.errors import BusyError, EngineError
-from edgeagent.core.generation import Generation, TokenStep
+from edgeagent.core.generation import Alternative, Generation, TokenStep
+from edgeagent.execution.channel import Message
 from edgeagent.execution.supervisor import Worker
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,8 @@ class LocalModel:
         self._loading = asyncio.Lock()
         self._pace: tuple[int, float] | None = None
         self.on_load: Callable[[int], None] = lambda pid: None
+        self.template_note: str | None = None
+        """What was wrong with the model's own template when the newest prompt was made; None: nothing."""
 
     @property
     def is_loaded(self) -> bool:
@@ -118,6 +121,7 @@ class LocalModel:
         """Prompt token ids of chat turns, by the model's own template."""
         worker = await self._ready()
         reply, _ = await worker.call("encode", messages=[dict(m) for m in messages], answer_prefix=answer_prefix)
+        self.template_note = reply["note"]
         return tuple(reply["tokens"])
 
     async def count(self, texts: Sequence[str]) -> list[int]:
@@ -140,7 +144,7 @@ class LocalModel:
         async with contextlib.aclosing(stream):
             async for event, bulk in stream:
                 if "token" in event:
-                    yield TokenStep(event["position"], event["token"], bulk, event["is_end"])
+                    yield _token_step(event, bulk)
                 elif "cells" in event:
                     yield Exported(event["cells"], bulk)
                 elif "evaluated" in event:
@@ -206,6 +210,11 @@ class LocalModel:
         if -status in CRASH_SIGNALS and self.settings.extra_buffers:
             self.settings = replace(self.settings, extra_buffers=False)
             log.warning("loading again with safer settings extra_buffers=false")
+
+
+def _token_step(event: Message, piece: bytes) -> TokenStep:
+    top = tuple(Alternative(token, bytes.fromhex(raw), logprob) for token, raw, logprob in event.get("top", ()))
+    return TokenStep(event["position"], event["token"], piece, event["is_end"], event.get("logprob"), top)
 
 
 def _facts(settings: LoadSettings, reply: dict[str, object]) -> LoadedFacts:

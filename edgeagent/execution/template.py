@@ -1,11 +1,13 @@
-"""Renders a model's chat template: a program from an untrusted file, so sandboxed, bounded in size and time.
+"""Renders a model's chat template: a program from an untrusted file, so sandboxed, bounded in size, time and memory.
 
 Runs inside a worker: what escapes these bounds costs a worker, not the daemon.
 """
 
 import contextlib
+import resource
 import signal
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -14,7 +16,15 @@ from edgeagent.core.errors import RequestError
 MAX_TEMPLATE_BYTES = 64 * 1024
 MAX_RENDERED_BYTES = 4 * 2**20
 MAX_RENDER_S = 2.0
+MAX_RENDER_MEMORY_BYTES = 64 * 2**20
 MAX_REPEAT = 10_000
+MAX_ERROR_CHARS = 300
+
+_FAILURES = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NameError, RuntimeError,
+    StopIteration, SyntaxError, TypeError, ValueError,
+)  # fmt: skip
+"""What a template's own code can raise besides Jinja's errors."""
 
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}\n\n"
@@ -27,17 +37,46 @@ PLAIN_TEMPLATE = (
 Turn = dict[str, str]
 
 
-def render(template: str, messages: Sequence[Turn], *, bos: str, eos: str) -> str:
-    """The prompt text, ready for the assistant's turn. Raises RequestError when the template misbehaves."""
-    from jinja2 import TemplateError
+class BrokenTemplateError(RequestError):
+    """The template itself is at fault. `is_final`: it fails whatever the messages are."""
 
-    if len(template.encode()) > MAX_TEMPLATE_BYTES:
-        raise RequestError(f"the model's chat template is over {MAX_TEMPLATE_BYTES} bytes; use another model file")
+    def __init__(self, why: str, *, is_final: bool = False) -> None:
+        super().__init__(f"the model's chat template {why}; use another model file")
+        self.is_final = is_final
+
+
+class _TimeUpError(BaseException):
+    """Not an Exception, so that no filter of Jinja's takes it for a bad value and goes on."""
+
+
+class _RaisedError(Exception):
+    """The template called `raise_exception`: it refuses these messages."""
+
+
+def render(template: str, messages: Sequence[Turn], *, bos: str, eos: str) -> str:
+    """The prompt text, ready for the assistant's turn.
+
+    Raises BrokenTemplateError, or RequestError when the template refuses these messages on purpose.
+    """
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    if len(template.encode(errors="replace")) > MAX_TEMPLATE_BYTES:
+        raise BrokenTemplateError(f"is over {MAX_TEMPLATE_BYTES} bytes", is_final=True)
     try:
-        with _deadline(MAX_RENDER_S):
+        with _memory_limit(MAX_RENDER_MEMORY_BYTES), _deadline(MAX_RENDER_S):
             return _render(template, messages, bos, eos)
-    except (TemplateError, TypeError, ValueError, OverflowError, RecursionError, MemoryError) as error:
-        raise RequestError(f"the model's chat template failed: {error}; check the order of the messages") from None
+    except _RaisedError as error:
+        raise RequestError(f"the model's chat template refuses: {_told(error)}; check the order of messages") from None
+    except _TimeUpError:
+        raise BrokenTemplateError(f"runs longer than {MAX_RENDER_S:g} s", is_final=True) from None
+    except TemplateSyntaxError as error:
+        raise BrokenTemplateError(f"is not valid: {_told(error)}", is_final=True) from None
+    except (TemplateError, *_FAILURES) as error:
+        raise BrokenTemplateError(f"failed: {_told(error)}") from None
+
+
+def _told(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:MAX_ERROR_CHARS]
 
 
 def _render(template: str, messages: Sequence[Turn], bos: str, eos: str) -> str:
@@ -53,7 +92,6 @@ def _render(template: str, messages: Sequence[Turn], bos: str, eos: str) -> str:
 
 
 def _environment() -> Any:  # jinja2's class, which only exists once jinja2 is imported
-    from jinja2.exceptions import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Bounded(ImmutableSandboxedEnvironment):
@@ -65,7 +103,7 @@ def _environment() -> Any:  # jinja2's class, which only exists once jinja2 is i
             return super().call_binop(context, operator, left, right)
 
     def raise_exception(message: str) -> None:
-        raise TemplateError(message)
+        raise _RaisedError(message)
 
     environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     environment.globals["raise_exception"] = raise_exception
@@ -74,16 +112,31 @@ def _environment() -> Any:  # jinja2's class, which only exists once jinja2 is i
 
 @contextlib.contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
-    """Raise ValueError in the main thread after `seconds`."""
+    """Raise _TimeUpError in the main thread after `seconds`, and again until it gets through."""
 
     def expire(signum: int, frame: FrameType | None) -> None:
         del signum, frame
-        raise ValueError(f"it runs longer than {seconds:g} s")
+        raise _TimeUpError
 
     before = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds / 10)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def _memory_limit(num_bytes: int) -> Iterator[None]:
+    """The process may map `num_bytes` more than it has now; what goes beyond raises MemoryError."""
+    before, hard = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit = mapped + num_bytes
+    if before != resource.RLIM_INFINITY:
+        limit = min(limit, before)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, hard))

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from edgeagent.core.cards import Sha256
 from edgeagent.core.errors import WireError
-from edgeagent.core.generation import Sampling
+from edgeagent.core.generation import MAX_TOP_LOGPROBS, Sampling, TokenId
 
 MAX_BLOCKS = 65_536
 LEASE_S = 2.0
@@ -82,16 +82,26 @@ class Accepted(Body):
 
     type: Literal["accepted"] = "accepted"
     kv_bytes_per_token: Annotated[int, Field(ge=0)] = 0
+    note: Annotated[str, Field(max_length=500)] | None = None
+    """What the caller should hear of how the prompt was made."""
+
+
+Piece = Annotated[str, Field(pattern=r"^([0-9a-f]{2}){0,256}$")]
 
 
 class Token(Body):
-    """Peer: an accepted token. `piece` is its bytes, in hexadecimal."""
+    """Peer: an accepted token. `piece` is its bytes, in hexadecimal.
+
+    `logprob` and `top` (id, bytes, log-probability each) only when the sampling asks for them.
+    """
 
     type: Literal["token"] = "token"
     position: Annotated[int, Field(ge=0)]
     token: Annotated[int, Field(ge=0)]
-    piece: Annotated[str, Field(pattern=r"^([0-9a-f]{2}){0,256}$")]
+    piece: Piece
     is_end: bool = False
+    logprob: float | None = None
+    top: Annotated[tuple[tuple[TokenId, Piece, float], ...], Field(max_length=MAX_TOP_LOGPROBS)] | None = None
 
 
 class Done(Body):

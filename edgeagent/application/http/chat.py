@@ -11,7 +11,8 @@ from edgeagent.application.backend import Backend
 from edgeagent.application.http.completion import CallFilter, Chunks, Completion, Head
 from edgeagent.application.http.errors import error_body, explained
 from edgeagent.application.http.guards import Gate, read_body
-from edgeagent.application.http.openai import SEEDS, ChatCall, read_chat
+from edgeagent.application.http.openai import ChatCall, read_chat
+from edgeagent.application.http.sampling import SEEDS
 from edgeagent.application.http.stream import Answering, EventStream
 from edgeagent.core.errors import ModelNotFoundError
 from edgeagent.core.events import Event

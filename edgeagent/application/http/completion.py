@@ -1,5 +1,6 @@
 """Writes an answer's events as OpenAI chat completions: one document, or a stream of chunks."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel
 from edgeagent.core.chat import ToolCall
 from edgeagent.core.errors import EngineError
 from edgeagent.core.events import Event, Finished, Text, ToolCalled, ToolReturned, Usage
+from edgeagent.core.generation import TokenStep
 
 Json = dict[str, Any]
 
@@ -47,12 +49,14 @@ class Completion:
     head: Head
     calls: CallFilter
     _texts: list[str] = field(default_factory=list)
+    _tokens: list[TokenStep] = field(default_factory=list)
     _calls: list[Json] = field(default_factory=list)
     _finished: Finished | None = None
 
     def add(self, event: Event) -> None:
         if isinstance(event, Text):
             self._texts.append(event.text)
+            self._tokens += event.tokens
         elif isinstance(event, ToolCalled) and self.calls.index(event.call) is not None:
             self._calls.append(_call_body(event.call))
         elif isinstance(event, Finished):
@@ -64,7 +68,8 @@ class Completion:
         message: Json = {"role": "assistant", "content": "".join(self._texts), "refusal": None}
         if self._calls:
             message |= {"content": message["content"] or None, "tool_calls": self._calls}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finished.reason}
+        told = logprobs_body(self._tokens)
+        choice = {"index": 0, "message": message, "logprobs": told, "finish_reason": finished.reason}
         return {
             "id": self.head.id,
             "object": "chat.completion",
@@ -93,7 +98,7 @@ class Chunks:
             self._finished = event
             return self._opened([])
         if isinstance(event, Text):
-            return self._opened([self._delta({"content": event.text})])
+            return self._opened([self._delta({"content": event.text}, logprobs=logprobs_body(event.tokens))])
         if isinstance(event, ToolCalled) and (index := self.calls.index(event.call)) is not None:
             return self._opened([self._delta({"tool_calls": [{"index": index, **_call_body(event.call)}]})])
         if self.with_events and not _is_callers(event, self.calls.offered):
@@ -115,15 +120,28 @@ class Chunks:
             return [self._delta({"role": "assistant", "content": ""}), *chunks]
         return chunks
 
-    def _delta(self, delta: Json, finish_reason: str | None = None) -> Json:
+    def _delta(self, delta: Json, finish_reason: str | None = None, logprobs: Json | None = None) -> Json:
         chunk: Json = {
             "id": self.head.id,
             "object": "chat.completion.chunk",
             "created": self.head.created,
             "model": self.head.model,
-            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}],
+            "choices": [{"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}],
         }
         return chunk | {"usage": None} if self.include_usage else chunk
+
+
+def logprobs_body(tokens: Sequence[TokenStep]) -> Json | None:
+    """OpenAI's `logprobs` of a choice; None when the answer has none."""
+    content = [
+        _token_body(step.piece, step.logprob) | {"top_logprobs": [_token_body(t.piece, t.logprob) for t in step.top]}
+        for step in tokens
+    ]
+    return {"content": content, "refusal": None} if content else None
+
+
+def _token_body(piece: bytes, logprob: float | None) -> Json:
+    return {"token": piece.decode(errors="replace"), "logprob": logprob, "bytes": list(piece)}
 
 
 def event_body(event: Event) -> Json:

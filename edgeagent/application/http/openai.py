@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import Field, Tag, ValidationError
 
 from edgeagent.application.http.errors import ParameterError, from_validation
+from edgeagent.application.http.sampling import WireSampling
+from edgeagent.application.http.shapes import Wire, one_of
 from edgeagent.core.chat import (
     ChatRequest,
     Document,
@@ -21,29 +23,6 @@ from edgeagent.core.chat import (
     ToolChoice,
     ToolSpec,
 )
-from edgeagent.core.generation import Sampling
-
-SEEDS = 2**32
-SMALLEST_TOP_P = 1e-6
-"""OpenAI allows `top_p` 0, which keeps the most probable token only; so does this."""
-
-
-class Wire(BaseModel):
-    """Strict about the types of what it knows, silent about what it does not know."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
-
-
-def _shape(value: object) -> str | None:
-    if isinstance(value, str):
-        return "~text"
-    if isinstance(value, list | tuple):
-        return "~list"
-    return "~object" if isinstance(value, dict | BaseModel) else None
-
-
-def _one_of(message: str) -> Discriminator:
-    return Discriminator(_shape, custom_error_type="wrong_shape", custom_error_message=message)
 
 
 class TextPart(Wire):
@@ -53,7 +32,7 @@ class TextPart(Wire):
 
 Content = Annotated[
     Annotated[str, Tag("~text")] | Annotated[tuple[TextPart, ...], Tag("~list")],
-    _one_of("Input should be a string or a list of text parts"),
+    one_of("Input should be a string or a list of text parts"),
 ]
 
 
@@ -115,13 +94,13 @@ class WireNamedTool(Wire):
 
 WireToolChoice = Annotated[
     Annotated[Literal["auto", "none", "required"], Tag("~text")] | Annotated[WireNamedTool, Tag("~object")],
-    _one_of("Input should be 'auto', 'none', 'required' or a named function"),
+    one_of("Input should be 'auto', 'none', 'required' or a named function"),
 ]
 
 Stop = Annotated[
     Annotated[str, Field(min_length=1), Tag("~text")]
     | Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(max_length=4), Tag("~list")],
-    _one_of("Input should be a string or a list of at most 4 strings"),
+    one_of("Input should be a string or a list of at most 4 strings"),
 ]
 
 
@@ -141,20 +120,10 @@ class WireExtension(Extension):
         return Extension(**self.model_dump(exclude={"events", "documents"}))
 
 
-class TextFormat(Wire):
-    type: Literal["text"]
-
-
 class Unavailable(Wire):
     """Parameters of the OpenAI API that this version cannot honour: each is let through only where it asks nothing."""
 
     n: Literal[1] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
-    presence_penalty: float | None = Field(default=None, ge=0, le=0)
-    frequency_penalty: float | None = Field(default=None, ge=0, le=0)
-    logit_bias: JsonObject | None = Field(default=None, max_length=0)
-    response_format: TextFormat | None = None
     modalities: tuple[Literal["text"], ...] | None = None
     audio: None = None
     prediction: None = None
@@ -164,7 +133,7 @@ class Unavailable(Wire):
     store: Literal[False] | None = None
 
 
-class WireRequest(Unavailable):
+class WireRequest(WireSampling, Unavailable):
     messages: tuple[WireMessage, ...] = Field(min_length=1)
     model: str | None = None
     stream: bool | None = None
@@ -172,11 +141,6 @@ class WireRequest(Unavailable):
     tools: tuple[WireTool, ...] | None = None
     tool_choice: WireToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    seed: int | None = None
     stop: Stop | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -259,7 +223,7 @@ def _to_core(wire: WireRequest, draw_seed: Callable[[], int]) -> ChatRequest:
         model=wire.model or None,
         tools=tuple(tool.to_core() for tool in wire.tools or ()),
         tool_choice=_tool_choice(wire),
-        sampling=_sampling(wire, draw_seed),
+        sampling=wire.sampling(draw_seed),
         max_tokens=wire.max_completion_tokens or wire.max_tokens,
         stop=(wire.stop,) if isinstance(wire.stop, str) else wire.stop or (),
         edgeagent=wire.edgeagent.to_core(),
@@ -270,15 +234,3 @@ def _tool_choice(wire: WireRequest) -> ToolChoice:
     if isinstance(wire.tool_choice, WireNamedTool):
         return ToolChoice(mode="named", name=wire.tool_choice.function.name)
     return ToolChoice(mode=wire.tool_choice or "auto")
-
-
-def _sampling(wire: WireRequest, draw_seed: Callable[[], int]) -> Sampling:
-    named: dict[str, Any] = {
-        "temperature": wire.temperature,
-        "top_k": wire.top_k,
-        "min_p": wire.min_p,
-        "top_p": None if wire.top_p is None else max(wire.top_p, SMALLEST_TOP_P),
-        # OpenAI's seeds are any integer; equal ones stay equal here.
-        "seed": (draw_seed() if wire.temperature else None) if wire.seed is None else wire.seed % SEEDS,
-    }
-    return Sampling(**{key: value for key, value in named.items() if value is not None})

@@ -135,7 +135,8 @@ class LlamaEngine:
         if not turns:
             raise RequestError("there are no messages; send at least one")
         prefix = str(request.params.get("answer_prefix", ""))
-        request.reply(tokens=prompt.encode(self._loaded().model, turns, answer_prefix=prefix))
+        tokens, note = prompt.encode(self._loaded().model, turns, answer_prefix=prefix)
+        request.reply(tokens=tokens, note=note)
 
     def _count(self, request: Request) -> None:
         model = self._loaded().model

@@ -44,14 +44,14 @@ def generate(context: Context, request: Request) -> Steps:
     """Op `generate {prompt, output, sampling, max_tokens, export_kv}`: extend a Generation token by token.
 
     Events: `evaluated` after each span, `cells` with the KV blocks as bulk (if asked, before the first token),
-    `token` with its bytes as bulk. `max_tokens` counts the output that was given, too.
+    `token` with its bytes as bulk (`logprob` and `top`, too, if asked). `max_tokens` counts the given output, too.
     """
     params = request.params
     prompt = _token_ids(context, params["prompt"], least=1)
     output = _token_ids(context, params["output"], least=0)
     max_tokens = int(params["max_tokens"])
     _check_fits(context, len(prompt), max(max_tokens, len(output)))
-    sampler = Sampler(context, Sampling.model_validate(params["sampling"]))
+    sampler = Sampler(context, Sampling.model_validate(params["sampling"]), prompt)
     try:
         for token in output:
             sampler.accept(token)
@@ -67,8 +67,8 @@ def _decode(context: Context, request: Request, sampler: Sampler, output: list[i
     position = len(output)
     while position < max_tokens:
         token = sampler.draw(position)
-        is_end = context.model.is_end(token)
-        request.event([context.model.piece(token)], position=position, token=token, is_end=is_end)
+        is_end, piece = context.model.is_end(token), context.model.piece(token)
+        request.event([piece], position=position, token=token, is_end=is_end, **sampler.logprobs(token))
         if is_end:
             request.reply(reason="stop")
             return

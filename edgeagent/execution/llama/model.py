@@ -40,6 +40,8 @@ class Model:
             raise ModelFileError(f"llama.cpp cannot load {path}; pull the model again")
         self._vocab = lib.llama_model_get_vocab(self.handle)
         self._pieces: dict[int, bytes] = {}
+        self.template_fault: str | None = None
+        """Why the file's chat template cannot be used at all, once that is known."""
         self.num_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
         self.layers = int(lib.llama_model_n_layer(self.handle))
         self.width = int(lib.llama_model_n_embd(self.handle))
@@ -96,4 +98,4 @@ class Model:
     @property
     def chat_template(self) -> str | None:
         found = llama().llama_model_chat_template(self.handle, None)
-        return bytes(found).decode() if found else None
+        return bytes(found).decode(errors="replace") if found else None

@@ -4,20 +4,42 @@ from collections.abc import Sequence
 
 from edgeagent.core.errors import RequestError
 from edgeagent.execution.llama.model import Model
-from edgeagent.execution.template import PLAIN_TEMPLATE, Turn, render
+from edgeagent.execution.template import PLAIN_TEMPLATE, BrokenTemplateError, Turn, render
 
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters mark where a message's text goes
 
 
-def encode(model: Model, messages: Sequence[Turn], *, answer_prefix: str = "") -> list[int]:
-    """The prompt's token ids, up to and including the start of the assistant's turn (and `answer_prefix`)."""
-    template = model.chat_template or PLAIN_TEMPLATE
+def encode(model: Model, messages: Sequence[Turn], *, answer_prefix: str = "") -> tuple[list[int], str | None]:
+    """The prompt's token ids, up to and including the start of the assistant's turn (and `answer_prefix`).
+
+    And a note when the model's own template could not be used and the plain one was.
+    """
+    tokens, note = _encoded(model, messages)
+    return tokens + model.tokenize(answer_prefix, add_special=False, parse_special=False), note
+
+
+def _encoded(model: Model, messages: Sequence[Turn]) -> tuple[list[int], str | None]:
+    fault, template = model.template_fault, model.chat_template
+    if template is None:
+        fault = "the model file has no chat template"
+    elif fault is None:
+        try:
+            return _with_template(model, template, messages), None
+        except BrokenTemplateError as error:
+            fault = str(error)
+            if error.is_final:  # each attempt may cost its whole time limit
+                model.template_fault = fault
+    try:
+        tokens = _with_template(model, PLAIN_TEMPLATE, messages)
+    except BrokenTemplateError as error:  # nothing is wrong with this one: there is too much to write
+        raise RequestError(str(error)) from None
+    return tokens, f"{fault}; the prompt is in the plain question-answer form"
+
+
+def _with_template(model: Model, template: str, messages: Sequence[Turn]) -> list[int]:
     if any(_has_control(model, turn["content"]) for turn in messages):
-        tokens = _encode_apart(model, template, messages)
-    else:
-        text = render(template, messages, bos=model.bos_text, eos=model.eos_text)
-        tokens = _with_bos(model, text)
-    return tokens + model.tokenize(answer_prefix, add_special=False, parse_special=False)
+        return _encode_apart(model, template, messages)
+    return _with_bos(model, render(template, messages, bos=model.bos_text, eos=model.eos_text))
 
 
 def _has_control(model: Model, text: str) -> bool:
@@ -39,7 +61,7 @@ def _encode_apart(model: Model, template: str, messages: Sequence[Turn]) -> list
     for part in rest:
         index, _, after = part.partition(_CLOSE)
         if index not in contents:
-            raise RequestError("the model's chat template changes what it is given; use another model file")
+            raise BrokenTemplateError("changes what it is given")
         tokens += model.tokenize(contents[index], add_special=False, parse_special=False)
         tokens += model.tokenize(after, add_special=False, parse_special=True)
     return tokens

@@ -1,26 +1,21 @@
-"""Draws tokens: llama.cpp's filters, then one draw keyed by `(seed, position)`.
+"""Draws tokens: llama.cpp's parts, then one draw keyed by `(seed, position)`.
 
-A draw depends on the logits, the seed and the position only, never on earlier draws, so whoever holds the same
-logits draws the same token. (llama.cpp's own `dist` sampler carries a running state; it is made anew a token.)
+A draw depends on the logits, the seed, the position and the tokens before it, never on earlier draws, so whoever
+holds the same logits and the same journal draws the same token. (llama.cpp's own `dist` sampler carries a running
+state; it is made anew a token.)
 """
 
 import ctypes
 import hashlib
 import math
-import re
 import struct
-from itertools import accumulate
+from collections.abc import Sequence
 
-from edgeagent.core.errors import EngineError, RequestError
+from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Sampling
+from edgeagent.execution.llama import candidates, parts
 from edgeagent.execution.llama.context import Context
 from edgeagent.execution.llama.library import llama
-
-GRAMMAR_ROOT = b"root"
-MAX_GRAMMAR_DEPTH = 200
-"""Brackets inside brackets: llama.cpp's parser recurses once for each, and 20,000 end the process."""
-
-_NOT_BRACKETS = re.compile(r'"(?:\\.|[^"\\])*"?|\[(?:\\.|[^\]\\])*\]?|#[^\n]*')
 
 
 def draw_seed(seed: int, position: int) -> int:
@@ -30,36 +25,60 @@ def draw_seed(seed: int, position: int) -> int:
 
 
 class Sampler:
-    """The draws of one Generation. `accept` must see every token that was not drawn here, in order."""
+    """The draws of one Generation, whose prompt is `prompt`. `accept` must see every token not drawn here, in order."""
 
-    def __init__(self, context: Context, sampling: Sampling) -> None:
+    def __init__(self, context: Context, sampling: Sampling, prompt: Sequence[int] = ()) -> None:
         self._context = context
         self._sampling = sampling
-        self._filters = _filters(sampling)
-        self._grammar = _grammar(context, sampling.grammar) if sampling.grammar is not None else None
+        self._bias = parts.bias(context.model, sampling)
+        self._penalties = parts.penalties(context.model, sampling)
+        self._filters = parts.filters(sampling)
+        self._grammar = parts.grammar(context.model, sampling)
+        for token in prompt[-sampling.penalty_window :] if self._penalties else ():
+            llama().llama_sampler_accept(self._penalties, token)
 
     def accept(self, token: int) -> None:
         """Raises EngineError for a token that the grammar does not take: llama.cpp would abort the process."""
-        if self._grammar is None:
-            return
         if not self._is_allowed(token):
             raise EngineError(f"token id {token} does not obey the grammar; ask again")
-        llama().llama_sampler_accept(self._grammar, token)
+        for part in (self._penalties, self._grammar):
+            if part is not None:
+                llama().llama_sampler_accept(part, token)
 
     def draw(self, position: int) -> int:
-        """The token at output `position`, from the context's newest logits."""
-        chain = llama().llama_sampler_chain_init(llama().llama_sampler_chain_default_params())
-        for part in self._filters:
-            llama().llama_sampler_chain_add(chain, llama().llama_sampler_clone(part))
-        llama().llama_sampler_chain_add(chain, self._last(position))
+        """The token at output `position`, from the context's newest logits.
+
+        Drawn as if there were no grammar; if the grammar refuses that token, drawn again from what it takes.
+        """
+        chain = self._chain([*self._adjustments, *self._filters], position)
         try:
             token = int(llama().llama_sampler_sample(chain, self._context.handle, -1))
-            if not self._is_allowed(token):
-                token = self._draw_allowed(chain)
         finally:
             llama().llama_sampler_free(chain)
+        if not self._is_allowed(token):
+            token = self._draw_allowed(position)
         self.accept(token)
         return token
+
+    def logprobs(self, token: int) -> dict[str, object]:
+        """`logprob` of a token at the newest logits, and `top`, `[id, hexadecimal bytes, logprob]` each; or nothing."""
+        if self._sampling.logprobs is None:
+            return {}
+        logprob, top = candidates.logprobs(self._logits(), token, self._sampling.logprobs)
+        return {"logprob": logprob, "top": [[t, self._context.model.piece(t).hex(), p] for t, p in top]}
+
+    @property
+    def _adjustments(self) -> list[object]:
+        return [part for part in (self._bias, self._penalties) if part is not None]
+
+    def _chain(self, members: Sequence[object], position: int) -> object:
+        """The caller frees it. The members are copied: a chain owns what it holds, and sampling changes it."""
+        lib = llama()
+        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        for part in members:
+            lib.llama_sampler_chain_add(chain, lib.llama_sampler_clone(part))
+        lib.llama_sampler_chain_add(chain, self._last(position))
+        return chain
 
     def _last(self, position: int) -> object:
         if self._sampling.temperature == 0:
@@ -71,51 +90,26 @@ class Sampler:
         if self._grammar is None:
             return True
         one = (llama().llama_token_data * 1)(llama().llama_token_data(token, 1.0, 0.0))
-        candidates = llama().llama_token_data_array(one, 1, -1, False)
-        llama().llama_sampler_apply(self._grammar, ctypes.byref(candidates))
+        data = llama().llama_token_data_array(one, 1, -1, False)
+        llama().llama_sampler_apply(self._grammar, ctypes.byref(data))
         return not math.isinf(one[0].logit)
 
-    def _draw_allowed(self, chain: object) -> int:
-        """Draw again, from those tokens only that the grammar takes."""
-        import numpy as np
+    def _draw_allowed(self, position: int) -> int:
+        adjusted = candidates.adjusted(self._logits(), self._adjustments)
+        table = candidates.allowed(adjusted, self._grammar, self._sampling)
+        if not len(table):
+            raise EngineError("no token of this model's vocabulary continues the grammar here; loosen the grammar")
+        chain = self._chain(self._filters, position)
+        try:
+            return candidates.selected(table, chain)
+        finally:
+            llama().llama_sampler_free(chain)
 
-        count = self._context.model.num_vocab
-        logits = np.ctypeslib.as_array(llama().llama_get_logits_ith(self._context.handle, -1), (count,))
-        table = np.zeros(count, dtype=[("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
-        table["id"], table["logit"] = np.arange(count), logits
-        data = ctypes.cast(table.ctypes.data, ctypes.POINTER(llama().llama_token_data))
-        candidates = llama().llama_token_data_array(data, count, -1, False)
-        llama().llama_sampler_apply(self._grammar, ctypes.byref(candidates))
-        llama().llama_sampler_apply(chain, ctypes.byref(candidates))
-        return int(candidates.data[candidates.selected].id)
+    def _logits(self) -> "candidates.Floats":
+        return candidates.logits(self._context)
 
     def close(self) -> None:
-        for part in [*self._filters, *([self._grammar] if self._grammar is not None else [])]:
+        for part in [*self._adjustments, *self._filters, *([self._grammar] if self._grammar is not None else [])]:
             llama().llama_sampler_free(part)
-        self._filters, self._grammar = [], None
-
-
-def _filters(sampling: Sampling) -> list[object]:
-    if sampling.temperature == 0:
-        return []
-    lib = llama()
-    parts = [lib.llama_sampler_init_top_k(sampling.top_k)] if sampling.top_k else []
-    parts.append(lib.llama_sampler_init_top_p(sampling.top_p, 1))
-    parts.append(lib.llama_sampler_init_min_p(sampling.min_p, 1))
-    parts.append(lib.llama_sampler_init_temp(sampling.temperature))
-    return parts
-
-
-def _grammar(context: Context, text: str) -> object:
-    if _depth(text) > MAX_GRAMMAR_DEPTH:
-        raise RequestError(f"the grammar nests brackets over {MAX_GRAMMAR_DEPTH} deep; use rules instead")
-    made = llama().llama_sampler_init_grammar(context.model.vocab, text.encode(), GRAMMAR_ROOT)
-    if not made:
-        raise RequestError("the grammar cannot be parsed; give GBNF with a rule named 'root'")
-    return made
-
-
-def _depth(grammar: str) -> int:
-    """How deep round brackets nest, outside of literals, character classes and comments."""
-    brackets = _NOT_BRACKETS.sub("", grammar)
-    return max(accumulate((c == "(") - (c == ")") for c in brackets), default=0)
+        self._bias = self._penalties = self._grammar = None
+        self._filters = []

@@ -1,0 +1,1 @@
+"""Formal languages, without a model: trees of them, GBNF and regular expressions read into trees, texts judged."""

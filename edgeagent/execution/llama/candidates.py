@@ -1,0 +1,109 @@
+"""The vocabulary as candidates of one draw: their logits, those a grammar takes, their log-probabilities."""
+
+import ctypes
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from edgeagent.core.generation import Sampling
+from edgeagent.execution.llama.context import Context
+from edgeagent.execution.llama.library import llama
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats: TypeAlias = NDArray[np.float32]
+    Table: TypeAlias = NDArray[np.void]
+
+FIRST_LOOK = 256
+"""Candidates asked of the grammar before the whole vocabulary is: a grammar costs by the candidate."""
+SMALLEST_LOGPROB = -9999.0
+"""OpenAI's word for a token that cannot come; JSON has none for minus infinity."""
+
+
+def logits(context: Context) -> "Floats":
+    """A view of the newest logits, valid until the next evaluation."""
+    import numpy as np
+
+    return np.ctypeslib.as_array(llama().llama_get_logits_ith(context.handle, -1), (context.model.num_vocab,))
+
+
+def adjusted(raw: "Floats", adjustments: Sequence[object]) -> "Floats":
+    """`raw` after bias and penalties, which see every candidate."""
+    import numpy as np
+
+    table = _table(np.arange(len(raw)), raw)
+    for part in adjustments:
+        _apply(part, table)
+    by_id = np.empty(len(raw), dtype=np.float32)
+    by_id[table["id"]] = table["logit"]
+    return by_id
+
+
+def allowed(values: "Floats", grammar: object, sampling: Sampling) -> "Table":
+    """Those that the grammar takes and that can be drawn, most probable first; ids break ties.
+
+    `min_p` counts from the best of them, before the other filters, so that the whole vocabulary need not be asked.
+    """
+    import numpy as np
+
+    reach = _reach(sampling)
+    look = min(FIRST_LOOK, len(values))
+    ids = np.argpartition(values, len(values) - look)[-look:]
+    found = _taken(ids, values, grammar)
+    if not len(found) or found["logit"][0] - reach < values[ids].min():
+        found = _taken(np.arange(len(values)), values, grammar)
+    return found[found["logit"] >= found["logit"][0] - reach] if len(found) else found
+
+
+def _reach(sampling: Sampling) -> float:
+    """How far below the best candidate's logit one can be and still be drawn."""
+    if sampling.temperature == 0:
+        return 0.0
+    return -math.log(sampling.min_p) if sampling.min_p else math.inf
+
+
+def _taken(ids: "NDArray[np.intp]", values: "Floats", grammar: object) -> "Table":
+    import numpy as np
+
+    table = _table(ids, values[ids])
+    _apply(grammar, table)
+    table = table[np.isfinite(table["logit"])]
+    ordered: Table = table[np.lexsort((table["id"], -table["logit"]))]
+    return ordered
+
+
+def selected(table: "Table", chain: object) -> int:
+    """The id that a chain with a last, drawing part selects from these candidates."""
+    data = _apply(chain, table)
+    return int(data.data[data.selected].id)
+
+
+def _table(ids: "NDArray[np.intp]", values: "Floats") -> "Table":
+    import numpy as np
+
+    table = np.zeros(len(ids), dtype=[("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
+    table["id"], table["logit"] = ids, values
+    return table
+
+
+def _apply(part: object, table: "Table") -> ctypes.Structure:
+    lib = llama()
+    pointer = ctypes.cast(table.ctypes.data, ctypes.POINTER(lib.llama_token_data))
+    data: ctypes.Structure = lib.llama_token_data_array(pointer, len(table), -1, False)
+    lib.llama_sampler_apply(part, ctypes.byref(data))
+    return data
+
+
+def logprobs(raw: "Floats", token: int, num_top: int) -> tuple[float, list[tuple[int, float]]]:
+    """The natural log-probability of `token`, and the `num_top` most probable with theirs, of unchanged logits."""
+    import numpy as np
+
+    wide = raw.astype(np.float64)
+    wide -= wide.max()
+    wide -= math.log(np.exp(wide).sum())
+    wide = np.maximum(wide, SMALLEST_LOGPROB)
+    best = np.argpartition(wide, -num_top)[-num_top:] if num_top else np.arange(0)
+    ordered = best[np.lexsort((best, -wide[best]))]
+    return float(wide[token]), [(int(t), float(wide[t])) for t in ordered]
