@@ -57,7 +57,7 @@ async def captured_picture(source: str, command: Sequence[str], timeout_s: float
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            await process.communicate()  # reads what is left: asyncio waits for a full pipe without end
     if process.returncode or not content:
         told = complaint.decode(errors="replace").strip()[:500]
         raise RequestError(f"{command[0]} ended with status {process.returncode} ({told}); check the camera")
