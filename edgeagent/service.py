@@ -13,9 +13,10 @@ from edgeagent.application.http.server import start_http
 from edgeagent.application.notify import ServiceManager, watchdog
 from edgeagent.application.peer import Offer, PeerService
 from edgeagent.core.errors import ConfigError, EdgeAgentError
-from edgeagent.daemon import background, connect_broker, device_id, open_house
+from edgeagent.daemon import background, connect_broker, open_house
 from edgeagent.execution.transport.mqtt import LastWill
 from edgeagent.model.pool import ModelPool
+from edgeagent.parts import device_id
 from edgeagent.settings import Settings, load_settings
 from edgeagent.wire.messages import OfferedModel, PeerStatus
 from edgeagent.wire.topics import Topics

@@ -21,7 +21,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgeagent import daemon
+from edgeagent import parts
 from edgeagent.execution.supervisor import Worker
 from edgeagent.model.making import one_worker, run
 from edgeagent.settings import load_settings
@@ -77,7 +77,7 @@ def theirs(path: Path, opts: argparse.Namespace) -> float:
 
 def main() -> int:
     opts = options()
-    store = daemon.model_store(load_settings())
+    store = parts.model_store(load_settings())
     names = opts.variant or [v.name for v in store.registry.card(opts.model).variants]
     rows = []
     for stored in filter(None, (store.find(opts.model, name) for name in names)):

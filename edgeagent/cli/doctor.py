@@ -58,26 +58,26 @@ def examine(config_file: Path | None) -> list[Check]:
 
 
 def _models(settings: Settings) -> list[Check]:
-    from edgeagent import daemon
+    from edgeagent import parts
 
     name = settings.config.models.default
     try:
-        store = daemon.model_store(settings)
+        store = parts.model_store(settings)
         card = store.registry.card(name)
     except EdgeAgentError as error:
         return [failure("model", error)]
     checks = [check_model("model", store, name)]
     if settings.config.memory.enabled:
-        checks.append(check_model("embedding", store, daemon.EMBEDDING_MODEL))
+        checks.append(check_model("embedding", store, parts.EMBEDDING_MODEL))
     return [*checks, *_machine(settings, store, card)]
 
 
 def _machine(settings: Settings, store: ModelStore, card: ModelCard) -> list[Check]:
-    from edgeagent import daemon
+    from edgeagent import parts
     from edgeagent.resource.boards import load_boards, match_machine
 
     try:
-        profile = run(daemon.profile(settings))
+        profile = run(parts.profile(settings))
     except EdgeAgentError as error:
         return [failure("profile", error)]
     board = match_machine(load_boards(settings.paths.boards), profile)

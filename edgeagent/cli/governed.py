@@ -25,11 +25,11 @@ def check_governor(settings: Settings) -> Check:
 
 def advise_now(settings: Settings) -> tuple[Conditions, EngineAdvice]:
     """Some readings and the advice after them. Raises ConfigError (board files)."""
-    from edgeagent import daemon
+    from edgeagent import parts
 
     config, cores = settings.config, len(os.sched_getaffinity(0))
     threads = config.engine.threads or cores
-    sensors, limits, state = daemon.sensors(settings), daemon.governor_limits(settings), GovernorState()
+    sensors, limits, state = parts.sensors(settings), parts.governor_limits(settings), GovernorState()
     levers = Levers(config.engine.kv_type, config.models.context_tokens)
     for _ in range(READINGS):
         conditions = sensors.read(Engine((), threads, cores, float(threads)))

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import click
 
-from edgeagent import daemon
+from edgeagent import parts
 from edgeagent.agent.memory import portable
 from edgeagent.agent.memory.memory import MAX_DOCUMENT_BYTES, Memory
 from edgeagent.core.errors import ConfigError, RequestError
@@ -132,7 +132,7 @@ def _with_memory(
     owner = settings.config.memory.user if user is None else user
 
     async def session() -> _Result:
-        async with daemon.open_memory(settings) as store:
+        async with parts.open_memory(settings) as store:
             return await work(store, owner)
 
     return asyncio.run(session()), owner

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import click
 
-from edgeagent import daemon
+from edgeagent import parts
 from edgeagent.cli.options import json_option, print_json, run, with_settings
 from edgeagent.core.perception import FaceSeen, SpeechSegment, WakeWord
 from edgeagent.execution.audio import BLOCK_BYTES, alsa_command, recorded_blocks, wav_blocks
@@ -54,7 +54,7 @@ async def _hear(settings: Settings, path: str, seconds: float | None, *, as_json
         sound = _sound(path)
         stack.push_async_callback(sound.aclose)
         first = await anext(sound, b"")  # a bad file or a missing device is told before any model is fetched
-        ears = await stack.enter_async_context(open_ears(daemon.model_store(settings)))
+        ears = await stack.enter_async_context(open_ears(parts.model_store(settings)))
         for model, reason in ears.missing.items():
             click.echo(f"without {model}: {reason}", err=True)
         async for heard in ears.hear(clock.ticking(first, sound)):
@@ -78,7 +78,7 @@ async def _see(settings: Settings, path: str, *, as_json: bool) -> None:
         stack.push_async_callback(pictures.aclose)
         first = await anext(pictures)
         eye = await stack.enter_async_context(
-            open_eye(daemon.model_store(settings), cached.engine("litert") if cached else None)
+            open_eye(parts.model_store(settings), cached.engine("litert") if cached else None)
         )
         async for picture in _again(first, pictures):
             seen = await eye.see(picture)

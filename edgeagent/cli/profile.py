@@ -42,15 +42,15 @@ def profile(settings: Settings, sysroot: Path | None, budget_s: float, refresh: 
 
 
 def _captured(settings: Settings, sysroot: Path) -> Profile:
-    from edgeagent import daemon
+    from edgeagent import parts
     from edgeagent.resource.probes.sysroot import Sysroot
     from edgeagent.resource.profile import read_machine
 
-    return read_machine(Sysroot(sysroot), daemon.places(settings))
+    return read_machine(Sysroot(sysroot), parts.places(settings))
 
 
 def _measured(settings: Settings, refresh: bool, budget_s: float) -> Profile:
-    from edgeagent import daemon
+    from edgeagent import parts
     from edgeagent.resource.profile import Depth, Effort
 
     if refresh or not settings.paths.profile.exists():
@@ -59,4 +59,4 @@ def _measured(settings: Settings, refresh: bool, budget_s: float) -> Profile:
     with show_steps("measuring") as progress:
         depth = Depth.ALL if budget_s else Depth.NEEDED
         effort = Effort(depth=depth, budget_s=budget_s, progress=progress)
-        return run(daemon.profile(settings, refresh=refresh, effort=effort))
+        return run(parts.profile(settings, refresh=refresh, effort=effort))

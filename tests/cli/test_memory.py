@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from edgeagent import daemon
+from edgeagent import parts
 from edgeagent.agent.memory.memory import Memory
 from edgeagent.cli.memory import memory
 from edgeagent.core.errors import ConfigError, EdgeAgentError, NotFoundError, RequestError
@@ -29,14 +29,14 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Encoder) -> 
     @asynccontextmanager
     async def open_memory(settings: Settings) -> AsyncIterator[Memory]:
         embedder = OnnxEmbedder(locate, 384)
-        opened = await Memory.open(daemon.memory_path(settings), embedder, lambda: 1.7e9)
+        opened = await Memory.open(parts.memory_path(settings), embedder, lambda: 1.7e9)
         try:
             yield opened
         finally:
             await opened.close()
             await embedder.close()
 
-    monkeypatch.setattr(daemon, "open_memory", open_memory)
+    monkeypatch.setattr(parts, "open_memory", open_memory)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("EDGEAGENT_STATE", str(tmp_path / "state"))
     monkeypatch.delenv("EDGEAGENT_CONFIG", raising=False)

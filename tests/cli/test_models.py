@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from edgeagent import daemon
+from edgeagent import parts
 from edgeagent.cli.models import models
 from edgeagent.core.errors import ModelNotFoundError, OutOfMemoryError
 from edgeagent.settings import load_settings
@@ -93,7 +93,7 @@ def test_size_that_nobody_saw_is_predicted_and_marked() -> None:
 
 def known_profile(state: Path) -> None:
     """A kept profile of this machine, with the arithmetic of an imaginary measurement."""
-    found = daemon.known_profile(load_settings())
+    found = parts.known_profile(load_settings())
     (state / "profile.json").write_text(found.model_copy(update={"kernels": kernels(2.0)}).model_dump_json())
 
 

@@ -20,7 +20,7 @@ import harness
 import predict_memory
 import quota
 
-from edgeagent import daemon
+from edgeagent import parts
 from edgeagent.core.cards import KvType
 from edgeagent.core.hardware import Kernels
 from edgeagent.execution.supervisor import Worker
@@ -184,7 +184,7 @@ def main() -> None:
     options = harness.options(__doc__)
     started = time.monotonic()
     harness.state_env()
-    store = daemon.model_store(load_settings())
+    store = parts.model_store(load_settings())
     stored = asyncio.run(variants(store, QUICK_VARIANTS if options.quick else VARIANTS))
     threads = sorted(thread_candidates(len(harness.cores())))
     half = Quota(len(harness.cores()) / 2, PERIOD_S) if quota.is_available() else None

@@ -4,7 +4,7 @@ import asyncio
 
 import click
 
-from edgeagent import daemon
+from edgeagent import parts
 from edgeagent.cli.models.group import JsonObject, as_json_option, models, print_facts, stored_facts, variant_option
 from edgeagent.cli.progress import show_progress
 from edgeagent.model.preview import Missing, Preview
@@ -20,7 +20,7 @@ from edgeagent.settings import load_settings
 @as_json_option
 def pull_model(model_id: str, variant: str | None, dry_run: bool, repin: bool, as_json: bool) -> None:
     """Fetch a variant, check it, and keep it for offline use."""
-    store = daemon.model_store(load_settings())
+    store = parts.model_store(load_settings())
     if dry_run:
         preview = asyncio.run(store.preview(model_id, variant, repin=repin))
         print_facts(_preview_facts(preview), as_json, _preview_text(preview))
@@ -39,7 +39,7 @@ def pull_model(model_id: str, variant: str | None, dry_run: bool, repin: bool, a
 @as_json_option
 def remove_model(model_id: str, variant: str | None, as_json: bool) -> None:
     """Delete a model's files, or those of one variant."""
-    freed = asyncio.run(daemon.model_store(load_settings()).remove(model_id, variant))
+    freed = asyncio.run(parts.model_store(load_settings()).remove(model_id, variant))
     facts: JsonObject = {"id": model_id, "variant": variant, "freed_bytes": freed}
     print_facts(facts, as_json, f"{model_id}: {freed / 1e6:.1f} MB freed")
 

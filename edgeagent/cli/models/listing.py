@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import click
 
-from edgeagent import daemon
+from edgeagent import parts
 from edgeagent.cli.models.group import JsonObject, as_json_option, models, print_facts
 from edgeagent.cli.models.table import LEGEND, listing_lines, pareto_lines
 from edgeagent.core.cards import MadeSource, ModelCard, Variant
@@ -84,9 +84,9 @@ def recommend_model(as_json: bool) -> None:
 
 def _desk() -> Desk:
     settings = load_settings()
-    profile = daemon.known_profile(settings)
+    profile = parts.known_profile(settings)
     return Desk(
-        daemon.model_store(settings), daemon.selection_machine(settings, profile), daemon.selection_limits(settings)
+        parts.model_store(settings), parts.selection_machine(settings, profile), parts.selection_limits(settings)
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgeagent import daemon
+from edgeagent import parts
 from edgeagent.cli.models.group import JsonObject, as_json_option, models, print_facts, stored_facts
 from edgeagent.cli.steps import show_steps
 from edgeagent.core.errors import EngineError, RequestError
@@ -65,7 +65,7 @@ def quantize_model(
     if calibration:
         guidance = Guidance.from_text(calibration.read_bytes(), chunks)
     settings = load_settings()
-    store, threads = daemon.model_store(settings), daemon.engine_threads(settings)
+    store, threads = parts.model_store(settings), parts.engine_threads(settings)
     with show_steps(f"{model_id} {type_}") as on_step:
         job = quantize(store, model_id, type_, spawn, threads, base=variant, guidance=guidance, on_step=on_step)
         stored = asyncio.run(job)
@@ -88,7 +88,7 @@ def prune_model(
     """
     text = calibration.read_bytes() if calibration else _default_text("--calibration", bench_data)[SKIPPED_BYTES:]
     settings = load_settings()
-    store, threads = daemon.model_store(settings), daemon.engine_threads(settings)
+    store, threads = parts.model_store(settings), parts.engine_threads(settings)
     with show_steps(f"{model_id} to {layers} layers") as on_step:
         made = asyncio.run(prune(store, model_id, layers, text, spawn, threads, base=variant, on_step=on_step))
     facts: JsonObject = {"dropped": list(made.dropped), "influence": list(made.influence)}
@@ -128,7 +128,7 @@ def measure_model(
     What comes out is kept beside the model, and used to choose variants from then on.
     """
     settings = load_settings()
-    store = daemon.model_store(settings)
+    store = parts.model_store(settings)
     content = text.read_bytes() if text else _default_text("--text", bench_data)
     yardstick = Yardstick(text.name if text else DEFAULT_TEXT, content, chunks, context, _today())
     names = _here(store, model_id) if is_all else list(variants) or [store.registry.card(model_id).variants[0].name]
@@ -167,7 +167,7 @@ def _here(store: ModelStore, model_id: str) -> list[str]:
 
 async def _serving(settings: Settings) -> Serving:
     """As this machine serves: the engine switches that work here, and the configured cache and context."""
-    engine = (await daemon.profile(settings)).engine(ENGINE)
+    engine = (await parts.profile(settings)).engine(ENGINE)
     if engine is None or not engine.usable:
         raise EngineError("llama.cpp does not run on this machine; 'edgeagent doctor' says why")
     flash, config = engine.probe.settings["flash_attention"], settings.config
@@ -176,7 +176,7 @@ async def _serving(settings: Settings) -> Serving:
         kv_type=config.engine.kv_type if flash else "f16",
         flash_attention=flash,
         extra_buffers=engine.probe.settings["extra_buffers"],
-        threads=daemon.engine_threads(settings),
+        threads=parts.engine_threads(settings),
         chunk_tokens=config.engine.chunk_tokens,
     )
 
