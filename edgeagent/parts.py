@@ -6,9 +6,11 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 from edgeagent.agent.memory.memory import Memory
+from edgeagent.core.errors import ModelFileError
 from edgeagent.core.hardware import Profile
 from edgeagent.execution.embedding import CPU, Encoder, OnnxEmbedder, choose_provider
 from edgeagent.model import overlay
@@ -35,7 +37,7 @@ from edgeagent.resource.pressure import PressureLimits
 from edgeagent.resource.probes.board import read_board
 from edgeagent.resource.probes.memory import read_memory
 from edgeagent.resource.probes.sysroot import Sysroot
-from edgeagent.resource.profile import Effort, Places, ensure_profile, read_machine
+from edgeagent.resource.profile import Depth, Effort, Places, ensure_profile, read_machine
 from edgeagent.resource.sensors import Sensors
 from edgeagent.settings import Settings
 
@@ -43,11 +45,7 @@ EMBEDDING_MODEL = "minilm-l6-v2-int8"
 
 
 def places(settings: Settings) -> Places:
-    """Where the profile reads and writes. Raises ConfigError (cards), ModelFileError (a bad encoder file)."""
-    encoder = model_store(settings).find(EMBEDDING_MODEL)
-    return Places(
-        settings.paths.state, settings.paths.profile, settings.paths.boards, encoder.path if encoder else None
-    )
+    return Places(settings.paths.state, settings.paths.profile, settings.paths.boards)
 
 
 def model_store(settings: Settings) -> ModelStore:
@@ -104,7 +102,17 @@ async def profile(settings: Settings, *, refresh: bool = False, effort: Effort |
 
     Raises ConfigError, ModelNotFoundError (unknown default), ModelFileError (its file is bad).
     """
+    if effort and effort.depth is Depth.ALL:
+        effort = replace(effort, encoder=_encoder_file(settings))
     return await profile_with(settings, probe_model(settings), refresh=refresh, effort=effort)
+
+
+def _encoder_file(settings: Settings) -> Path | None:
+    """The sentence encoder's file, if a sound one is here; a bad one is no reason to know less of the machine."""
+    with contextlib.suppress(ModelFileError):
+        stored = model_store(settings).find(EMBEDDING_MODEL)
+        return stored.path if stored else None
+    return None
 
 
 async def profile_with(

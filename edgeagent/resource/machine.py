@@ -22,13 +22,11 @@ MEMORY_GRAIN_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """`state` is where models and memories live, `cache` the profile's file, `boards` the folder of board profiles,
-    `encoder` the sentence encoder's file, if it is here: ONNX Runtime's providers are tried with it."""
+    """`state` is where models and memories live, `cache` the profile's file, `boards` the folder of board profiles."""
 
     state: Path
     cache: Path
     boards: Path
-    encoder: Path | None = None
 
 
 def fingerprint(machine: Profile, engine_builds: dict[str, str]) -> str:

@@ -66,9 +66,13 @@ class Depth(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured now: within `budget_s` seconds (of the pass), telling `progress`."""
+    """How much is measured now: within `budget_s` seconds (of the pass), telling `progress`.
+
+    `encoder` is the sentence encoder's file, if it is here: a pass tries ONNX Runtime's providers with it.
+    """
 
     depth: Depth = Depth.NEEDED
+    encoder: Path | None = None
     budget_s: float = BUDGET_S
     progress: Progress = lambda _what, _share: None
 
@@ -191,7 +195,7 @@ async def _surveyed(
         today=instruments.today(),
         budget_s=budget_s,
         clock=instruments.clock,
-        onnx_model=places.encoder,
+        onnx_model=effort.encoder,
         trial_s=max(budget_s, MIN_TRIAL_S),
         keep=lambda survey: save_profile(places.cache, taking(survey)),
     )
