@@ -37,7 +37,7 @@ from edgeagent.resource.pressure import PressureLimits
 from edgeagent.resource.probes.board import read_board
 from edgeagent.resource.probes.memory import read_memory
 from edgeagent.resource.probes.sysroot import Sysroot
-from edgeagent.resource.profile import Depth, Effort, Places, ensure_profile, read_machine
+from edgeagent.resource.profile import Depth, Effort, Places, ensure_profile, read_machine, with_measured
 from edgeagent.resource.sensors import Sensors
 from edgeagent.settings import Settings
 
@@ -79,12 +79,7 @@ def selection_limits(settings: Settings) -> Limits:
 def known_profile(settings: Settings) -> Profile:
     """This machine as it can be read now, with what was measured of it before. Measures nothing. Raises ConfigError."""
     machine = read_machine(Sysroot(), places(settings), {ENGINE: engine_build()})
-    before = load_profile(settings.paths.profile)
-    if before is None or before.fingerprint != machine.fingerprint:
-        return machine
-    bandwidth = before.memory.bandwidth_bytes_s
-    memory = machine.memory.model_copy(update={"bandwidth_bytes_s": bandwidth})
-    return before.model_copy(update={"memory": memory, "cpu": machine.cpu, "board_profile": machine.board_profile})
+    return with_measured(machine, settings.paths.profile) or machine
 
 
 def selection_machine(settings: Settings, profile: Profile) -> Machine:

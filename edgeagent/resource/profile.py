@@ -40,7 +40,7 @@ from edgeagent.resource.machine import Places, fingerprint, read_machine
 from edgeagent.resource.probes.cpu import read_cache_bytes
 from edgeagent.resource.probes.sysroot import Sysroot
 
-__all__ = ["Depth", "Effort", "Places", "ensure_profile", "fingerprint", "keep_rates", "read_machine"]
+__all__ = ["Depth", "Effort", "Places", "ensure_profile", "fingerprint", "keep_rates", "read_machine", "with_measured"]
 
 DISK_S = 0.5
 """How long the disk is read for its rate."""
@@ -107,23 +107,32 @@ async def ensure_profile(
     return profile if model is None else _with_compute_fraction(profile, model)
 
 
-async def _kept(machine: Profile, cache: Path, instruments: Instruments) -> Profile | None:
-    """The machine as read now with what was measured before, if that was on this machine."""
+def with_measured(machine: Profile, cache: Path) -> Profile | None:
+    """The machine as read now with what was measured before; None when that was never, or of another machine."""
     before = load_profile(cache)
     if before is None or before.fingerprint != machine.fingerprint:
         return None
-    rates = before.rates
-    if any(map(is_disturbed, rates.values())) and (await instruments.busy() or 0.0) <= DISTURBED_FRACTION:
-        rates = {key: value for key, value in rates.items() if not is_disturbed(value)}  # it is quiet: measure again
     storage = machine.storage.model_copy(update={"read_bytes_s": before.storage.read_bytes_s})
     return _with_bandwidth(machine, before.memory.bandwidth_bytes_s).model_copy(
         update={
             "engines": before.engines,
             "accelerators": with_usable(machine.accelerators, before.engines),
-            "rates": rates,
+            "rates": before.rates,
             "kernels": before.kernels,
             "storage": storage,
         }
+    )
+
+
+async def _kept(machine: Profile, cache: Path, instruments: Instruments) -> Profile | None:
+    """The same, without rates that were measured beside other work, once it is quiet: they are measured again."""
+    kept = with_measured(machine, cache)
+    if kept is None or not any(map(is_disturbed, kept.rates.values())):
+        return kept
+    if (await instruments.busy() or 0.0) > DISTURBED_FRACTION:
+        return kept
+    return kept.model_copy(
+        update={"rates": {key: rates for key, rates in kept.rates.items() if not is_disturbed(rates)}}
     )
 
 
