@@ -13,7 +13,7 @@ from pathlib import Path
 from edgeagent.core.cards import KvType
 from edgeagent.core.hardware import KernelRates, Overheads
 from edgeagent.execution.supervisor import Worker
-from edgeagent.resource.capability import EngineSettings, Spawn
+from edgeagent.resource.capability import EngineSettings, ProbeModel, Spawn, load
 from edgeagent.resource.speed import Load, attention_s
 
 Clock = Callable[[], float]
@@ -196,15 +196,8 @@ async def _loaded(bench: RigBench, rig: Rig) -> AsyncIterator[Worker]:
     path = bench.folder / f"rig-{rig.kind}-{rig.width}.gguf"
     try:
         await worker.call("rig", target=str(path), context_tokens=CONTEXT_TOKENS, **asdict(rig))
-        await worker.call(
-            "load",
-            path=str(path),
-            context_tokens=CONTEXT_TOKENS,
-            kv_type=bench.kv_type,
-            threads=max(bench.threads),
-            chunk_tokens=bench.chunk_tokens,
-            **asdict(bench.settings),
-        )
+        model = ProbeModel(path.stem, path, bench.kv_type, bench.chunk_tokens)
+        await load(worker, model, bench.settings, threads=max(bench.threads), context_tokens=CONTEXT_TOKENS)
         yield worker
     finally:
         await worker.close()

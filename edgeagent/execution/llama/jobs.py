@@ -107,8 +107,7 @@ def bench(context: Context, request: Request) -> Steps:
     """Op `bench {prompt_tokens, decode_tokens}`: rates of an empty cache, in tokens a second."""
     num_prompt, num_decode = int(request.params["prompt_tokens"]), int(request.params["decode_tokens"])
     _check_fits(context, num_prompt, num_decode)
-    # Any ids will do for speed; a spread over the vocabulary keeps the embedding rows from staying in cache.
-    tokens = [(i * 7919) % context.model.num_vocab for i in range(num_prompt + num_decode)]
+    tokens = _any_tokens(context, 0, num_prompt + num_decode)
     context.clear()
     started = time.perf_counter()
     yield from evaluate_prompt(context, request, tokens[:num_prompt], [])
@@ -130,9 +129,8 @@ def time_spans(context: Context, request: Request) -> Steps:
     context.set_threads(int(request.params["threads"]))
     context.clear()
     seconds: list[float] = []
-    for num_tokens in [*_chunks(past, context.settings.chunk_tokens), *spans]:
-        start = len(context.tokens)
-        tokens = [(i * 7919) % context.model.num_vocab for i in range(start, start + num_tokens)]
+    for num_tokens in [*canonical.spans(past, 0, context.settings.chunk_tokens), *spans]:
+        tokens = _any_tokens(context, len(context.tokens), num_tokens)
         started = time.perf_counter()
         context.evaluate(tokens)
         seconds.append(time.perf_counter() - started)
@@ -141,9 +139,9 @@ def time_spans(context: Context, request: Request) -> Steps:
     request.reply(seconds=seconds[-len(spans) :])
 
 
-def _chunks(num_tokens: int, chunk: int) -> list[int]:
-    full, rest = divmod(num_tokens, chunk)
-    return [chunk] * full + [rest] * (rest > 0)
+def _any_tokens(context: Context, first: int, count: int) -> list[int]:
+    """Any ids will do for speed; a spread over the vocabulary keeps the embedding rows from staying in cache."""
+    return [(i * 7919) % context.model.num_vocab for i in range(first, first + count)]
 
 
 def _token_ids(context: Context, values: Sequence[int], *, least: int) -> list[int]:

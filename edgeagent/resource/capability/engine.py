@@ -153,14 +153,20 @@ async def _evaluate(worker: Worker, model: ProbeModel, settings: EngineSettings)
 
 
 async def load(
-    worker: Worker, model: ProbeModel, settings: EngineSettings, *, threads: int, stall_s: float = TRIAL_TIMEOUT_S
+    worker: Worker,
+    model: ProbeModel,
+    settings: EngineSettings,
+    *,
+    threads: int,
+    context_tokens: int = CONTEXT_TOKENS,
+    stall_s: float = TRIAL_TIMEOUT_S,
 ) -> None:
     """Load the probe's model in a worker. Raises EngineError, ModelFileError or OutOfMemoryError."""
     await worker.call(
         "load",
         stall_s=stall_s,
         path=str(model.path),
-        context_tokens=CONTEXT_TOKENS,
+        context_tokens=context_tokens,
         kv_type=model.kv_type,
         threads=threads,
         chunk_tokens=model.chunk_tokens,
