@@ -20,8 +20,8 @@ from edgeagent.model.fetch_url import UrlFetcher
 from edgeagent.model.fetch_wheel import WheelFetcher
 from edgeagent.model.limits import Limits
 from edgeagent.model.machine import Machine
+from edgeagent.model.pool import probe_of
 from edgeagent.model.quota import Quota
-from edgeagent.model.recipe import load_of
 from edgeagent.model.registry import Registry
 from edgeagent.model.requantize import ensure_computing_in_int8, spawn_onnx
 from edgeagent.model.sketch import describe
@@ -125,14 +125,7 @@ def probe_model(settings: Settings) -> ProbeModel | None:
     if stored is None:
         return None
     engine = settings.config.engine
-    load = load_of(stored.card.shape(stored.variant), stored.variant.file_type)
-    return ProbeModel(
-        f"{stored.card.id}/{stored.variant.name}",
-        stored.path,
-        engine.kv_type,
-        engine.chunk_tokens,
-        sum(load.layers.values()),
-    )
+    return probe_of(stored, engine.kv_type, engine.chunk_tokens)
 
 
 def device_id(settings: Settings) -> str:

@@ -25,7 +25,7 @@ class Facts:
     origin: Origin | None = None
 
 
-def _silent(_done: int, _total: int | None) -> None: ...
+def silent(_done: int, _total: int | None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Job:
     target: Path
     scratch: Path
     advice: str
-    on_progress: Progress = _silent
-    inspect: Progress = _silent
+    on_progress: Progress = silent
+    inspect: Progress = silent
 
     @property
     def max_bytes(self) -> int:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from edgeagent.core.cards import ModelCard, Variant
+from edgeagent.core.cards import KvType, ModelCard, Variant
 from edgeagent.core.config import EngineConfig
 from edgeagent.core.errors import EngineError, ModelNotFoundError
 from edgeagent.core.hardware import Profile, Rates
@@ -154,9 +154,7 @@ class ModelPool:
         return selection, await self._read_profile(self._probe(stored[selection.variant], selection.choice))
 
     def _probe(self, stored: StoredVariant, choice: Choice) -> ProbeModel:
-        key = f"{choice.model}/{choice.variant}"
-        load = load_of(stored.card.shape(stored.variant), stored.variant.file_type)
-        return ProbeModel(key, stored.path, choice.kv_type, self._config.chunk_tokens, sum(load.layers.values()))
+        return probe_of(stored, choice.kv_type, self._config.chunk_tokens)
 
     async def measure(self, resident: Resident) -> None:
         """Rates as configured, now: the profile's are at the fastest number of threads. Raises EngineError."""
@@ -213,6 +211,13 @@ class ModelPool:
             if oldest.local.num_waiting == 0:
                 await oldest.local.close()
                 room += oldest.memory_bytes
+
+
+def probe_of(stored: StoredVariant, kv_type: KvType, chunk_tokens: int) -> ProbeModel:
+    """What measuring a variant takes. Raises ValueError for a model that is no decoder."""
+    load = load_of(stored.card.shape(stored.variant), stored.variant.file_type)
+    key = f"{stored.card.id}/{stored.variant.name}"
+    return ProbeModel(key, stored.path, kv_type, chunk_tokens, sum(load.layers.values()))
 
 
 def _position_s(profile: Profile, chosen: StoredVariant, threads: int) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from edgeagent.core.cards import (
 )
 from edgeagent.core.errors import DownloadError, ModelFileError, ModelNotFoundError
 from edgeagent.model import files, locks
-from edgeagent.model.fetch import Facts, Fetcher, Job, Progress
+from edgeagent.model.fetch import Facts, Fetcher, Job, Progress, silent
 from edgeagent.model.preview import Missing, Preview, needed_bytes, passing_bytes
 from edgeagent.model.quota import Quota, Tenant
 from edgeagent.model.registry import Registry
@@ -48,9 +48,6 @@ class Pulled:
 
     stored: StoredVariant
     evicted: tuple[Tenant, ...] = ()
-
-
-def _silent(_done: int, _total: int | None) -> None: ...
 
 
 class ModelStore:
@@ -89,12 +86,12 @@ class ModelStore:
         files.touch(stored.path)
         return hold
 
-    async def ensure(self, model_id: str, variant: str | None = None, on_progress: Progress = _silent) -> StoredVariant:
+    async def ensure(self, model_id: str, variant: str | None = None, on_progress: Progress = silent) -> StoredVariant:
         """The variant, fetched first when it is not here. Raises DownloadError, ModelFileError, ModelNotFoundError."""
         return (await self.pull(model_id, variant, on_progress)).stored
 
     async def pull(
-        self, model_id: str, variant: str | None = None, on_progress: Progress = _silent, *, repin: bool = False
+        self, model_id: str, variant: str | None = None, on_progress: Progress = silent, *, repin: bool = False
     ) -> Pulled:
         """As `ensure`, and says what had to go. `repin` accepts other content than was pinned when first fetched."""
         card, wanted = self.registry.variant(model_id, variant)
