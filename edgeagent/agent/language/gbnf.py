@@ -4,6 +4,7 @@ After https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md, with
 """
 
 from edgeagent.agent.language.machine import Machine
+from edgeagent.agent.language.scanner import Scanner
 from edgeagent.agent.language.tree import (
     LAST,
     Chain,
@@ -46,11 +47,7 @@ def read_gbnf(text: str) -> dict[str, Node]:
     return rules
 
 
-class _Reader:
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-
+class _Reader(Scanner):
     def skip_space(self, *, lines: bool) -> bool:
         """To the next thing that says something; whether there is one. Line ends count as space only with `lines`."""
         space = " \t\r\n" if lines else " \t"
@@ -63,16 +60,6 @@ class _Reader:
             else:
                 return True
         return False
-
-    def _peek(self) -> str:
-        return self._text[self._at : self._at + 1]
-
-    def _take(self) -> str:
-        char = self._peek()
-        if not char:
-            raise self._error("it ends too early")
-        self._at += 1
-        return char
 
     def expect(self, wanted: str) -> None:
         if not self._text.startswith(wanted, self._at):

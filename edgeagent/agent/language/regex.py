@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 
 from edgeagent.agent.language.machine import Machine
+from edgeagent.agent.language.scanner import Scanner
 from edgeagent.agent.language.tree import (
     Chain,
     Chars,
@@ -97,18 +98,14 @@ def _expanded(node: Node) -> int:
     return 1
 
 
-class _Reader:
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._at = 0
-
+class _Reader(Scanner):
     def whole(self) -> Node:
         """Alternatives at the top are anchored one by one, as in `^a|b$`."""
         options = [self._anchored()]
         while self._peek() == "|":
             self._at += 1
             options.append(self._anchored())
-        if self._at < len(self._source):
+        if self._at < len(self._text):
             raise self._error("a bracket closes that was not open")
         return Choice(tuple(options))
 
@@ -166,7 +163,7 @@ class _Reader:
         return ((ord(char), ord(char)),)
 
     def _hexadecimal(self, digits: int) -> Ranges:
-        text = self._source[self._at : self._at + digits]
+        text = self._text[self._at : self._at + digits]
         self._at += digits
         if len(text) < digits or not all(c in "0123456789abcdefABCDEF" for c in text):
             raise self._error(f"'{text}' is not {digits} hexadecimal digits")
@@ -179,7 +176,7 @@ class _Reader:
         while not self._skip("]"):
             low, is_set = self._class_member()
             has_set |= is_set
-            if self._peek() == "-" and self._source[self._at + 1 : self._at + 2] != "]" and not is_set:
+            if self._peek() == "-" and self._text[self._at + 1 : self._at + 2] != "]" and not is_set:
                 self._at += 1
                 high, is_set = self._class_member()
                 if is_set or high[0][0] < low[0][0]:
@@ -215,7 +212,7 @@ class _Reader:
         return Repeat(node, least, most)
 
     def _bounds(self) -> tuple[int, int | None]:
-        inside, mark, _ = self._source[self._at :].partition("}")
+        inside, mark, _ = self._text[self._at :].partition("}")
         self._at += len(inside) + 1
         least, comma, most = inside.partition(",")
         if not mark or not least.isdecimal() or not (most.isdecimal() or most == ""):
@@ -225,23 +222,13 @@ class _Reader:
             raise self._error("a repeat's bounds are upside down")
         return int(least), high
 
-    def _peek(self) -> str:
-        return self._source[self._at : self._at + 1]
-
-    def _take(self) -> str:
-        char = self._peek()
-        if not char:
-            raise self._error("it ends too early")
-        self._at += 1
-        return char
-
     def _skip(self, char: str) -> bool:
         found = self._peek() == char
         self._at += found
         return found
 
     def _error(self, what: str) -> RequestError:
-        return RequestError(f"pattern {self._source!r} at character {self._at}: {what}; change the pattern")
+        return RequestError(f"pattern {self._text!r} at character {self._at}: {what}; change the pattern")
 
 
 def to_json_gbnf(node: Node) -> str:
