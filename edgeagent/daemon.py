@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
@@ -16,7 +15,6 @@ from edgeagent.core.cards import ModelCard
 from edgeagent.core.chat import ChatRequest
 from edgeagent.core.errors import MemoryStoreError, PeerLostError
 from edgeagent.core.events import Event
-from edgeagent.core.governor import Levers
 from edgeagent.core.hardware import Profile
 from edgeagent.core.memory import MemoryHit
 from edgeagent.core.plan import Decision, PlanQuery
@@ -39,6 +37,8 @@ from edgeagent.parts import (
     selection_limits,
     selection_machine,
     sensors,
+    usable_cores,
+    usual_levers,
 )
 from edgeagent.resource.probes.sysroot import Sysroot
 from edgeagent.resource.profile import keep_rates
@@ -119,8 +119,8 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         governor_limits(settings),
         sensors(settings),
         pool,
-        usual=Levers(config.engine.kv_type, config.models.context_tokens),
-        cores=len(os.sched_getaffinity(0)),
+        usual=usual_levers(settings),
+        cores=usable_cores(),
         switch_mode=(lambda mode: switch_mode(Sysroot(), mode)) if config.governor.switch_power_mode else None,
     )
     rechecking = Rechecking(pool, lambda key, rates: keep_rates(places(settings), key, rates))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgeagent.agent.memory.memory import Memory
 from edgeagent.core.errors import ModelFileError
+from edgeagent.core.governor import Levers
 from edgeagent.core.hardware import Profile
 from edgeagent.execution.embedding import CPU, Encoder, OnnxEmbedder, choose_provider
 from edgeagent.model import overlay
@@ -87,9 +88,19 @@ def selection_machine(settings: Settings, profile: Profile) -> Machine:
     return describe(profile, load_boards(settings.paths.boards))
 
 
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def engine_threads(settings: Settings) -> int:
     """The configured number of threads, or one for each core this process may use."""
-    return settings.config.engine.threads or len(os.sched_getaffinity(0))
+    return settings.config.engine.threads or usable_cores()
+
+
+def usual_levers(settings: Settings) -> Levers:
+    """What the governor leaves alone while nothing is wrong."""
+    return Levers(settings.config.engine.kv_type, settings.config.models.context_tokens)
 
 
 async def profile(settings: Settings, *, refresh: bool = False, effort: Effort | None = None) -> Profile:

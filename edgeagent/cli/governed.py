@@ -1,10 +1,9 @@
 """The governor's word in `edgeagent doctor`: what it would hold back now, and why."""
 
-import os
 import time
 
 from edgeagent.cli.checks import GIB, Check
-from edgeagent.core.governor import Conditions, EngineAdvice, Levers
+from edgeagent.core.governor import Conditions, EngineAdvice
 from edgeagent.resource.governor import GovernorState, step
 from edgeagent.resource.sensors import Engine
 from edgeagent.settings import Settings
@@ -27,10 +26,9 @@ def advise_now(settings: Settings) -> tuple[Conditions, EngineAdvice]:
     """Some readings and the advice after them. Raises ConfigError (board files)."""
     from edgeagent import parts
 
-    config, cores = settings.config, len(os.sched_getaffinity(0))
-    threads = config.engine.threads or cores
+    cores, threads = parts.usable_cores(), parts.engine_threads(settings)
     sensors, limits, state = parts.sensors(settings), parts.governor_limits(settings), GovernorState()
-    levers = Levers(config.engine.kv_type, config.models.context_tokens)
+    levers = parts.usual_levers(settings)
     for _ in range(READINGS):
         conditions = sensors.read(Engine((), threads, cores, float(threads)))
         state, advice = step(state, conditions, levers, limits)

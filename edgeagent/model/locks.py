@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from edgeagent.core.errors import ModelFileError
+from edgeagent.resource.file_lock import lock_alone
 
 LOCK_POLL_S = 0.2
 
@@ -47,7 +48,7 @@ def _try_alone(folder: Path) -> int | None:
     except OSError as error:
         raise ModelFileError(f"cannot write to {folder} ({error.strerror}); set models.dir") from None
     # Its last owner removes the lock file: a lock on a file without a name excludes nobody.
-    if _lock_alone(descriptor) and os.fstat(descriptor).st_nlink:
+    if lock_alone(descriptor) and os.fstat(descriptor).st_nlink:
         return descriptor
     os.close(descriptor)
     return None
@@ -95,14 +96,6 @@ def unused(path: Path) -> Iterator[bool]:
         yield False  # gone, or not ours to remove
         return
     try:
-        yield _lock_alone(descriptor)
+        yield lock_alone(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _lock_alone(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -1,7 +1,6 @@
 """Keeps the profile as one JSON file: replaced whole, measured by one process at a time."""
 
 import asyncio
-import fcntl
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 
 from edgeagent.core.errors import ConfigError
 from edgeagent.core.hardware import Profile
+from edgeagent.resource.file_lock import lock_alone
 
 LOCK_POLL_S = 0.1
 
@@ -46,19 +46,11 @@ async def measuring(cache: Path) -> AsyncIterator[None]:
     except OSError as error:
         raise _unwritable(cache, error) from None
     try:
-        while not _try_lock(descriptor):  # noqa: ASYNC110  (another process holds it: there is no event)
+        while not lock_alone(descriptor):  # noqa: ASYNC110  (another process holds it: there is no event)
             await asyncio.sleep(LOCK_POLL_S)
         yield
     finally:
         os.close(descriptor)  # releases the lock
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _unwritable(cache: Path, error: OSError) -> ConfigError:
