@@ -1,7 +1,8 @@
 """The framed pipe between daemon and worker: one JSON packet a message, bulk bytes in shared memory.
 
-A packet on a `SOCK_SEQPACKET` socket keeps its borders and can carry a file descriptor, so tensors travel as
-an anonymous memory file (`memfd`) beside the packet instead of through it.
+A packet on a `SOCK_SEQPACKET` socket keeps its borders and can carry file descriptors, so tensors travel as
+an anonymous memory file (`memfd`) beside the packet instead of through it. Bulk is read by whoever receives it; files
+are handed over unread, under the message's key `files`.
 """
 
 import json
@@ -16,47 +17,67 @@ Buffers = Sequence[bytes | memoryview]
 
 MAX_PACKET_BYTES = 64 * 1024  # below the default socket buffer, so a packet is never refused for its size
 MAX_BULK_BYTES = 8 * 2**30  # checked before allocation: a broken worker must not exhaust the daemon
+MAX_DESCRIPTORS = 250  # a packet takes at most 253 (SCM_MAX_FD, unix(7))
 _SPILLED = "~json_bytes"
+_HAS_BULK = "~bulk"
+FILES = "files"
 
 
 class ChannelClosedError(Exception):
     """The other end is gone."""
 
 
-def pack(message: Message, bulk: Buffers) -> tuple[bytes, list[int]]:
-    """The packet, and the descriptors to send beside it (the caller closes them)."""
+def pack(message: Message, bulk: Buffers, files: Sequence[int] = ()) -> tuple[bytes, list[int]]:
+    """The packet, and the descriptors to send beside it (the caller closes them; `files` are copied)."""
+    if files:
+        message = {**message, _HAS_BULK: bool(bulk)}
     packet = json.dumps(message, separators=(",", ":")).encode()
     if len(packet) > MAX_PACKET_BYTES:
         bulk = [packet, *bulk]
         packet = json.dumps({_SPILLED: len(packet)}).encode()
+    copies = [os.dup(descriptor) for descriptor in files]
     if not bulk:
-        return packet, []
+        return packet, copies
     descriptor = os.memfd_create("edgeagent-bulk")
     with os.fdopen(os.dup(descriptor), "wb") as file:
         for part in bulk:
             file.write(part)
-    return packet, [descriptor]
+    return packet, [descriptor, *copies]
 
 
 def unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
-    """The message and its bulk bytes (empty without). Closes the descriptors.
+    """The message and its bulk bytes (empty without). Closes the bulk's descriptor; files are the receiver's to close.
 
-    Raises ChannelClosedError or ValueError for a packet that `pack` did not make.
+    Raises ChannelClosedError or ValueError for a packet that `pack` did not make; all descriptors are closed then.
     """
-    bulk = b""
     try:
-        message = _object(packet)
-        if descriptors:
-            size = os.fstat(descriptors[0]).st_size
-            if size > MAX_BULK_BYTES:
-                raise ChannelClosedError(f"a bulk of {size} bytes is over the limit")
-            bulk = _read_all(descriptors[0], size)
-    finally:
+        return _unpack(packet, descriptors)
+    except BaseException:
         for descriptor in descriptors:
             os.close(descriptor)
+        raise
+
+
+def _unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
+    message, bulk = _object(packet), b""
+    if descriptors and message.get(_HAS_BULK, True):
+        bulk = _take_bulk(descriptors)
     if (spilled := message.get(_SPILLED)) is not None:
         message, bulk = _object(bulk[:spilled]), bulk[spilled:]
+    if message.pop(_HAS_BULK, None) is not None:
+        message[FILES] = list(descriptors)
+    elif descriptors:
+        raise ChannelClosedError("a packet came with descriptors that it does not speak of")
     return message, bulk
+
+
+def _take_bulk(descriptors: list[int]) -> bytes:
+    size = os.fstat(descriptors[0]).st_size
+    if size > MAX_BULK_BYTES:
+        raise ChannelClosedError(f"a bulk of {size} bytes is over the limit")
+    bulk = _read_all(descriptors[0], size)
+    os.close(descriptors.pop(0))
+    return bulk
 
 
 def _object(packet: bytes) -> Message:
@@ -83,8 +104,8 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
 
-    def send(self, message: Message, bulk: Buffers = ()) -> None:
-        packet, descriptors = pack(message, bulk)
+    def send(self, message: Message, bulk: Buffers = (), files: Sequence[int] = ()) -> None:
+        packet, descriptors = pack(message, bulk, files)
         try:
             socket.send_fds(self._socket, [packet], descriptors)
         except (BrokenPipeError, ConnectionResetError):
@@ -97,7 +118,7 @@ class Channel:
         """The next message; None when there is none and `block` is false."""
         self._socket.setblocking(block)
         try:
-            packet, descriptors, _, _ = socket.recv_fds(self._socket, MAX_PACKET_BYTES + 1, 1)
+            packet, descriptors, _, _ = socket.recv_fds(self._socket, MAX_PACKET_BYTES + 1, MAX_DESCRIPTORS)
         except BlockingIOError:
             return None
         except ConnectionResetError:

@@ -7,11 +7,20 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from edgeagent.core import errors
 from edgeagent.core.errors import EngineError, EngineLostError
-from edgeagent.execution.channel import MAX_PACKET_BYTES, Buffers, ChannelClosedError, Message, pack, unpack
+from edgeagent.execution.channel import (
+    FILES,
+    MAX_DESCRIPTORS,
+    MAX_PACKET_BYTES,
+    Buffers,
+    ChannelClosedError,
+    Message,
+    pack,
+    unpack,
+)
 
 STALL_S = 60.0
 """A worker that owes an answer and says nothing for so long is taken for hung, and killed."""
@@ -64,21 +73,26 @@ class Worker:
     def is_alive(self) -> bool:
         return self._socket.fileno() >= 0 and self._process.poll() is None
 
-    async def call(self, op: str, bulk: Buffers = (), *, stall_s: float = STALL_S, **params: object) -> Received:
+    async def call(
+        self, op: str, bulk: Buffers = (), files: Sequence[int] = (), *, stall_s: float = STALL_S, **params: object
+    ) -> Received:
         """The one reply to `op`. Raises the worker's error, or EngineLostError."""
-        async with contextlib.aclosing(self.stream(op, bulk, stall_s=stall_s, **params)) as messages:
+        async with contextlib.aclosing(self.stream(op, bulk, files, stall_s=stall_s, **params)) as messages:
             return [message async for message in messages][-1]
 
     async def stream(
-        self, op: str, bulk: Buffers = (), *, stall_s: float = STALL_S, **params: object
+        self, op: str, bulk: Buffers = (), files: Sequence[int] = (), *, stall_s: float = STALL_S, **params: object
     ) -> AsyncGenerator[Received, None]:
-        """Every event of `op`, then its reply. Leaving the iteration early cancels the call in the worker."""
+        """Every event of `op`, then its reply. Leaving the iteration early cancels the call in the worker.
+
+        `files` stay the caller's; those that come back, under `files` of an event, are the receiver's to close.
+        """
         request_id = next(self._ids)
         queue: asyncio.Queue[Received | EdgeAgentFailure] = asyncio.Queue()
         self._pending[request_id] = queue
         is_done = False
         try:
-            await self._send({"id": request_id, "op": op, "params": params}, bulk)
+            await self._send({"id": request_id, "op": op, "params": params}, bulk, files)
             while not is_done:
                 item = await self._next(queue, op, stall_s)
                 if isinstance(item, EdgeAgentFailure):
@@ -86,11 +100,12 @@ class Worker:
                     raise item.error
                 message, data = item
                 is_done = "reply" in message
-                yield (message["reply"] if is_done else message["event"]), data
+                facts = message["reply"] if is_done else message["event"]
+                yield ({**facts, FILES: message[FILES]} if FILES in message else facts), data
         finally:
-            self._pending.pop(request_id, None)
+            _close_files(self._pending.pop(request_id))
             if not is_done and self.is_alive:
-                await self._send({"id": 0, "op": "cancel", "params": {"request": request_id}}, ())
+                await self._send({"id": 0, "op": "cancel", "params": {"request": request_id}}, (), ())
 
     async def _next(
         self, queue: "asyncio.Queue[Received | EdgeAgentFailure]", op: str, stall_s: float
@@ -102,8 +117,8 @@ class Worker:
             self._lose(f"said nothing for {stall_s:g} s during '{op}'")
             return queue.get_nowait()
 
-    async def _send(self, message: Message, bulk: Buffers) -> None:
-        packet, descriptors = pack(message, bulk)
+    async def _send(self, message: Message, bulk: Buffers, files: Sequence[int]) -> None:
+        packet, descriptors = pack(message, bulk, files)
         try:
             async with self._sending:
                 await self._send_packet(packet, descriptors)
@@ -132,7 +147,7 @@ class Worker:
 
     def _on_readable(self) -> None:
         try:
-            packet, descriptors, _, _ = socket.recv_fds(self._socket, MAX_PACKET_BYTES + 1, 1)
+            packet, descriptors, _, _ = socket.recv_fds(self._socket, MAX_PACKET_BYTES + 1, MAX_DESCRIPTORS)
         except BlockingIOError:
             return
         except OSError:
@@ -150,6 +165,8 @@ class Worker:
     def _deliver(self, message: Message, bulk: bytes) -> None:
         queue = self._pending.get(message["id"])
         if queue is None:  # an answer to a call that was cancelled meanwhile
+            for file in message.get(FILES, ()):
+                os.close(file)
             return
         queue.put_nowait(EdgeAgentFailure.from_worker(message) if "error" in message else (message, bulk))
 
@@ -168,6 +185,14 @@ class Worker:
     async def close(self) -> None:
         """End the worker. Its memory is free when this returns."""
         self._lose("was unloaded")
+
+
+def _close_files(queue: "asyncio.Queue[Received | EdgeAgentFailure]") -> None:
+    """Of messages that nobody read."""
+    while not queue.empty():
+        item = queue.get_nowait()
+        for file in () if isinstance(item, EdgeAgentFailure) else item[0].get(FILES, ()):
+            os.close(file)
 
 
 class EdgeAgentFailure:

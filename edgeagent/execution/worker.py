@@ -2,16 +2,17 @@
 
 import ctypes
 import importlib
+import mmap
 import os
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from edgeagent.core.errors import EdgeAgentError, OutOfMemoryError
-from edgeagent.execution.channel import Buffers, Channel, ChannelClosedError, Message
+from edgeagent.execution.channel import FILES, Buffers, Channel, ChannelClosedError, Message
 
 ENGINES = {
     "llama": "edgeagent.execution.llama.engine",
@@ -31,12 +32,30 @@ class Request:
         self.op: str = message["op"]
         self.params: Message = message.get("params", {})
         self.bulk = bulk
+        self._files: list[int] = message.get(FILES, [])
 
-    def event(self, bulk: Buffers = (), **facts: object) -> None:
-        self._channel.send({"id": self.id, "event": facts}, bulk)
+    def read_files(self) -> list[mmap.mmap]:
+        """The files that came with the request, mapped; empty ones cannot be. Each call can be made once."""
+        files, self._files = self._files, []
+        try:
+            return [mmap.mmap(file, 0, access=mmap.ACCESS_READ) for file in files]
+        finally:
+            for file in files:
+                os.close(file)
 
-    def reply(self, bulk: Buffers = (), **facts: object) -> None:
-        self._channel.send({"id": self.id, "reply": facts}, bulk)
+    def event(self, bulk: Buffers = (), files: Sequence[int] = (), **facts: object) -> None:
+        self._send({"id": self.id, "event": facts}, bulk, files)
+
+    def reply(self, bulk: Buffers = (), files: Sequence[int] = (), **facts: object) -> None:
+        self._send({"id": self.id, "reply": facts}, bulk, files)
+
+    def _send(self, message: Message, bulk: Buffers, files: Sequence[int]) -> None:
+        """Files are handed over: they are closed here."""
+        try:
+            self._channel.send(message, bulk, files)
+        finally:
+            for file in files:
+                os.close(file)
 
     def fail(self, error: EdgeAgentError) -> None:
         self._channel.send({"id": self.id, "error": {"type": type(error).__name__, "message": str(error)}})

@@ -121,8 +121,13 @@ class Context:
         return self._shape
 
     @property
-    def bytes_per_token(self) -> int:
-        """Bytes of cache rows a token has; 0 when the cache has no exchangeable layout (sliding windows)."""
+    def planes(self) -> list[int]:
+        """Row bytes of K of every layer, then of V; empty when the cache has no exchangeable layout."""
         if self.model.has_window or not self.settings.flash_attention:
-            return 0
-        return self.shape.bytes_per_cell
+            return []  # a sliding window has two caches, and without flash attention values are transposed
+        return [plane.row_bytes for plane in self.shape.planes]
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of cache rows a token has; 0 when the cache has no exchangeable layout."""
+        return sum(self.planes)

@@ -134,6 +134,7 @@ class LlamaEngine:
             context_tokens=self._context.settings.context_tokens,
             has_template=model.chat_template is not None,
             kv_bytes_per_token=self._context.bytes_per_token,
+            kv_planes=self._context.planes,
         )
 
     def _encode(self, request: Request) -> None:

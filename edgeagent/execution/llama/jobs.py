@@ -1,5 +1,6 @@
 """What a llama worker does step by step, so that messages and other jobs get in between."""
 
+import mmap
 import os
 import time
 from collections.abc import Generator, Sequence
@@ -169,14 +170,21 @@ def restore(context: Context, request: Request) -> None:
     prompt, output = tokens_of(context, request)
     slot = _free_slot(context, prompt + output, [])
     try:
-        parts = [kv.Part(memoryview(data), *(int(n) for n in numbers))
-                 for data, numbers in zip(request.read_files(), request.params["parts"], strict=True)]
+        parts = [
+            _part(data, numbers, context.bytes_per_token)
+            for data, numbers in zip(request.read_files(), request.params["parts"], strict=True)
+        ]
         if sum(part.take for part in parts) != len(prompt + output):
             raise EngineError("the kept cells are not those of these tokens")
         slot.restore(prompt + output, slot.canonical_spans(len(prompt), len(output)), parts)
     finally:
         slot.release()
     request.reply(tokens=len(slot.tokens))
+
+
+def _part(data: mmap.mmap, numbers: Sequence[int], cell_bytes: int) -> kv.Part:
+    num_cells, skip, take = (int(number) for number in numbers)
+    return kv.Part(memoryview(data)[: num_cells * cell_bytes], num_cells, skip, take)
 
 
 def _free_slot(context: Context, tokens: Sequence[int], spans: Sequence[int]) -> Slot:
