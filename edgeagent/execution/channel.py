@@ -9,17 +9,28 @@ import json
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Message = dict[str, Any]
 """JSON between two halves of this program; each end validates what it uses."""
-Buffers = Sequence[bytes | memoryview]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Descriptors that go beside a message unread."""
+
+    descriptors: Sequence[int]
+
+
+Buffers = Sequence[bytes | memoryview] | Files
+
 
 MAX_PACKET_BYTES = 64 * 1024  # below the default socket buffer, so a packet is never refused for its size
 MAX_BULK_BYTES = 8 * 2**30  # checked before allocation: a broken worker must not exhaust the daemon
 MAX_DESCRIPTORS = 250  # a packet takes at most 253 (SCM_MAX_FD, unix(7))
 _SPILLED = "~json_bytes"
-_HAS_BULK = "~bulk"
+_NUM_FILES = "~files"
 FILES = "files"
 
 
@@ -27,22 +38,24 @@ class ChannelClosedError(Exception):
     """The other end is gone."""
 
 
-def pack(message: Message, bulk: Buffers, files: Sequence[int] = ()) -> tuple[bytes, list[int]]:
-    """The packet, and the descriptors to send beside it (the caller closes them; `files` are copied)."""
-    if files:
-        message = {**message, _HAS_BULK: bool(bulk)}
+def pack(message: Message, bulk: Buffers) -> tuple[bytes, list[int]]:
+    """The packet, and the descriptors to send beside it (the caller closes them; files are duplicated)."""
+    files: list[int] = []
+    if isinstance(bulk, Files):
+        files = [os.dup(descriptor) for descriptor in bulk.descriptors]
+        bulk = ()
+        message = {**message, _NUM_FILES: len(files)}
     packet = json.dumps(message, separators=(",", ":")).encode()
     if len(packet) > MAX_PACKET_BYTES:
         bulk = [packet, *bulk]
         packet = json.dumps({_SPILLED: len(packet)}).encode()
-    copies = [os.dup(descriptor) for descriptor in files]
     if not bulk:
-        return packet, copies
+        return packet, files
     descriptor = os.memfd_create("edgeagent-bulk")
     with os.fdopen(os.dup(descriptor), "wb") as file:
         for part in bulk:
             file.write(part)
-    return packet, [descriptor, *copies]
+    return packet, [descriptor, *files]
 
 
 def unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
@@ -60,14 +73,14 @@ def unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
 
 def _unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
     message, bulk = _object(packet), b""
-    if descriptors and message.get(_HAS_BULK, True):
+    if descriptors and _NUM_FILES not in message:
         bulk = _take_bulk(descriptors)
     if (spilled := message.get(_SPILLED)) is not None:
         message, bulk = _object(bulk[:spilled]), bulk[spilled:]
-    if message.pop(_HAS_BULK, None) is not None:
+    if (count := message.pop(_NUM_FILES, 0)) != len(descriptors):
+        raise ChannelClosedError(f"a packet came with {len(descriptors)} files instead of {count}")
+    if descriptors:
         message[FILES] = list(descriptors)
-    elif descriptors:
-        raise ChannelClosedError("a packet came with descriptors that it does not speak of")
     return message, bulk
 
 
@@ -104,8 +117,8 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
 
-    def send(self, message: Message, bulk: Buffers = (), files: Sequence[int] = ()) -> None:
-        packet, descriptors = pack(message, bulk, files)
+    def send(self, message: Message, bulk: Buffers = ()) -> None:
+        packet, descriptors = pack(message, bulk)
         try:
             socket.send_fds(self._socket, [packet], descriptors)
         except (BrokenPipeError, ConnectionResetError):

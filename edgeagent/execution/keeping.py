@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from edgeagent.core.errors import EngineError
 from edgeagent.execution import canonical
-from edgeagent.execution.channel import FILES, Message
+from edgeagent.execution.channel import FILES, Files, Message
 from edgeagent.execution.kvstore.store import KvStore
 from edgeagent.execution.supervisor import Worker
 
@@ -71,7 +71,7 @@ class Keeping:
         with match:
             await worker.call(
                 "restore",
-                files=[part.descriptor for part in match.parts],
+                Files([part.descriptor for part in match.parts]),
                 parts=[[part.num_cells, part.skip, part.take] for part in match.parts],
                 prompt=prompt[: match.num_cells],
                 output=output[: max(0, match.num_cells - len(prompt))],

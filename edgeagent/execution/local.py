@@ -228,7 +228,7 @@ class LocalModel:
                 self._after_loss()
                 worker = await Worker.spawn("llama", memory_limit_bytes=self._memory_limit_bytes)
                 self._worker = worker
-                reply, _ = await worker.call("load", stall_s=LOAD_STALL_S, **_load_parameters(self.settings))
+                reply, _ = await worker.call("load", (), stall_s=LOAD_STALL_S, **_load_parameters(self.settings))
                 self._facts = _facts(self.settings, reply)
                 self._keeping = self._make_keeping(self._facts)
                 await self._tell_pace(worker)
@@ -253,7 +253,7 @@ class LocalModel:
             log.warning("loading again with safer settings extra_buffers=false")
 
 
-def _load_parameters(settings: LoadSettings) -> dict[str, object]:
+def _load_parameters(settings: LoadSettings) -> Message:
     return {**asdict(settings), "invariance": settings.invariance.model_dump()}
 
 

@@ -48,7 +48,7 @@ class Grant:
 
 @dataclass(slots=True)
 class PieceSize:
-    """Rows of a prompt's piece between decode steps: grows while pieces fit, shrinks in proportion when one does not."""
+    """Rows of a prompt's piece between decode steps: grows while pieces fit, shrinks when one does not."""
 
     rows: int = 1
 

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 
 from edgeagent.core import errors
 from edgeagent.core.errors import EngineError, EngineLostError
@@ -73,26 +73,24 @@ class Worker:
     def is_alive(self) -> bool:
         return self._socket.fileno() >= 0 and self._process.poll() is None
 
-    async def call(
-        self, op: str, bulk: Buffers = (), files: Sequence[int] = (), *, stall_s: float = STALL_S, **params: object
-    ) -> Received:
+    async def call(self, op: str, bulk: Buffers = (), *, stall_s: float = STALL_S, **params: object) -> Received:
         """The one reply to `op`. Raises the worker's error, or EngineLostError."""
-        async with contextlib.aclosing(self.stream(op, bulk, files, stall_s=stall_s, **params)) as messages:
+        async with contextlib.aclosing(self.stream(op, bulk, stall_s=stall_s, **params)) as messages:
             return [message async for message in messages][-1]
 
     async def stream(
-        self, op: str, bulk: Buffers = (), files: Sequence[int] = (), *, stall_s: float = STALL_S, **params: object
+        self, op: str, bulk: Buffers = (), *, stall_s: float = STALL_S, **params: object
     ) -> AsyncGenerator[Received, None]:
         """Every event of `op`, then its reply. Leaving the iteration early cancels the call in the worker.
 
-        `files` stay the caller's; those that come back, under `files` of an event, are the receiver's to close.
+        Files that are given stay the caller's; those that come back, under an event's `files`, are the receiver's.
         """
         request_id = next(self._ids)
         queue: asyncio.Queue[Received | EdgeAgentFailure] = asyncio.Queue()
         self._pending[request_id] = queue
         is_done = False
         try:
-            await self._send({"id": request_id, "op": op, "params": params}, bulk, files)
+            await self._send({"id": request_id, "op": op, "params": params}, bulk)
             while not is_done:
                 item = await self._next(queue, op, stall_s)
                 if isinstance(item, EdgeAgentFailure):
@@ -105,7 +103,7 @@ class Worker:
         finally:
             _close_files(self._pending.pop(request_id))
             if not is_done and self.is_alive:
-                await self._send({"id": 0, "op": "cancel", "params": {"request": request_id}}, (), ())
+                await self._send({"id": 0, "op": "cancel", "params": {"request": request_id}}, ())
 
     async def _next(
         self, queue: "asyncio.Queue[Received | EdgeAgentFailure]", op: str, stall_s: float
@@ -117,8 +115,8 @@ class Worker:
             self._lose(f"said nothing for {stall_s:g} s during '{op}'")
             return queue.get_nowait()
 
-    async def _send(self, message: Message, bulk: Buffers, files: Sequence[int]) -> None:
-        packet, descriptors = pack(message, bulk, files)
+    async def _send(self, message: Message, bulk: Buffers) -> None:
+        packet, descriptors = pack(message, bulk)
         try:
             async with self._sending:
                 await self._send_packet(packet, descriptors)

@@ -8,11 +8,11 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from edgeagent.core.errors import EdgeAgentError, OutOfMemoryError
-from edgeagent.execution.channel import FILES, Buffers, Channel, ChannelClosedError, Message
+from edgeagent.execution.channel import FILES, Buffers, Channel, ChannelClosedError, Files, Message
 
 ENGINES = {
     "llama": "edgeagent.execution.llama.engine",
@@ -36,25 +36,28 @@ class Request:
 
     def read_files(self) -> list[mmap.mmap]:
         """The files that came with the request, mapped; empty ones cannot be. Each call can be made once."""
-        files, self._files = self._files, []
         try:
-            return [mmap.mmap(file, 0, access=mmap.ACCESS_READ) for file in files]
+            return [mmap.mmap(file, 0, access=mmap.ACCESS_READ) for file in self._files]
         finally:
-            for file in files:
-                os.close(file)
+            self.close_files()
 
-    def event(self, bulk: Buffers = (), files: Sequence[int] = (), **facts: object) -> None:
-        self._send({"id": self.id, "event": facts}, bulk, files)
+    def close_files(self) -> None:
+        """Those that nobody read."""
+        while self._files:
+            os.close(self._files.pop())
 
-    def reply(self, bulk: Buffers = (), files: Sequence[int] = (), **facts: object) -> None:
-        self._send({"id": self.id, "reply": facts}, bulk, files)
+    def event(self, bulk: Buffers = (), **facts: object) -> None:
+        self._send({"id": self.id, "event": facts}, bulk)
 
-    def _send(self, message: Message, bulk: Buffers, files: Sequence[int]) -> None:
+    def reply(self, bulk: Buffers = (), **facts: object) -> None:
+        self._send({"id": self.id, "reply": facts}, bulk)
+
+    def _send(self, message: Message, bulk: Buffers) -> None:
         """Files are handed over: they are closed here."""
         try:
-            self._channel.send(message, bulk, files)
+            self._channel.send(message, bulk)
         finally:
-            for file in files:
+            for file in bulk.descriptors if isinstance(bulk, Files) else ():
                 os.close(file)
 
     def fail(self, error: EdgeAgentError) -> None:
@@ -95,6 +98,8 @@ def _dispatch(channel: Channel, engine: Engine, message: Message, bulk: bytes) -
         request.fail(error)
     except MemoryError:
         request.fail(OutOfMemoryError(f"the worker has no memory left for '{request.op}'; use a smaller model"))
+    finally:
+        request.close_files()
 
 
 def _die_with_parent() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from edgeagent.core.errors import ContextLengthError, EngineError, RequestError
 from edgeagent.core.generation import Sampling
 from edgeagent.execution import canonical
+from edgeagent.execution.channel import Files
 from edgeagent.execution.llama import state as kv
 from edgeagent.execution.llama.context import Context
 from edgeagent.execution.llama.sampler import Sampler
@@ -124,7 +125,7 @@ class Keeper:
             return
         started = time.monotonic()
         if (num_cells := len(self._slot.tokens)) > self._first:
-            self._request.event(files=[rows_file(self._slot, self._first)], kept=[self._first, num_cells])
+            self._request.event(Files([rows_file(self._slot, self._first)]), kept=[self._first, num_cells])
             self._first = num_cells
         ended = time.monotonic()
         self._due = ended + max(KEEP_EVERY_S, (ended - started) / KEEP_SHARE)
@@ -150,7 +151,7 @@ def keep(context: Context, request: Request) -> None:
     for slot in context.slots:
         reusable, _ = slot.reusable(tokens, slot.canonical_spans(len(prompt), len(output)))
         if not slot.is_busy and reusable == len(slot.tokens) > first:
-            request.reply(files=[rows_file(slot, first)], kept=[first, reusable])
+            request.reply(Files([rows_file(slot, first)]), kept=[first, reusable])
             return
     request.reply(kept=None)
 

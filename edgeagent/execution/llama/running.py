@@ -34,7 +34,7 @@ class Shared:
 
 @dataclass(slots=True)
 class Waiting:
-    """A job that has not begun: `share` begins one that shares batches, else `alone` are the steps of one that cannot."""
+    """A job that has not begun: `share` begins one that shares batches; `alone` are the steps of one that cannot."""
 
     request: Request
     share: SharedJob | None = None
@@ -77,7 +77,7 @@ class Jobs:
             self.alone = None
 
     def _begin(self, context: Context | None) -> None:
-        """As many as there are slots; one that needs the engine for itself waits for the others and keeps new ones out."""
+        """As many as there are slots. One that needs the engine alone waits for the others and keeps new ones out."""
         while self.waiting and self.alone is None:
             first = self.waiting[0]
             if first.share is None:

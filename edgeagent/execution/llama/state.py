@@ -67,7 +67,8 @@ def parse(blob: bytes | memoryview) -> SequenceState:
 
 def _parse(view: memoryview) -> SequenceState:
     magic, sequence, streams = _HEAD.unpack_from(view, 0)
-    offset, num_cells, planes = _HEAD.size, 0, ()
+    offset, num_cells = _HEAD.size, 0
+    planes: tuple[Plane, ...] = ()
     for _ in range(streams):
         (count,) = _COUNT.unpack_from(view, offset)
         offset += _COUNT.size

@@ -26,7 +26,9 @@ def context(smollm2: "StoredVariant") -> Context:
     """A prompt is evaluated; its last logits are there."""
     model = Model(str(smollm2.path), extra_buffers=False)
     made = Context(model, ContextSettings(256, "q8_0", flash_attention=True, threads=1, chunk_tokens=64))
-    made.slots[0].evaluate(model.tokenize("The lighthouse was built in the year", add_special=False, parse_special=False))
+    made.slots[0].evaluate(
+        model.tokenize("The lighthouse was built in the year", add_special=False, parse_special=False)
+    )
     return made
 
 
