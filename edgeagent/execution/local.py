@@ -5,13 +5,18 @@ import contextlib
 import hashlib
 import logging
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
-from edgeagent.core.errors import BusyError, EngineError
+from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Alternative, Generation, TokenStep
+from edgeagent.core.invariance import Invariance
+from edgeagent.execution.admission import ANYONE, Admission, Claim
 from edgeagent.execution.channel import Message
+from edgeagent.execution.keeping import Cells, Keeping
+from edgeagent.execution.kvstore.store import KvStore
 from edgeagent.execution.supervisor import Worker
 
 log = logging.getLogger(__name__)
@@ -39,6 +44,9 @@ class LoadSettings:
     gpu_layers: int = 0
     experts_on_cpu: bool = False
     """Of the layers on a GPU, the experts' tensors stay in the machine's own memory."""
+    sequences: int = 1
+    """Answers that may be under way together, each with `context_tokens`."""
+    invariance: Invariance = field(default_factory=Invariance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,8 @@ class LoadedFacts:
     has_template: bool
     exact_key: str
     """Two engines with one key compute the same bits."""
+    kv_planes: tuple[int, ...] = ()
+    """Row bytes of K of every layer, then of V; they add up to `kv_bytes_per_token`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +84,26 @@ EngineEvent = Evaluated | Exported | TokenStep
 class LocalModel:
     """Loads on first use, once more after a crash, and unloads when told.
 
-    The worker holds one sequence: `lease` gives one request at a time the whole of it.
+    The worker holds as many sequences as `settings` say: so many requests can have a `lease` together. With a `store`,
+    what was evaluated outlives the worker.
     """
 
-    def __init__(self, settings: LoadSettings, *, queue: int = 16, memory_limit_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        settings: LoadSettings,
+        *,
+        queue: int = 16,
+        queue_per_user: int | None = None,
+        memory_limit_bytes: int = 0,
+        store: KvStore | None = None,
+    ) -> None:
         self.settings = settings
-        self.num_waiting = 0
-        self._queue = queue
+        self.admission = Admission(slots=settings.sequences, queue=queue, per_user=queue_per_user)
         self._memory_limit_bytes = memory_limit_bytes
+        self._store = store
+        self._keeping: Keeping | None = None
         self._worker: Worker | None = None
         self._facts: LoadedFacts | None = None
-        self._lease = asyncio.Lock()
         self._loading = asyncio.Lock()
         self._pace: tuple[int, float] | None = None
         self.on_load: Callable[[int], None] = lambda pid: None
@@ -99,17 +118,18 @@ class LocalModel:
     def pid(self) -> int | None:
         return self._worker.pid if self._worker else None
 
-    @contextlib.asynccontextmanager
-    async def lease(self) -> AsyncIterator[None]:
-        """The engine for one request. Raises BusyError when too many wait already."""
-        if self.num_waiting >= self._queue:
-            raise BusyError(f"{self.num_waiting} requests wait for the model already; try again later")
-        self.num_waiting += 1
-        try:
-            async with self._lease:
-                yield
-        finally:
-            self.num_waiting -= 1
+    @property
+    def num_waiting(self) -> int:
+        """Requests that hold the engine or wait for it."""
+        return self.admission.num_requests
+
+    def lease(self, claim: Claim = ANYONE) -> AbstractAsyncContextManager[None]:
+        """One of the engine's sequences for one request. Raises BusyError, TooManyRequestsError, DeadlineError."""
+        return self.admission.turn(claim)
+
+    def whole(self) -> AbstractAsyncContextManager[None]:
+        """The engine alone, to measure it."""
+        return self.admission.whole()
 
     async def facts(self) -> LoadedFacts:
         """Loads the variant if need be. Raises ModelFileError, OutOfMemoryError, EngineLostError."""
@@ -133,6 +153,7 @@ class LocalModel:
     async def generate(self, generation: Generation, *, export_kv: bool = False) -> AsyncGenerator[EngineEvent, None]:
         """Extend a Generation from its journal. Raises EngineLostError when the worker dies on the way."""
         worker = await self._ready()
+        keeping, output = self._keeping, list(generation.output)
         stream = worker.stream(
             "generate",
             prompt=generation.prompt,
@@ -140,19 +161,29 @@ class LocalModel:
             sampling=generation.sampling.model_dump(),
             max_tokens=generation.max_tokens,
             export_kv=export_kv,
+            keep_from=await keeping.restore(worker, generation.prompt, output) if keeping else None,
         )
-        async with contextlib.aclosing(stream):
-            async for event, bulk in stream:
-                if "token" in event:
-                    yield _token_step(event, bulk)
-                elif "cells" in event:
-                    yield Exported(event["cells"], bulk)
-                elif "evaluated" in event:
-                    yield Evaluated(event["evaluated"], event.get("reused"))
+        try:
+            async with contextlib.aclosing(stream):
+                async for event, bulk in stream:
+                    if "token" in event:
+                        output.append(event["token"])
+                        yield _token_step(event, bulk)
+                    elif "cells" in event:
+                        yield Exported(event["cells"], bulk)
+                    elif "evaluated" in event:
+                        yield Evaluated(event["evaluated"], event.get("reused"))
+                    elif keeping:
+                        keeping.take(event, generation.prompt, output)
+        finally:
+            if keeping:
+                keeping.note_finished(worker, generation.prompt, tuple(output))
 
     async def prefill(self, prompt: Sequence[int]) -> AsyncGenerator[Evaluated, None]:
         """Fill the cache chunk by chunk; leaving the iteration keeps what was evaluated."""
         worker = await self._ready()
+        if self._keeping:
+            await self._keeping.restore(worker, prompt, ())
         async with contextlib.aclosing(worker.stream("prefill", prompt=prompt)) as stream:
             async for event, _ in stream:
                 yield Evaluated(event["evaluated"], event.get("reused"))
@@ -184,7 +215,10 @@ class LocalModel:
             await worker.call("set_duty", duty=self._pace[1])
 
     async def close(self) -> None:
+        """End the worker, when what it evaluated is kept."""
         if self._worker is not None:
+            if self._keeping is not None and self._worker.is_alive:
+                await self._keeping.flush(self._worker)
             await self._worker.close()
             self._worker = None
 
@@ -194,11 +228,18 @@ class LocalModel:
                 self._after_loss()
                 worker = await Worker.spawn("llama", memory_limit_bytes=self._memory_limit_bytes)
                 self._worker = worker
-                reply, _ = await worker.call("load", stall_s=LOAD_STALL_S, **asdict(self.settings))
+                reply, _ = await worker.call("load", (), stall_s=LOAD_STALL_S, **_load_parameters(self.settings))
                 self._facts = _facts(self.settings, reply)
+                self._keeping = self._make_keeping(self._facts)
                 await self._tell_pace(worker)
                 self.on_load(worker.pid)
             return self._worker
+
+    def _make_keeping(self, facts: LoadedFacts) -> Keeping | None:
+        if self._store is None or not facts.kv_planes:
+            return None
+        is_free = self.settings.invariance.free_prefill
+        return Keeping(self._store, Cells(facts.exact_key, facts.kv_planes, self.settings.chunk_tokens, is_free))
 
     def _after_loss(self) -> None:
         """A worker that crashed by itself is loaded again without weight repacking, the riskiest setting.
@@ -210,6 +251,10 @@ class LocalModel:
         if -status in CRASH_SIGNALS and self.settings.extra_buffers:
             self.settings = replace(self.settings, extra_buffers=False)
             log.warning("loading again with safer settings extra_buffers=false")
+
+
+def _load_parameters(settings: LoadSettings) -> Message:
+    return {**asdict(settings), "invariance": settings.invariance.model_dump()}
 
 
 def _token_step(event: Message, piece: bytes) -> TokenStep:
@@ -233,5 +278,6 @@ def _facts(settings: LoadSettings, reply: dict[str, object]) -> LoadedFacts:
         context_tokens=int(str(reply["context_tokens"])),
         kv_bytes_per_token=int(str(reply["kv_bytes_per_token"])),
         has_template=bool(reply["has_template"]),
+        kv_planes=tuple(reply["kv_planes"]),  # type: ignore[arg-type]
         exact_key=hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest(),
     )

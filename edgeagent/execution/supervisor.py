@@ -8,18 +8,26 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
 from typing import Self
 
-from edgeagent.core import errors
-from edgeagent.core.errors import EngineError, EngineLostError
-from edgeagent.execution.channel import MAX_PACKET_BYTES, Buffers, ChannelClosedError, Message, pack, unpack
+from edgeagent.core.errors import EdgeAgentError, EngineLostError
+from edgeagent.execution.calls import Call, Received, close_files
+from edgeagent.execution.channel import (
+    FILES,
+    MAX_DESCRIPTORS,
+    MAX_PACKET_BYTES,
+    Buffers,
+    ChannelClosedError,
+    Message,
+    pack,
+    unpack,
+)
 from edgeagent.execution.confine import WorkerLimits
 from edgeagent.execution.loss import Cause, cause_of
 from edgeagent.execution.oom import count_oom_kills
-from edgeagent.execution.vitals import Hang, Patience, Silence, read_vitals, thread_states
+from edgeagent.execution.vitals import Hang, Patience
+from edgeagent.execution.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +37,6 @@ REAP_S = 0.2
 """How long the daemon may stand still for a killed process to be gone: its memory has to be taken apart first."""
 GONE_S = 10.0
 
-Received = tuple[Message, bytes]
-
-
-@dataclass(slots=True)
-class _Call:
-    """`stall_s` None: it tells of each step, so the longest one says how long to wait for the next."""
-
-    stall_s: float | None
-    queue: "asyncio.Queue[Received | EdgeAgentFailure]" = field(default_factory=asyncio.Queue)
-
 
 class Worker:
     """One child process and the calls under way in it.
@@ -47,28 +45,23 @@ class Worker:
     nobody looks at the process, and nothing wakes up.
     """
 
-    def __init__(self, engine: str, process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+    def __init__(
+        self, engine: str, process: subprocess.Popen[bytes], sock: socket.socket, patience: Patience | None = None
+    ) -> None:
         self.engine = engine
-        self.patience = Patience()
-        self.duty = 1.0
-        """Share of the time that the worker was told to work: it is silent while it rests."""
-        self.expected_step_s = 0.0
-        """How long a step was predicted to take; the longest one seen counts if it is longer."""
         self.cause: Cause | None = None
         """Why it is gone; None while it is not."""
         self._process = process
+        self.watch = Watch(process.pid, patience or Patience(), self._lose_hung)
         self._socket = sock
         self._ids = itertools.count(1)
-        self._pending: dict[int, _Call] = {}
+        self._pending: dict[int, Call] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop = asyncio.get_running_loop()
         self._sending = asyncio.Lock()
         self._writable = asyncio.Event()
         self._is_draining = False
-        self._silence = Silence(self.patience)
-        self._bound_s = 0.0
-        self._tick: asyncio.TimerHandle | None = None
         self._num_oom_kills = count_oom_kills()
         self._loop.add_reader(sock, self._on_readable)
 
@@ -98,10 +91,7 @@ class Worker:
             stderr=subprocess.DEVNULL if is_quiet else None,
         )
         theirs.close()
-        worker = cls(engine, process, ours)
-        worker.patience = patience or worker.patience
-        worker._silence = Silence(worker.patience)
-        return worker
+        return cls(engine, process, ours, patience)
 
     @property
     def pid(self) -> int:
@@ -131,24 +121,26 @@ class Worker:
         """Every event of `op`, then its reply. Leaving the iteration early cancels the call in the worker.
 
         `stall_s` is for operations that do not tell of each step: how long one may be silent while the worker works.
+        Files that are given stay the caller's; those that come back, under an event's `files`, are the receiver's.
         """
         if self._is_draining or self.cause:
             raise EngineLostError(f"{self.engine} worker is going away; the request can be repeated")
-        request_id, call = next(self._ids), _Call(stall_s)
+        request_id, call = next(self._ids), Call(stall_s)
         self._add(request_id, call)
         is_done = False
         try:
             await self._send({"id": request_id, "op": op, "params": params}, bulk)
             while not is_done:
-                item = await call.queue.get()
-                if isinstance(item, EdgeAgentFailure):
+                item = await call.next()
+                if isinstance(item, EdgeAgentError):
                     is_done = True
-                    raise item.error
+                    raise item
                 message, data = item
                 is_done = "reply" in message
-                yield (message["reply"] if is_done else message["event"]), data
+                facts = message["reply"] if is_done else message["event"]
+                yield ({**facts, FILES: message[FILES]} if FILES in message else facts), data
         finally:
-            self._remove(request_id)
+            self._remove(request_id, call)
             if not is_done and self.is_alive:
                 await self._send({"id": 0, "op": "cancel", "params": {"request": request_id}}, ())
 
@@ -167,40 +159,17 @@ class Worker:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self._process.wait, GONE_S)
 
-    def _add(self, request_id: int, call: _Call) -> None:
+    def _add(self, request_id: int, call: Call) -> None:
         self._pending[request_id] = call
         self._idle.clear()
-        if self._tick is None:
-            self._heard(None)
-            self._tick = self._loop.call_later(self.patience.tick_s, self._look)
+        self.watch.start(call.stall_s)
 
-    def _remove(self, request_id: int) -> None:
-        self._pending.pop(request_id, None)
+    def _remove(self, request_id: int, call: Call) -> None:
+        self._pending.pop(request_id)
+        call.close()
         if not self._pending:
             self._idle.set()
-            self._stop_looking()
-
-    def _stop_looking(self) -> None:
-        if self._tick is not None:
-            self._tick.cancel()
-            self._tick = None
-
-    def _heard(self, message: Message | None) -> None:
-        """A sign of life: from now on the worker may be silent as long as the most patient call allows."""
-        now = time.monotonic()
-        if message is not None and "event" in message:
-            self.expected_step_s = max(self.expected_step_s, self._silence.step_s(now) * self.duty)
-        self._silence.heard(now)
-        step_s = self.patience.bound_s(self.expected_step_s) / self.duty
-        self._bound_s = max(step_s if call.stall_s is None else call.stall_s for call in self._pending.values())
-
-    def _look(self) -> None:
-        self._tick = self._loop.call_later(self.patience.tick_s, self._look)
-        vitals = read_vitals(self.pid)
-        if vitals is None:
-            return
-        if hang := self._silence.look(time.monotonic(), vitals, thread_states(self.pid), self._bound_s):
-            self._lose_hung(hang)
+            self.watch.stop()
 
     def _lose_hung(self, hang: Hang) -> None:
         log.warning("worker hangs: it %s", hang.reason, extra={"engine": self.engine, "pid": self.pid})
@@ -238,7 +207,7 @@ class Worker:
 
     def _on_readable(self) -> None:
         try:
-            packet, descriptors, _, _ = socket.recv_fds(self._socket, MAX_PACKET_BYTES + 1, 1)
+            packet, descriptors, _, _ = socket.recv_fds(self._socket, MAX_PACKET_BYTES + 1, MAX_DESCRIPTORS)
         except BlockingIOError:
             return
         except OSError:
@@ -257,24 +226,24 @@ class Worker:
         if missing := message.get("missing_limits"):
             log.warning("worker runs without limits: %s", "; ".join(missing), extra={"pid": self.pid})
             return
-        if self._pending:
-            self._heard(message)
+        self.watch.heard((call.stall_s for call in self._pending.values()), is_step="event" in message)
         call = self._pending.get(message["id"])
         if call is None:  # an answer to a call that was cancelled meanwhile
+            close_files(message)
             return
-        call.queue.put_nowait(EdgeAgentFailure.from_worker(message) if "error" in message else (message, bulk))
+        call.put(message, bulk)
 
     def _lose(self, reason: str, cause: Cause | None = None) -> None:
         """The process is dead or useless: make sure of it, and fail what is pending. No `cause`: it ended by itself."""
         if self.cause is not None:
             return
-        self._stop_looking()
+        self.watch.stop()
         self._close_socket()
         status = self._end_process(may_end_itself=cause is None)
         self.cause = cause or cause_of(status, num_oom_kills=count_oom_kills() - self._num_oom_kills)
         error = EngineLostError(f"{self.engine} worker {reason} (exit {status}); the request can be repeated")
         for call in self._pending.values():
-            call.queue.put_nowait(EdgeAgentFailure(error))
+            call.fail(error)
 
     def _close_socket(self) -> None:
         self._loop.remove_reader(self._socket)
@@ -290,15 +259,3 @@ class Worker:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return self._process.wait(REAP_S)
         return -9
-
-
-class EdgeAgentFailure:
-    """An error on its way to the caller that waits for it."""
-
-    def __init__(self, error: errors.EdgeAgentError) -> None:
-        self.error = error
-
-    @classmethod
-    def from_worker(cls, message: Message) -> "EdgeAgentFailure":
-        kind = getattr(errors, str(message["error"]["type"]), EngineError)
-        return cls(kind(str(message["error"]["message"])))

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib
+import mmap
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ from typing import Protocol
 
 from edgeagent.core.errors import EdgeAgentError, OutOfMemoryError
 from edgeagent.execution import faults
-from edgeagent.execution.channel import Buffers, Channel, ChannelClosedError, Message
+from edgeagent.execution.channel import FILES, Buffers, Channel, ChannelClosedError, Files, Message
 from edgeagent.execution.confine import WorkerLimits, confine
 
 ENGINES = {
@@ -31,12 +32,33 @@ class Request:
         self.op: str = message["op"]
         self.params: Message = message.get("params", {})
         self.bulk = bulk
+        self._files: list[int] = message.get(FILES, [])
+
+    def read_files(self) -> list[mmap.mmap]:
+        """The files that came with the request, mapped; empty ones cannot be. Each call can be made once."""
+        try:
+            return [mmap.mmap(file, 0, access=mmap.ACCESS_READ) for file in self._files]
+        finally:
+            self.close_files()
+
+    def close_files(self) -> None:
+        """Those that nobody read."""
+        while self._files:
+            os.close(self._files.pop())
 
     def event(self, bulk: Buffers = (), **facts: object) -> None:
-        self._channel.send({"id": self.id, "event": facts}, bulk)
+        self._send({"id": self.id, "event": facts}, bulk)
 
     def reply(self, bulk: Buffers = (), **facts: object) -> None:
-        self._channel.send({"id": self.id, "reply": facts}, bulk)
+        self._send({"id": self.id, "reply": facts}, bulk)
+
+    def _send(self, message: Message, bulk: Buffers) -> None:
+        """Files are handed over: they are closed here."""
+        try:
+            self._channel.send(message, bulk)
+        finally:
+            for file in bulk.descriptors if isinstance(bulk, Files) else ():
+                os.close(file)
 
     def fail(self, error: EdgeAgentError) -> None:
         self._channel.send({"id": self.id, "error": {"type": type(error).__name__, "message": str(error)}})
@@ -76,6 +98,8 @@ def _dispatch(channel: Channel, engine: Engine, message: Message, bulk: bytes) -
         request.fail(error)
     except MemoryError:
         request.fail(OutOfMemoryError(f"the worker has no memory left for '{request.op}'; use a smaller model"))
+    finally:
+        request.close_files()
 
 
 def _die_with_parent() -> None:

@@ -29,7 +29,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """`free_bytes` may be taken now, beside what is in memory; `total_bytes` by all models together (None: no bound)."""
+    """`free_bytes` may be taken now, beside what is in memory; `total_bytes` by all models together."""
 
     free_bytes: int
     total_bytes: int | None = None

@@ -115,7 +115,7 @@ def test_every_call_that_waits_for_a_hung_worker_fails() -> None:
 
 def test_one_long_step_makes_the_supervisor_wait_longer(smollm2: StoredVariant) -> None:
     async def use(started: Worker) -> None:
-        started.expected_step_s = 600.0
+        started.watch.step_s = 600.0
         waiting = asyncio.create_task(loss(started, hang="spin"))
         await asyncio.sleep(8 * EAGER.floor_s)
         assert not waiting.done()

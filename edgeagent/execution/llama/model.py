@@ -48,7 +48,9 @@ class Model:
         self.heads = int(lib.llama_model_n_head(self.handle))
         self.kv_heads = int(lib.llama_model_n_head_kv(self.handle))
         self.context_train = int(lib.llama_model_n_ctx_train(self.handle))
-        self.has_window = int(lib.llama_model_n_swa(self.handle)) > 0
+        self.window = int(lib.llama_model_n_swa(self.handle))
+        """Tokens that the layers with a sliding window see; 0: there are none."""
+        self.has_window = self.window > 0
 
     @property
     def vocab(self) -> object:
