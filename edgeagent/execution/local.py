@@ -5,12 +5,13 @@ import contextlib
 import hashlib
 import logging
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from edgeagent.core.errors import BusyError, EngineError
+from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Alternative, Generation, TokenStep
+from edgeagent.execution.admission import ANYONE, Admission, Claim
 from edgeagent.execution.channel import Message
 from edgeagent.execution.supervisor import Worker
 
@@ -77,14 +78,14 @@ class LocalModel:
     The worker holds one sequence: `lease` gives one request at a time the whole of it.
     """
 
-    def __init__(self, settings: LoadSettings, *, queue: int = 16, memory_limit_bytes: int = 0) -> None:
+    def __init__(
+        self, settings: LoadSettings, *, queue: int = 16, per_user: int | None = None, memory_limit_bytes: int = 0
+    ) -> None:
         self.settings = settings
-        self.num_waiting = 0
-        self._queue = queue
+        self.admission = Admission(slots=1, queue=queue, per_user=per_user)
         self._memory_limit_bytes = memory_limit_bytes
         self._worker: Worker | None = None
         self._facts: LoadedFacts | None = None
-        self._lease = asyncio.Lock()
         self._loading = asyncio.Lock()
         self._pace: tuple[int, float] | None = None
         self.on_load: Callable[[int], None] = lambda pid: None
@@ -99,17 +100,14 @@ class LocalModel:
     def pid(self) -> int | None:
         return self._worker.pid if self._worker else None
 
-    @contextlib.asynccontextmanager
-    async def lease(self) -> AsyncIterator[None]:
-        """The engine for one request. Raises BusyError when too many wait already."""
-        if self.num_waiting >= self._queue:
-            raise BusyError(f"{self.num_waiting} requests wait for the model already; try again later")
-        self.num_waiting += 1
-        try:
-            async with self._lease:
-                yield
-        finally:
-            self.num_waiting -= 1
+    @property
+    def num_waiting(self) -> int:
+        """Requests that want the engine or have it."""
+        return self.admission.num_requests
+
+    def lease(self, claim: Claim = ANYONE) -> contextlib.AbstractAsyncContextManager[None]:
+        """The engine for one turn. Raises BusyError, TooManyRequestsError, DeadlineError."""
+        return self.admission.turn(claim)
 
     async def facts(self) -> LoadedFacts:
         """Loads the variant if need be. Raises ModelFileError, OutOfMemoryError, EngineLostError."""
