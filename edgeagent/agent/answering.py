@@ -24,6 +24,7 @@ from edgeagent.core.plan import (
     Recalled,
     ReductionLevel,
 )
+from edgeagent.execution.admission import ANYONE, Claim, Priority
 from edgeagent.execution.executors import PeerModel
 from edgeagent.model.pool import Resident
 from edgeagent.resource.planner import Ask, PromptOption, Situation, decide
@@ -32,6 +33,15 @@ DEFAULT_MAX_TOKENS = 512
 MIN_ANSWER_TOKENS = 16
 EXPECTED_TOKENS = 128
 """What an answer is priced at when its limit is higher: small models mostly stop before."""
+
+PRIORITIES = {"interactive": Priority.HIGH, "normal": Priority.NORMAL, "background": Priority.LOW}
+
+
+def claim_of(request: ChatRequest, user: str, started_at: float) -> Claim:
+    """What a request that came at `started_at` (monotonic seconds) may ask of the engine."""
+    wish = request.edgeagent
+    deadline = None if wish.deadline_s is None else started_at + wish.deadline_s
+    return Claim(user, PRIORITIES[wish.priority], deadline)
 
 
 class Answerer:
@@ -42,10 +52,16 @@ class Answerer:
         self._embedder = embedder
 
     async def answer(
-        self, request: ChatRequest, material: Material, resident: Resident, grammar: str | None, started_at: float
+        self,
+        request: ChatRequest,
+        material: Material,
+        resident: Resident,
+        grammar: str | None,
+        started_at: float,
+        claim: Claim = ANYONE,
     ) -> AsyncGenerator[Event, None]:
         """Reduced, Planned, then Text and HandedOver, then Finished. Raises EdgeAgentError."""
-        async with resident.local.lease():
+        async with resident.local.lease(claim):
             tally = await self._plan(request, material, resident, started_at)
             yield Reduced(tally.draft.report)
             yield Planned(tally.decision, requested=request.edgeagent.plan != "auto")
@@ -55,11 +71,17 @@ class Answerer:
                     yield event
 
     async def complete(
-        self, resident: Resident, messages: Sequence[Message], *, max_tokens: int, grammar: str | None
+        self,
+        resident: Resident,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        grammar: str | None,
+        claim: Claim = ANYONE,
     ) -> str:
-        """A short greedy answer of the local model: the agent's decisions. Raises EngineError."""
+        """A short greedy answer of the local model: the agent's decisions. Raises EngineError, and as a turn does."""
         local = resident.local
-        async with local.lease():
+        async with local.lease(claim):
             prompt = await local.encode([{"role": m.role, "content": m.content} for m in messages])
             generation = Generation(
                 "decision", resident.variant.sha256 or "", prompt, Sampling(grammar=grammar), max_tokens
@@ -84,7 +106,8 @@ class Answerer:
         situation = await self._surroundings.situation(resident, needs_peer=needs_peer)
         drafts = await self._drafts(request, material, resident)
         max_tokens = _max_tokens(request, drafts, situation)
-        ask = _ask(request, drafts, max_tokens, resident, self._surroundings)
+        spent_s = time.monotonic() - started_at
+        ask = _ask(request, drafts, max_tokens, resident, self._surroundings, spent_s)
         decision, instead = self._decide(ask, situation)
         recalled = tuple(Recalled(id=hit.item.id, score=hit.score) for hit in material.memories)
         return Tally(
@@ -135,7 +158,12 @@ def _max_tokens(request: ChatRequest, drafts: Sequence[Draft], situation: Situat
 
 
 def _ask(
-    request: ChatRequest, drafts: Sequence[Draft], max_tokens: int, resident: Resident, surroundings: Surroundings
+    request: ChatRequest,
+    drafts: Sequence[Draft],
+    max_tokens: int,
+    resident: Resident,
+    surroundings: Surroundings,
+    spent_s: float,
 ) -> Ask:
     wish = request.edgeagent
     level = None if wish.reduce == "auto" else wish.reduce
@@ -148,7 +176,7 @@ def _ask(
         level=level if any(draft.level is level for draft in drafts) else None,
         model=request.model or resident.card.id,
         objective=wish.policy or surroundings.objective,
-        deadline_s=wish.deadline_s,
+        deadline_s=None if wish.deadline_s is None else max(round(wish.deadline_s - spent_s, 2), 0.0),
     )
 
 
