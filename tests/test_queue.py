@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from edgeagent.application.http.server import start_http
+from edgeagent.core.plan import PlanQuery
 from edgeagent.daemon import House, open_house
 from edgeagent.execution.admission import Admission, Claim, Priority
 from edgeagent.model.pool import Resident
@@ -189,6 +190,22 @@ def test_deadline_that_comes_in_the_queue_is_504_and_nothing_was_computed(at_des
     at_desk(scene)
 
 
+def test_deadline_too_near_after_the_wait_is_504_where_it_would_have_been_met_at_once(at_desk: At) -> None:
+    async def scene(desk: Desk) -> None:
+        needs_s = (await desk.house.plan(PlanQuery(prompt_tokens=40, max_tokens=128))).chosen.total_s
+        wish = question("Say yes.", 128, deadline_s=1.5 * needs_s)
+        async with asyncio.TaskGroup() as group:
+            async with desk.resident.local.lease():
+                post = group.create_task(_document(desk, wish))
+                await desk.waiting(1)
+                await asyncio.sleep(needs_s)
+        assert post.result()["error"]["code"] == "deadline_exceeded"
+        impossible = await _document(desk, question("Say yes.", 128, deadline_s=1e-3 * needs_s))
+        assert impossible["error"]["code"] in ("deadline_exceeded", "no_feasible_plan")
+
+    at_desk(scene)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_client_that_leaves_the_queue_frees_its_place(at_desk: At, stream: bool) -> None:
     async def scene(desk: Desk) -> None:
@@ -217,7 +234,7 @@ def test_client_that_leaves_an_answer_stops_the_model_within_a_step(
             deliver(message, bulk)
 
         monkeypatch.setattr(worker, "_deliver", counted)
-        reader, writer = await desk.opened(question(STORY, 1500, stream=True))
+        reader, writer = await desk.opened(question(STORY, 300, stream=True))
         await reader.readuntil(b'"content":"')
         await reader.readuntil(b'"content":"')
         assert desk.admission.num_running == 1
@@ -233,7 +250,7 @@ def test_client_that_leaves_an_answer_stops_the_model_within_a_step(
 
 def test_client_that_leaves_a_whole_answer_frees_the_model(at_desk: At) -> None:
     async def scene(desk: Desk) -> None:
-        _, writer = await desk.opened(question(STORY, 1500))
+        _, writer = await desk.opened(question(STORY, 300))
         await desk.until(lambda: desk.admission.num_running == 1)
         writer.transport.abort()
         await desk.until(lambda: desk.admission.num_requests == 0)

@@ -10,7 +10,7 @@ from edgeagent.agent.running import Run
 from edgeagent.agent.situation import Surroundings, imagined
 from edgeagent.agent.tally import Tally
 from edgeagent.core.chat import ChatRequest, Message
-from edgeagent.core.errors import NoPlanError
+from edgeagent.core.errors import DeadlineError, NoPlanError
 from edgeagent.core.events import Event, Planned, Reduced
 from edgeagent.core.generation import Generation, Sampling, TokenStep
 from edgeagent.core.memory import Embedder
@@ -108,7 +108,7 @@ class Answerer:
         max_tokens = _max_tokens(request, drafts, situation)
         spent_s = time.monotonic() - started_at
         ask = _ask(request, drafts, max_tokens, resident, self._surroundings, spent_s)
-        decision, instead = self._decide(ask, situation)
+        decision, instead = self._decide(ask, situation, spent_s)
         recalled = tuple(Recalled(id=hit.item.id, score=hit.score) for hit in material.memories)
         return Tally(
             started_at=started_at,
@@ -125,14 +125,16 @@ class Answerer:
             handovers=instead,
         )
 
-    def _decide(self, ask: Ask, situation: Situation) -> tuple[Decision, list[Handover]]:
+    def _decide(self, ask: Ask, situation: Situation, spent_s: float) -> tuple[Decision, list[Handover]]:
         """The decision; when a named plan was lost with its peer, the best of the others, marked as a handover.
 
-        Raises NoPlanError when no peer was ever there: then the plan was not lost, it is not to be had.
+        Raises NoPlanError when no peer was ever there: then the plan was not lost, it is not to be had; DeadlineError
+        when there would be a plan, had the request not waited for `spent_s`.
         """
         try:
             return decide(ask, situation), []
         except NoPlanError as error:
+            _check_wait(ask, situation, spent_s)
             if ask.plan in (None, PlanKind.LOCAL) or not self._surroundings.has_met_peers:
                 raise
             decision = decide(replace(ask, plan=None), situation)
@@ -147,6 +149,16 @@ class Answerer:
             return [whole]
         selected = await draft_selected(material, resident.local, self._embedder, whole)
         return [whole, selected] if selected else [whole]
+
+
+def _check_wait(ask: Ask, situation: Situation, spent_s: float) -> None:
+    """Raises DeadlineError when it is the time spent waiting that leaves no plan."""
+    if ask.deadline_s is None:
+        return
+    with contextlib.suppress(NoPlanError):
+        decide(replace(ask, deadline_s=ask.deadline_s + spent_s), situation)
+        left = f"{ask.deadline_s:g} s are left after {spent_s:.3g} s of waiting, too few for any plan"
+        raise DeadlineError(f"{left}; allow more time, or ask less at once")
 
 
 def _max_tokens(request: ChatRequest, drafts: Sequence[Draft], situation: Situation) -> int:
