@@ -79,8 +79,15 @@ class EngineConfig(Section):
     """Canonical prefill chunk; both ends of a handover must agree on it."""
     queue: Annotated[int, Field(ge=1, le=1024)] = 16
     """Requests that may wait for the engine before more are refused."""
+    queue_per_user: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Of these, how many may be one user's; 0: three quarters, so that nobody keeps all others out."""
     idle_unload_s: Annotated[float, Field(ge=0)] = 300.0
     """A model unused for so long is unloaded; 0: never."""
+
+    @property
+    def user_queue(self) -> int:
+        """`queue_per_user` in force."""
+        return self.queue_per_user or -(-self.queue * 3 // 4)
 
 
 class PolicyConfig(Section):
