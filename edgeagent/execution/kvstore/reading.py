@@ -4,7 +4,7 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from edgeagent.execution.kvstore.folder import Found, KvFolder
@@ -22,10 +22,9 @@ log = logging.getLogger(__name__)
 class KvReader:
     """Fills the inventory from a folder, and decides which files are believed."""
 
-    def __init__(self, kept: Inventory, folder: KvFolder, now: Callable[[], float]) -> None:
+    def __init__(self, kept: Inventory, folder: KvFolder) -> None:
         self._kept = kept
         self._folder = folder
-        self._now = now
         self._unread: list[str] | None = None  # None: the folder was not looked at; the next name is the last
         self._one_at_a_time = asyncio.Lock()
         self._has_failed = False
@@ -113,7 +112,7 @@ class KvReader:
 
     def _block(self, name: str, found: Found) -> Block:
         header = found.header
-        block = Block(header.key, header.first, header.num_cells, header.planes, min(found.used_at, self._now()))
+        block = Block(header.key, header.first, header.num_cells, header.planes, found.used_at)
         block.name, block.file_bytes, block.is_gathered = name, found.file_bytes, True
         return block
 
