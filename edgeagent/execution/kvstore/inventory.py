@@ -20,7 +20,7 @@ USE_TICK_S = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class KvLimits:
-    """Bytes of rows kept in memory, and of files kept on disk (0: none)."""
+    """Bytes of rows kept in memory, from where they reach the disk, and of files kept there (0: none)."""
 
     ram_bytes: int
     disk_bytes: int

@@ -89,7 +89,7 @@ class KvStore:
     def __init__(self, folder: Path | None, limits: KvLimits, now: Callable[[], float]) -> None:
         self._folder = KvFolder(folder) if folder is not None and limits.disk_bytes > 0 else None
         self._kept = Inventory(self._folder, limits, now)
-        self._reader = KvReader(self._kept, self._folder) if self._folder else None
+        self._reader: KvReader | None = KvReader(self._kept, self._folder) if self._folder else None
         self._writer = KvWriter(self._kept, self._folder)
         self._num_hits = self._num_misses = self._num_cells_found = 0
 
@@ -98,9 +98,14 @@ class KvStore:
 
         `planes`: bytes of one row of each plane. What is known already is ignored, and so are rows that do not fit:
         cells before `first` that are not known, a file of another size, planes unlike those of this key so far.
+        Raises OverflowError for a symbol that is no signed 64-bit number.
         """
         self._load()
-        path = as_path(symbols)
+        try:
+            path = as_path(symbols)
+        except OverflowError:
+            os.close(descriptor)
+            raise
         block = Block(key, first, len(path) - first, tuple(planes), self._kept.use_time(), descriptor)
         if not _is_sound(block, path):
             log.warning(
@@ -167,6 +172,7 @@ class KvStore:
         self._writer.close()
         if self._reader and self._folder:
             self._reader.note_uses()
+            self._reader = None
             self._folder.close()
         for block in self._kept.blocks:
             self._kept.drop_memory(block)

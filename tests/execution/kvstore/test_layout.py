@@ -1,4 +1,5 @@
 import struct
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +49,7 @@ def test_header_comes_back_as_it_was(header: Header) -> None:
     packed = pack(header)
     assert file_bytes(header) == header.rows_bytes + len(packed)
     assert parsed(packed, file_bytes(header)) == header
-    assert NAME.fullmatch(file_name(header.key, header.path, header.first))
+    assert NAME.fullmatch(file_name(header))
 
 
 @given(headers(), st.data())
@@ -71,12 +72,15 @@ def test_hostile_lengths_never_ask_for_much(lengths: list[int], size: int) -> No
     assert sizes is None or sizes.description_bytes <= 8 * MAX_PATH + 4 * MAX_PLANES + MAX_KEY_BYTES + 4 * 4096
 
 
-@given(symbols, symbols, st.text(max_size=5), st.text(max_size=5))
-def test_names_differ_where_key_or_path_do(one: list[int], two: list[int], key: str, other: str) -> None:
-    are_same = (one, key) == (two, other)
-    assert (file_name(key, as_path(one), 0) == file_name(other, as_path(two), 0)) is are_same
+@given(headers(), headers())
+def test_names_differ_where_what_is_stored_does(one: Header, two: Header) -> None:
+    assert (file_name(one) == file_name(two)) is (replace(one, checks=()) == replace(two, checks=()))
+    assert file_name(one) == file_name(replace(one, checks=()))
+    for changed in (replace(one, key=f"{one.key}x"), replace(one, planes=(*one.planes, 1))):
+        assert file_name(changed) != file_name(one)
 
 
 def test_longest_of_equal_beginnings_sorts_first() -> None:
-    names = [file_name("key", as_path(range(end)), first) for first, end in ((0, 300), (0, 20), (1, 9), (256, 300))]
+    ranges = ((0, 300), (0, 20), (1, 9), (256, 300))
+    names = [file_name(Header("key", as_path(range(end)), first, (1,), ())) for first, end in ranges]
     assert sorted(names) == names

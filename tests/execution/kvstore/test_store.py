@@ -1,3 +1,4 @@
+import asyncio
 import os
 from pathlib import Path
 
@@ -238,3 +239,43 @@ def test_rows_are_sealed_against_their_maker(make: Make) -> None:
     with pytest.raises(PermissionError):
         os.pwrite(theirs, b"x", 0)
     os.close(theirs)
+
+
+def test_cancelled_persist_neither_leaks_nor_tears(make: Make) -> None:
+    before = num_open_files()
+    store = make()
+    path = list(range(3000))
+    add(store, KEY, path, 0)
+
+    async def cancel_early() -> None:
+        for _ in range(30):
+            work = asyncio.create_task(store.persist())
+            await asyncio.sleep(0.001)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        while store.stats().num_written < 6:
+            await store.persist()
+            await asyncio.sleep(0.001)
+
+    asyncio.run(cancel_early())
+    assert matched(store, KEY, path) == 3000
+    store.close()
+    assert num_open_files() == before
+    again = make()
+    assert matched(again, KEY, path) == 3000
+    assert again.stats().num_damaged == 0
+
+
+def test_symbol_out_of_range_is_an_error_of_the_caller(make: Make) -> None:
+    before = num_open_files()
+    with pytest.raises(OverflowError):
+        make(None).add(KEY, [2**63], 0, memory_file(bytes(CELL_BYTES)), PLANES)
+    assert num_open_files() == before
+
+
+def test_closed_store_leaves_the_folder_alone(make: Make, tmp_path: Path) -> None:
+    store = make()
+    store.close()
+    assert store.covered(KEY, PATH) == 0
+    assert persist(store) == 0
+    assert not (tmp_path / "kv").exists()
