@@ -131,7 +131,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
     rechecking = Rechecking(pool, lambda key, rates: keep_rates(places(settings), key, rates))
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(encoder.close)
-        stack.push_async_callback(pool.close)
+        stack.push_async_callback(pool.drain, config.engine.drain_s)
         memory = None
         if config.memory.enabled:
             memory = await Memory.open(memory_path(settings), encoder, time.time)

@@ -74,6 +74,7 @@ def selection_limits(settings: Settings) -> Limits:
         coarse_cache=config.models.coarse_cache,
         objective=config.policy.objective,
         threads=engine.threads or None,
+        budget_bytes=config.models.memory_limit_bytes or None,
     )
 
 

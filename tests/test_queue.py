@@ -194,11 +194,10 @@ def test_deadline_too_near_after_the_wait_is_504_where_it_would_have_been_met_at
     async def scene(desk: Desk) -> None:
         needs_s = (await desk.house.plan(PlanQuery(prompt_tokens=40, max_tokens=128))).chosen.total_s
         wish = question("Say yes.", 128, deadline_s=1.5 * needs_s)
-        async with asyncio.TaskGroup() as group:
-            async with desk.resident.local.lease():
-                post = group.create_task(_document(desk, wish))
-                await desk.waiting(1)
-                await asyncio.sleep(needs_s)
+        async with asyncio.TaskGroup() as group, desk.resident.local.lease():
+            post = group.create_task(_document(desk, wish))
+            await desk.waiting(1)
+            await asyncio.sleep(needs_s)
         assert post.result()["error"]["code"] == "deadline_exceeded"
         impossible = await _document(desk, question("Say yes.", 128, deadline_s=1e-3 * needs_s))
         assert impossible["error"]["code"] in ("deadline_exceeded", "no_feasible_plan")

@@ -83,6 +83,14 @@ class EngineConfig(Section):
     """Of these, how many may be one user's; 0: three quarters, so that nobody keeps all others out."""
     idle_unload_s: Annotated[float, Field(ge=0)] = 300.0
     """A model unused for so long is unloaded; 0: never."""
+    nice: Annotated[int, Field(ge=0, le=19)] = 2
+    """How far model workers stand back for other programs: at 2, 655 parts of CPU time for each 1024 of another's."""
+    sequences: Annotated[int, Field(ge=1, le=64)] = 4
+    """Answers of one model at once, where memory allows."""
+    room_wait_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """How long a request waits until models in use leave room for its own."""
+    drain_s: Annotated[float, Field(ge=0, le=600)] = 10.0
+    """How long answers under way have to end when the daemon stops."""
 
     @property
     def user_queue(self) -> int:

@@ -4,7 +4,6 @@ import ctypes
 import importlib
 import mmap
 import os
-import resource
 import signal
 import socket
 import sys
@@ -12,7 +11,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from edgeagent.core.errors import EdgeAgentError, OutOfMemoryError
+from edgeagent.execution import faults
 from edgeagent.execution.channel import FILES, Buffers, Channel, ChannelClosedError, Files, Message
+from edgeagent.execution.confine import WorkerLimits, confine
 
 ENGINES = {
     "llama": "edgeagent.execution.llama.engine",
@@ -20,7 +21,6 @@ ENGINES = {
     "litert": "edgeagent.execution.litert.engine",
 }
 PR_SET_PDEATHSIG = 1
-FAULTS_VARIABLE = "EDGEAGENT_FAULTS"
 
 
 class Request:
@@ -86,8 +86,8 @@ def serve(channel: Channel, engine: Engine) -> None:
 
 
 def _dispatch(channel: Channel, engine: Engine, message: Message, bulk: bytes) -> None:
-    if message["op"] == "fault" and os.environ.get(FAULTS_VARIABLE) == "1":
-        os.kill(os.getpid(), message["params"]["signal"])  # tests only: die the way a real fault kills
+    if message["op"] == "fault" and faults.are_allowed(os.environ):
+        faults.commit(message["params"])
     if message["op"] == "cancel":
         engine.cancel(message["params"]["request"])
         return
@@ -107,13 +107,14 @@ def _die_with_parent() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """`worker ENGINE FD MEMORY_LIMIT_BYTES` (0: no limit)."""
-    name, descriptor, limit = arguments[0], int(arguments[1]), int(arguments[2])
+    """`worker ENGINE FD LIMITS` (what `WorkerLimits.encode` gives)."""
+    name, descriptor, limits = arguments[0], int(arguments[1]), WorkerLimits.decode(arguments[2])
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the daemon, which then closes the channel
-    if limit:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    missing = confine(limits)
     channel = Channel(socket.socket(fileno=descriptor))
+    if missing:
+        channel.send({"id": 0, "missing_limits": missing})
     create: Callable[[], Engine] = importlib.import_module(ENGINES[name]).create
     try:
         serve(channel, create())

@@ -1,19 +1,23 @@
 """The models in use: which variant runs here, in which worker, and when it is unloaded."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from edgeagent.core.cards import KvType, ModelCard, Variant
 from edgeagent.core.config import EngineConfig
-from edgeagent.core.errors import EngineError, ModelNotFoundError
+from edgeagent.core.errors import BusyError, EngineError, ModelNotFoundError, OutOfMemoryError
 from edgeagent.core.hardware import Profile, Rates
+from edgeagent.execution.confine import WorkerLimits
 from edgeagent.execution.local import LoadSettings, LocalModel
+from edgeagent.model.fence import Load, fence
 from edgeagent.model.limits import Limits
 from edgeagent.model.locks import Hold
 from edgeagent.model.machine import Machine
 from edgeagent.model.recipe import load_of
+from edgeagent.model.rooming import Rooming
 from edgeagent.model.select import Choice, Selection, select
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.capability import ENGINE, ProbeModel
@@ -49,6 +53,33 @@ class Resident:
     """How far answers have lately been from what `rates` say."""
     hold: Hold | None = None
     """Keeps the file from eviction by any process."""
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
+    """What its worker may take."""
+    num_users: int = 0
+    """Requests that hold a lease of the pool."""
+    is_promised: bool = False
+    """Memory is kept for its worker, which may not have been started yet."""
+
+    @property
+    def name(self) -> str:
+        return self.card.id
+
+    @property
+    def is_loaded(self) -> bool:
+        return self.local.is_loaded
+
+    @property
+    def pid(self) -> int | None:
+        return self.local.pid
+
+    @property
+    def is_in_use(self) -> bool:
+        return self.num_users > 0 or self.local.num_waiting > 0
+
+    async def unload(self) -> None:
+        """End the worker; its memory may be promised to others."""
+        await self.local.close()
+        self.is_promised = False
 
 
 class ModelPool:
@@ -69,6 +100,8 @@ class ModelPool:
         self._describe = describe
         self._residents: dict[str, Resident] = {}
         self._choosing = asyncio.Lock()
+        self._rooming = Rooming(lambda: self.residents, read_limits)
+        self._is_draining = False
         self.on_use: Callable[[], None] = lambda: None
         """Called when a model was asked for: it will be loaded soon, if it is not."""
 
@@ -80,28 +113,62 @@ class ModelPool:
         """Whether some variant of the model is on disk. Raises ModelNotFoundError for an unknown id."""
         return bool(self._stored(model_id))
 
-    async def get(self, model_id: str) -> Resident:
-        """The model's best variant for this machine, chosen once.
+    async def get(self, model_id: str, *, wait_s: float | None = None) -> Resident:
+        """The model's best variant for this machine, chosen once, with memory promised to it.
 
-        Raises ModelNotFoundError (unknown, or no file here), ModelFileError, OutOfMemoryError, ConfigError.
+        Waits up to `wait_s` (None: as configured) until others leave room. Raises ModelNotFoundError (unknown, or no
+        file here), ModelFileError, OutOfMemoryError, ConfigError, and BusyError when there is no room in time.
         """
+        if self._is_draining:
+            raise BusyError("the daemon is stopping; ask again when it is back")
+        wait_s = self._config.room_wait_s if wait_s is None else wait_s
+        resident = await self._chosen(model_id)
+        try:
+            await self._rooming.admit(resident, wait_s)
+        except OutOfMemoryError:  # chosen when there was more
+            await self._forget(resident)
+            resident = await self._chosen(model_id)
+            await self._rooming.admit(resident, wait_s)
+        self.on_use()
+        return resident
+
+    async def _chosen(self, model_id: str) -> Resident:
         async with self._choosing:
             resident = self._residents.get(model_id)
             if resident is None:
                 resident = self._residents[model_id] = await self._choose(model_id)
             resident.used_at = time.monotonic()
-            await self._make_room(resident)
-        self.on_use()
-        return resident
+            return resident
+
+    @contextlib.asynccontextmanager
+    async def lease(self, model_id: str, *, wait_s: float | None = None) -> AsyncIterator[Resident]:
+        """As `get`; while inside, the model is not unloaded for others."""
+        resident = await self.get(model_id, wait_s=wait_s)
+        resident.num_users += 1
+        try:
+            yield resident
+        finally:
+            resident.num_users -= 1
+            resident.used_at = time.monotonic()
+
+    async def admit(self, resident: Resident) -> None:
+        """Promise memory again to a model that lost its worker, before another is started. Raises BusyError."""
+        await self._rooming.admit(resident, self._config.room_wait_s)
 
     async def unload_idle(self) -> None:
         """Run for ever: end the workers of models that nobody used for a while."""
         limit_s = self._config.idle_unload_s
         while limit_s > 0:
             await asyncio.sleep(max(1.0, limit_s / 4))
-            for resident in self.residents:
-                if time.monotonic() - resident.used_at > limit_s and resident.local.num_waiting == 0:
-                    await resident.local.close()
+            await self.release_idle(limit_s)
+
+    async def release_idle(self, unused_s: float) -> None:
+        """End the workers of models that nobody has used for so long."""
+        for resident in self.residents:
+            if resident.is_in_use:
+                resident.used_at = time.monotonic()
+            elif time.monotonic() - resident.used_at > unused_s:
+                await resident.unload()
 
     def smaller(self, resident: Resident) -> int | None:
         """Bytes of the next smaller variant of its model that is on disk; None: it is the smallest."""
@@ -111,18 +178,34 @@ class ModelPool:
     async def rechoose(self) -> None:
         """Forget the choices that no request uses: the next one chooses under the limits of then."""
         async with self._choosing:
-            for model_id, resident in list(self._residents.items()):
-                if resident.local.num_waiting == 0:
-                    await resident.local.close()
-                    if resident.hold:
-                        resident.hold.close()
-                    del self._residents[model_id]
+            for resident in self.residents:
+                if not resident.is_in_use:
+                    await self._drop(resident)
+
+    async def _forget(self, resident: Resident) -> None:
+        async with self._choosing:
+            if self._residents.get(resident.name) is resident and not resident.is_in_use:
+                await self._drop(resident)
+
+    async def _drop(self, resident: Resident) -> None:
+        await resident.unload()
+        if resident.hold:
+            resident.hold.close()
+        del self._residents[resident.name]
+
+    async def drain(self, bound_s: float) -> None:
+        """No new requests; those under way have `bound_s` to end. Then as `close`."""
+        self._is_draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(bound_s):
+                for resident in self.residents:
+                    async with resident.local.lease():  # behind all that were there before
+                        pass
+        await self.close()
 
     async def close(self) -> None:
         for resident in self.residents:
-            await resident.local.close()
-            if resident.hold:
-                resident.hold.close()
+            await self._drop(resident)
 
     def _stored(self, model_id: str) -> list[StoredVariant]:
         card = self._store.registry.card(model_id)
@@ -142,9 +225,18 @@ class ModelPool:
         return resident
 
     async def _settle(self, card: ModelCard, stored: Mapping[str, StoredVariant]) -> tuple[Selection, Profile]:
-        """A selection whose variant was measured here. What measuring teaches may change the selection, a few times."""
-        limits, sizes = self._read_limits(), {name: s.bytes for name, s in stored.items()}
-        selection = select(card, sizes, self._describe(await self._read_profile(None)), limits)
+        """A selection whose variant was measured here. What measuring teaches may change the selection, a few times.
+
+        One that fits beside the models that have memory; where there is none, one that fits when they are gone.
+        """
+        sizes = {name: s.bytes for name, s in stored.items()}
+        machine = self._describe(await self._read_profile(None))
+        limits = replace(self._read_limits(), memory_bytes=self._rooming.beside(card.id))
+        try:
+            selection = select(card, sizes, machine, limits)
+        except OutOfMemoryError:
+            limits = replace(limits, memory_bytes=self._rooming.alone(card.id))
+            selection = select(card, sizes, machine, limits)
         for _ in range(MAX_TRIES):
             tried = selection.choice
             profile = await self._read_profile(self._probe(stored[tried.variant], tried))
@@ -179,6 +271,7 @@ class ModelPool:
             ),
             used_at=time.monotonic(),
             position_s=_position_s(profile, chosen, threads),
+            limits=_fenced(chosen, selection.choice, threads, self._config.nice),
         )
 
     def _load_settings(self, chosen: StoredVariant, choice: Choice, profile: Profile) -> LoadSettings:
@@ -202,24 +295,28 @@ class ModelPool:
             experts_on_cpu=placement.experts_on_cpu,
         )
 
-    async def _make_room(self, wanted: Resident) -> None:
-        """Unload the longest unused others until `wanted` fits beside what stays."""
-        if wanted.local.is_loaded:
-            return
-        others = sorted((r for r in self.residents if r is not wanted and r.local.is_loaded), key=lambda r: r.used_at)
-        room = self._read_limits().memory_bytes
-        while others and wanted.memory_bytes > room:
-            oldest = others.pop(0)
-            if oldest.local.num_waiting == 0:
-                await oldest.local.close()
-                room += oldest.memory_bytes
-
 
 def probe_of(stored: StoredVariant, kv_type: KvType, chunk_tokens: int) -> ProbeModel:
     """What measuring a variant takes. Raises ValueError for a model that is no decoder."""
     load = load_of(stored.card.shape(stored.variant), stored.variant.file_type)
     key = f"{stored.card.id}/{stored.variant.name}"
     return ProbeModel(key, stored.path, kv_type, chunk_tokens, sum(load.layers.values()))
+
+
+def _fenced(chosen: StoredVariant, choice: Choice, threads: int, nice: int) -> WorkerLimits:
+    placement, shape = choice.option.placement, chosen.card.shape(chosen.variant)
+    if placement.gpu_layers:
+        return WorkerLimits(nice=nice)
+    load = Load(
+        forecast_bytes=choice.memory_bytes,
+        file_bytes=chosen.bytes,
+        sequence_bytes=shape.kv_bytes_per_token(choice.kv_type) * choice.context_tokens,
+        vocab=shape.vocab,
+        chunk_tokens=placement.setup.chunk_tokens,
+        threads=threads,
+        is_mapped=placement.setup.loading == "mapped",
+    )
+    return fence(load, nice=nice)
 
 
 def _position_s(profile: Profile, chosen: StoredVariant, threads: int) -> tuple[float, float]:

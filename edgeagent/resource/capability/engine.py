@@ -11,6 +11,7 @@ from typing import Literal
 from edgeagent.core.cards import KvType
 from edgeagent.core.errors import EdgeAgentError, EngineLostError
 from edgeagent.core.hardware import EngineFacts, Verdict
+from edgeagent.execution.loss import Cause
 from edgeagent.execution.supervisor import Worker
 
 ENGINE = "llama"
@@ -136,7 +137,8 @@ async def try_engine(
     except TimeoutError:
         return Trial("hung", f"no answer in {timeout_s:g} s with {settings}")
     except EngineLostError as error:
-        return Trial("crashed", f"{_what(error)} with {settings}")
+        outcome: Outcome = "hung" if worker.cause in {Cause.STOPPED, Cause.STUCK} else "crashed"
+        return Trial(outcome, f"{_what(error)} with {settings}")
     except EdgeAgentError as error:
         return Trial("failed", f"{_what(error)} (with {settings})")
     finally:
