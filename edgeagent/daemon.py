@@ -11,6 +11,7 @@ from edgeagent.agent.answering import Answerer
 from edgeagent.agent.assistant import Assistant
 from edgeagent.agent.memory.memory import Memory
 from edgeagent.agent.situation import Surroundings
+from edgeagent.application.backend import Load
 from edgeagent.core.cards import ModelCard
 from edgeagent.core.chat import ChatRequest
 from edgeagent.core.errors import MemoryStoreError, PeerLostError
@@ -96,6 +97,10 @@ class House:
         if not self.has(default):
             return False, f"no file of {default} is here; run 'edgeagent models pull {default}'"
         return True, f"{default} can be loaded"
+
+    def load(self) -> Load:
+        queues = [resident.local.admission for resident in self.pool.residents]
+        return Load(sum(queue.num_running for queue in queues), sum(queue.num_waiting for queue in queues))
 
 
 @contextlib.asynccontextmanager

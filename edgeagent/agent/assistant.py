@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from edgeagent.agent.answering import Answerer
+from edgeagent.agent.answering import Answerer, claim_of
 from edgeagent.agent.builtin import CalculatorTool, ClockTool, MemoryTool
 from edgeagent.agent.drafting import Material
 from edgeagent.agent.loop import Agent
@@ -20,6 +20,7 @@ from edgeagent.core.errors import DownloadError, EngineError, ModelFileError
 from edgeagent.core.events import Event, Finished, FinishReason, Governed, RecalledMemories, ToolCalled, Usage
 from edgeagent.core.memory import Embedder, MemoryHit
 from edgeagent.core.plan import AnswerReport, Decision, MemoryReport, PlanKind, PlanQuery, Recalled, ReductionLevel
+from edgeagent.execution.admission import Claim
 from edgeagent.model.pool import ModelPool, Resident
 from edgeagent.model.reduction import similarity
 from edgeagent.resource.drift import Sample
@@ -88,8 +89,18 @@ class Assistant:
         started_at = time.monotonic()
         if self._governor:
             await self._governor.admit()
-        told: tuple[str, ...] = ()
         resident = await self._resident(request.model)
+        with resident.local.admission.place(claim_of(request, user, started_at)) as claim:
+            events = self._answered(request, user, resident, claim, started_at)
+            async with contextlib.aclosing(events) as stream:
+                async for event in stream:
+                    yield event
+
+    async def _answered(
+        self, request: ChatRequest, user: str, resident: Resident, claim: Claim, started_at: float
+    ) -> AsyncGenerator[Event, None]:
+        """The answer to a request that has its place in the queue."""
+        told: tuple[str, ...] = ()
         lack = await self._lack_of_encoder(request)
         if lack:
             request = _without_encoder(request)
@@ -97,11 +108,11 @@ class Assistant:
         if memories:
             yield RecalledMemories(tuple((Recalled(id=h.item.id, score=h.score), h.item.text) for h in memories))
         notebook = _Notebook(self._memory) if self._memory and request.edgeagent.memory else None
-        turn = _Turn(self, request, resident, memories, started_at)
+        turn = _Turn(self, request, resident, memories, started_at, claim)
         if request.tool_choice.mode == "none" or not (request.tools or request.edgeagent.agent):
             events = turn.answer(request.messages, None)
         else:
-            events = self._agent(request, resident, notebook).run(request, user, turn.answer)
+            events = self._agent(request, resident, notebook, claim).run(request, user, turn.answer)
         last: Event | None = None
         async with contextlib.aclosing(events) as stream:
             async for last in stream:
@@ -151,12 +162,12 @@ class Assistant:
         close = zip(hits, vectors, strict=True)
         return [hit for hit, vector in close if similarity(asked, vector) >= MIN_RECALL_SIMILARITY]
 
-    def _agent(self, request: ChatRequest, resident: Resident, notebook: _Notebook | None) -> Agent:
+    def _agent(self, request: ChatRequest, resident: Resident, notebook: _Notebook | None, claim: Claim) -> Agent:
         available: dict[str, Tool] = {"clock": ClockTool(self._now), "calculator": CalculatorTool()}
         if notebook:
             available["memory"] = MemoryTool(notebook)
         own = [available[name] for name in self._tools if name in available] if request.edgeagent.agent else []
-        caller = ToolCaller(_Completer(self._answerer, resident), self._selector, self._new_id)
+        caller = ToolCaller(_Completer(self._answerer, resident, claim), self._selector, self._new_id)
         return Agent(caller, ToolRegistry(own))
 
     async def _finished(
@@ -182,9 +193,12 @@ class Assistant:
 class _Completer:
     answerer: Answerer
     resident: Resident
+    claim: Claim
 
     async def complete(self, messages: Sequence[Message], *, max_tokens: int, grammar: str | None = None) -> str:
-        return await self.answerer.complete(self.resident, messages, max_tokens=max_tokens, grammar=grammar)
+        return await self.answerer.complete(
+            self.resident, messages, max_tokens=max_tokens, grammar=grammar, claim=self.claim
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,12 +210,15 @@ class _Turn:
     resident: Resident
     memories: Sequence[MemoryHit]
     started_at: float
+    claim: Claim
 
     def answer(self, messages: Sequence[Message], grammar: str | None) -> AsyncGenerator[Event, None]:
         kept, pasted = split_pasted(messages)
         documents = (*self.request.documents, pasted) if pasted else self.request.documents
         material = Material(kept, documents, self.memories, question_of(kept))
-        return self.assistant.answerer.answer(self.request, material, self.resident, grammar, self.started_at)
+        return self.assistant.answerer.answer(
+            self.request, material, self.resident, grammar, self.started_at, self.claim
+        )
 
 
 def _sample(finished: Finished) -> Sample | None:

@@ -54,7 +54,7 @@ class Chat:
     async def _turn(self, text: str) -> None:
         request = ChatRequest(
             messages=(*self._messages, Message(role="user", content=text)),
-            edgeagent=Extension.model_validate({"plan": self._plan, "agent": True}),
+            edgeagent=Extension.model_validate({"plan": self._plan, "agent": True, "priority": "interactive"}),
         )
         outcome = Outcome()
         try:

@@ -67,6 +67,9 @@ class Extension(Frozen):
     user: str | None = None
     policy: Literal["latency", "energy", "quality"] | None = None
     deadline_s: float | None = Field(default=None, gt=0)
+    """From when the request came: it is not begun, and no plan is chosen, that would end later."""
+    priority: Literal["interactive", "normal", "background"] = "normal"
+    """Before whom it waits for the engine."""
 
 
 class ChatRequest(Frozen):

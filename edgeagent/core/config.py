@@ -79,6 +79,8 @@ class EngineConfig(Section):
     """Canonical prefill chunk; both ends of a handover must agree on it."""
     queue: Annotated[int, Field(ge=1, le=1024)] = 16
     """Requests that may wait for the engine before more are refused."""
+    queue_per_user: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Of these, how many may be one user's; 0: three quarters, so that nobody keeps all others out."""
     idle_unload_s: Annotated[float, Field(ge=0)] = 300.0
     """A model unused for so long is unloaded; 0: never."""
     nice: Annotated[int, Field(ge=0, le=19)] = 2
@@ -89,6 +91,11 @@ class EngineConfig(Section):
     """How long a request waits until models in use leave room for its own."""
     drain_s: Annotated[float, Field(ge=0, le=600)] = 10.0
     """How long answers under way have to end when the daemon stops."""
+
+    @property
+    def user_queue(self) -> int:
+        """`queue_per_user` in force."""
+        return self.queue_per_user or -(-self.queue * 3 // 4)
 
 
 class PolicyConfig(Section):

@@ -106,11 +106,12 @@ class FairQueue:
         account = self._accounts.get(user)
         own = account.num_places - account.num_running if account else 0
         if own >= self._per_user < self._queue:
-            text = f"{own} requests of user '{user}' wait for the model already; wait for one of them, or try again"
+            text = f"as many requests of user '{user}' wait for the model as may ({own}); try again later"
             raise TooManyRequestsError(text, self._until_free(self._num_users()))
         waiting = self.num_places - len(self.running)
         if waiting >= self._queue:
-            raise BusyError(f"{waiting} requests wait for the model already; try again later", self._until_free(1))
+            text = f"as many requests wait for the model as may ({waiting}); try again later"
+            raise BusyError(text, self._until_free(1))
 
     def enter(self, user: str) -> None:
         """Take a place. Raises TooManyRequestsError, BusyError."""

@@ -93,12 +93,12 @@ class LocalModel:
         settings: LoadSettings,
         *,
         queue: int = 16,
-        queue_per_user: int | None = None,
+        per_user: int | None = None,
         memory_limit_bytes: int = 0,
         store: KvStore | None = None,
     ) -> None:
         self.settings = settings
-        self.admission = Admission(slots=settings.sequences, queue=queue, per_user=queue_per_user)
+        self.admission = Admission(slots=settings.sequences, queue=queue, per_user=per_user)
         self._memory_limit_bytes = memory_limit_bytes
         self._store = store
         self._keeping: Keeping | None = None
@@ -126,10 +126,6 @@ class LocalModel:
     def lease(self, claim: Claim = ANYONE) -> AbstractAsyncContextManager[None]:
         """One of the engine's sequences for one request. Raises BusyError, TooManyRequestsError, DeadlineError."""
         return self.admission.turn(claim)
-
-    def whole(self) -> AbstractAsyncContextManager[None]:
-        """The engine alone, to measure it."""
-        return self.admission.whole()
 
     async def facts(self) -> LoadedFacts:
         """Loads the variant if need be. Raises ModelFileError, OutOfMemoryError, EngineLostError."""

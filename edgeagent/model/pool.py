@@ -250,7 +250,7 @@ class ModelPool:
 
     async def measure(self, resident: Resident) -> None:
         """Rates as configured, now: the profile's are at the fastest number of threads. Raises EngineError."""
-        async with resident.local.lease():
+        async with resident.local.admission.whole():
             prefill, decode = await resident.local.bench(BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS)
         measured = {"prefill_tok_s": prefill, "decode_tok_s": decode, "threads": resident.local.settings.threads}
         unknown = {"roofline_fraction": None, "compute_fraction": None, "prompt_tokens": BENCH_PROMPT_TOKENS}
@@ -266,7 +266,9 @@ class ModelPool:
             why=selection.why,
             rates=rates,
             memory_bytes=selection.choice.memory_bytes,
-            local=LocalModel(replace(settings, threads=threads), queue=self._config.queue),
+            local=LocalModel(
+                replace(settings, threads=threads), queue=self._config.queue, per_user=self._config.user_queue
+            ),
             used_at=time.monotonic(),
             position_s=_position_s(profile, chosen, threads),
             limits=_fenced(chosen, selection.choice, threads, self._config.nice),

@@ -222,12 +222,12 @@ def test_full_queue_and_full_share_are_refused_and_others_still_come() -> None:
         for _ in range(3):
             scene.turn(Claim("ada"))
         await settle()
-        with pytest.raises(TooManyRequestsError, match="2 requests of user 'ada' wait"):
+        with pytest.raises(TooManyRequestsError, match=r"requests of user 'ada' wait for the model as may \(2\)"):
             async with scene.admission.turn(Claim("ada")):
                 pass
         scene.turn(Claim("bob"))
         await settle()
-        with pytest.raises(BusyError, match="3 requests wait") as busy:
+        with pytest.raises(BusyError, match=r"as many requests wait for the model as may \(3\)") as busy:
             async with scene.admission.turn(Claim("bob")):
                 pass
         assert not isinstance(busy.value, TooManyRequestsError)

@@ -19,6 +19,7 @@ from edgeagent.execution.kvstore.layout import (
     NAME,
     TAIL_BYTES,
     Header,
+    file_bytes,
     file_name,
     pack,
     parse,
@@ -68,7 +69,8 @@ class KvFolder:
             return False
         self._lock = descriptor
         for draft in itertools.islice(self.path.glob(f"*.kv{DRAFT_SUFFIX}"), MAX_ENTRIES):
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                draft.unlink()
         return True
 
     def names(self) -> list[str]:
@@ -81,12 +83,12 @@ class KvFolder:
 
     def read(self, name: str) -> Found | None:
         """What a file says; None when it is not what its name promises. Its rows are not looked at. Raises OSError."""
-        with self._opened(name) as descriptor:
+        with _closing(self.open(name)) as descriptor:
             return _read(descriptor, name)
 
     def is_intact(self, name: str) -> bool:
         """Whether header and rows are what was written. Raises OSError when that cannot be found out."""
-        with self._opened(name) as descriptor:
+        with _closing(self.open(name)) as descriptor:
             found = _read(descriptor, name)
             return found is not None and _sums(descriptor, found.header.rows_bytes) == found.header.checks
 
@@ -99,30 +101,25 @@ class KvFolder:
 
         Raises OSError, and leaves nothing behind then.
         """
-        name = file_name(header.key, header.path, header.first)
+        name = file_name(header)
         draft = self.path / f"{name}{DRAFT_SUFFIX}"
         try:
-            with draft.open("wb", buffering=0) as file:
-                checks = tuple(_copied(rows, header.rows_bytes, file.fileno()))
-                _write(file.fileno(), memoryview(pack(replace(header, checks=checks))))
-                os.fsync(file.fileno())
-                draft.chmod(0o600)
-                file_bytes = os.fstat(file.fileno()).st_size
+            with _closing(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)) as descriptor:
+                checks = tuple(_copied(rows, header.rows_bytes, descriptor))
+                _write(descriptor, memoryview(pack(replace(header, checks=checks))))
+                os.fsync(descriptor)
             draft.replace(self.path / name)
         except BaseException:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
             raise
-        return name, file_bytes
+        return name, file_bytes(header)
 
     def sync(self) -> None:
         """Make what was renamed so far survive a power cut."""
-        with contextlib.suppress(OSError):
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        with contextlib.suppress(OSError), _closing(os.open(self.path, flags)) as descriptor:
+            os.fsync(descriptor)
 
     def remove(self, name: str) -> None:
         """Delete a file, if the folder is ours."""
@@ -141,13 +138,13 @@ class KvFolder:
             os.close(self._lock)
             self._lock = None
 
-    @contextlib.contextmanager
-    def _opened(self, name: str) -> Iterator[int]:
-        descriptor = self.open(name)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+
+@contextlib.contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _read(descriptor: int, name: str) -> Found | None:
@@ -160,7 +157,7 @@ def _read(descriptor: int, name: str) -> Found | None:
         return None
     start = status.st_size - TAIL_BYTES - sizes.description_bytes
     header = parse(sizes, os.pread(descriptor, sizes.description_bytes, start), tail, status.st_size)
-    if header is None or file_name(header.key, header.path, header.first) != name:
+    if header is None or file_name(header) != name:
         return None
     return Found(header, status.st_size, status.st_mtime)
 

@@ -4,9 +4,8 @@ The copy in memory of what is on disk goes first. A block goes only after what c
 all before them too, so whatever continues a block was used no later than the block.
 """
 
-import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from edgeagent.execution.kvstore.folder import KvFolder
@@ -15,12 +14,13 @@ from edgeagent.execution.kvstore.tree import Block, Path, Run, Tree, cut, runs
 MAX_IN_MEMORY = 256
 """Blocks in memory: each is an open file, of which a process may have 1,024 by default."""
 
-log = logging.getLogger(__name__)
+USE_TICK_S = 1e-3
+"""File times tell two uses apart that are this far from each other."""
 
 
 @dataclass(frozen=True, slots=True)
 class KvLimits:
-    """Bytes of rows kept in memory, and of files kept on disk (0: none)."""
+    """Bytes of rows kept in memory, from where they reach the disk, and of files kept there (0: none)."""
 
     ram_bytes: int
     disk_bytes: int
@@ -29,7 +29,7 @@ class KvLimits:
 class Inventory:
     """All blocks of all keys."""
 
-    def __init__(self, folder: KvFolder | None, limits: KvLimits) -> None:
+    def __init__(self, folder: KvFolder | None, limits: KvLimits, now: Callable[[], float]) -> None:
         self.folder = folder
         self.limits = limits
         self.trees: dict[str, Tree] = {}
@@ -38,6 +38,13 @@ class Inventory:
         self.disk_bytes = 0
         self.num_in_memory = 0
         self.num_evicted = 0
+        self._now = now
+        self._last_use_s = 0.0
+
+    def use_time(self) -> float:
+        """Later than every use so far, whatever a clock says that was set back, or ahead before the last restart."""
+        self._last_use_s = max(self._now(), self._last_use_s + USE_TICK_S)
+        return self._last_use_s
 
     def runs(self, key: str, path: Path) -> list[Run]:
         """Where the cells of the longest known part of `path` are."""
@@ -122,6 +129,7 @@ class Inventory:
         return self.ram_bytes <= self.limits.ram_bytes and self.num_in_memory <= MAX_IN_MEMORY
 
     def _count(self, block: Block) -> None:
+        self._last_use_s = max(self._last_use_s, block.used_at)
         self.blocks.add(block)
         if block.memory is not None:
             self.ram_bytes += block.num_bytes

@@ -8,7 +8,7 @@
     tail        magic, version, first, lengths, digest of all from `key` to the lengths
 
 Numbers are little endian. What describes the rows follows them, so that a file that was cut short has no tail, and
-that rows are handed out as they lie. The name of a file is a digest of the key and the path.
+that rows are handed out as they lie. The name of a file is a digest of the key, the planes and the path.
 
 CRC-32, a MiB at a time: the damage to find is a torn or rotten block, not an attacker (who can write here can also
 write a digest), and one in 2^32 damaged MiB passes. It is the fastest sum in the standard library that finds such
@@ -22,6 +22,7 @@ import re
 import struct
 import sys
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeagent.execution.kvstore.tree import Path
@@ -77,16 +78,17 @@ class Sizes:
         return self.key_bytes + 8 * self.num_symbols + _PLANE.size * (self.num_planes + self.num_checks)
 
 
-def file_name(key: str, path: Path, first: int) -> str:
-    digest = hashlib.blake2b(_symbols(path), digest_size=16, salt=b"edgeagent kv", key=_short(key)).hexdigest()
-    return f"{first:08x}-{2**32 - 1 - len(path):08x}-{digest}.kv"
+def file_name(header: Header) -> str:
+    """Says what the rows are of: key, planes, and the path from position 0; not which bytes they are."""
+    key = hashlib.blake2b(header.key.encode() + _numbers(header.planes)).digest()
+    digest = hashlib.blake2b(_symbols(header.path), digest_size=16, key=key).hexdigest()
+    return f"{header.first:08x}-{2**32 - 1 - len(header.path):08x}-{digest}.kv"
 
 
 def pack(header: Header) -> bytes:
     """What follows the rows."""
     key = header.key.encode()
-    numbers = (*header.planes, *header.checks)
-    description = key + _symbols(header.path) + struct.pack(f"<{len(numbers)}I", *numbers)
+    description = key + _symbols(header.path) + _numbers(header.planes) + _numbers(header.checks)
     sizes = (header.first, len(header.path), len(header.planes), len(key), len(header.checks))
     tail = _TAIL.pack(MAGIC, VERSION, *sizes, bytes(_DIGEST_BYTES))
     return description + tail[:-_DIGEST_BYTES] + _digest(description, tail)
@@ -138,8 +140,8 @@ def _digest(description: bytes, tail: bytes) -> bytes:
     return state.digest()
 
 
-def _short(key: str) -> bytes:
-    return hashlib.blake2b(key.encode()).digest()
+def _numbers(numbers: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(numbers)}I", *numbers)
 
 
 def _symbols(path: Path) -> bytes:

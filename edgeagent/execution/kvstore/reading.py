@@ -4,7 +4,7 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from edgeagent.execution.kvstore.folder import Found, KvFolder
@@ -22,13 +22,12 @@ log = logging.getLogger(__name__)
 class KvReader:
     """Fills the inventory from a folder, and decides which files are believed."""
 
-    def __init__(self, kept: Inventory, folder: KvFolder, now: Callable[[], float]) -> None:
+    def __init__(self, kept: Inventory, folder: KvFolder) -> None:
         self._kept = kept
         self._folder = folder
-        self._now = now
         self._unread: list[str] | None = None  # None: the folder was not looked at; the next name is the last
         self._one_at_a_time = asyncio.Lock()
-        self._has_failed = False
+        self._has_failed = self._is_partial = False
         self.num_damaged = 0
 
     def load(self) -> None:
@@ -37,7 +36,7 @@ class KvReader:
             return
         self._unread = self._names()
         while self._unread:
-            self._insert(*_read(self._folder, [self._unread.pop()]))
+            self._insert(self._read([self._unread.pop()]))
         self._kept.make_room(0)
 
     async def load_in_thread(self) -> None:
@@ -48,7 +47,7 @@ class KvReader:
             self._unread = await asyncio.to_thread(self._names)
             while self._unread:
                 batch = [self._unread.pop() for _ in range(min(HEADERS_AT_ONCE, len(self._unread)))]
-                self._insert(*await asyncio.to_thread(_read, self._folder, batch))
+                self._insert(await asyncio.to_thread(self._read, batch))
             self._kept.make_room(0)
 
     def inherit(self) -> None:
@@ -100,20 +99,34 @@ class KvReader:
         known = {block.name for block in list(self._kept.blocks)}
         return [name for name in reversed(self._folder.names()) if name not in known]
 
-    def _insert(self, *files: tuple[str, Found | None]) -> None:
+    def _read(self, names: Sequence[str]) -> list[tuple[str, Found | None]]:
+        files: list[tuple[str, Found | None]] = []
+        for name in names:
+            try:
+                files.append((name, self._folder.read(name)))
+            except OSError as error:
+                if error.errno in _SCARCE:
+                    self._is_partial = True
+                else:
+                    files.append((name, None))
+        return files
+
+    def _insert(self, files: Sequence[tuple[str, Found | None]]) -> None:
         for name, found in files:
             if found is None:
                 self.num_damaged += 1
                 log.warning("a file of KV rows is damaged; removed", extra={"file": name})
             elif self._kept.insert(found.header.path, self._block(name, found)):
                 continue
+            elif self._is_partial:
+                continue  # what it continues may be among the files that could not be opened
             else:
-                log.debug("a file of KV rows is of no use", extra={"file": name})
+                log.debug("a file of KV rows is of no use; removed", extra={"file": name})
             self._folder.remove(name)
 
     def _block(self, name: str, found: Found) -> Block:
         header = found.header
-        block = Block(header.key, header.first, header.num_cells, header.planes, min(found.used_at, self._now()))
+        block = Block(header.key, header.first, header.num_cells, header.planes, found.used_at)
         block.name, block.file_bytes, block.is_gathered = name, found.file_bytes, True
         return block
 
@@ -128,13 +141,3 @@ def unverified(runs: Sequence[Run]) -> list[Block]:
     """The blocks of `runs` whose files are to be read and were never verified."""
     blocks = dict.fromkeys(run.block for run in runs)
     return [block for block in blocks if block.memory is None and not block.is_verified]
-
-
-def _read(folder: KvFolder, names: Sequence[str]) -> list[tuple[str, Found | None]]:
-    files: list[tuple[str, Found | None]] = []
-    for name in names:
-        try:
-            files.append((name, folder.read(name)))
-        except OSError as error:
-            log.debug("a file of KV rows cannot be read", extra={"file": name, "reason": error.strerror})
-    return files

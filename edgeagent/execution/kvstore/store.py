@@ -88,10 +88,9 @@ class KvStore:
 
     def __init__(self, folder: Path | None, limits: KvLimits, now: Callable[[], float]) -> None:
         self._folder = KvFolder(folder) if folder is not None and limits.disk_bytes > 0 else None
-        self._kept = Inventory(self._folder, limits)
-        self._reader = KvReader(self._kept, self._folder, now) if self._folder else None
+        self._kept = Inventory(self._folder, limits, now)
+        self._reader: KvReader | None = KvReader(self._kept, self._folder) if self._folder else None
         self._writer = KvWriter(self._kept, self._folder)
-        self._now = now
         self._num_hits = self._num_misses = self._num_cells_found = 0
 
     def add(self, key: str, symbols: Sequence[int], first: int, descriptor: int, planes: Sequence[int]) -> None:
@@ -99,10 +98,15 @@ class KvStore:
 
         `planes`: bytes of one row of each plane. What is known already is ignored, and so are rows that do not fit:
         cells before `first` that are not known, a file of another size, planes unlike those of this key so far.
+        Raises OverflowError for a symbol that is no signed 64-bit number.
         """
         self._load()
-        path = as_path(symbols)
-        block = Block(key, first, len(path) - first, tuple(planes), self._now(), descriptor)
+        try:
+            path = as_path(symbols)
+        except OverflowError:
+            os.close(descriptor)
+            raise
+        block = Block(key, first, len(path) - first, tuple(planes), self._kept.use_time(), descriptor)
         if not _is_sound(block, path):
             log.warning(
                 "KV rows do not fit their cells; not kept", extra={"first": first, "num_cells": block.num_cells}
@@ -168,6 +172,7 @@ class KvStore:
         self._writer.close()
         if self._reader and self._folder:
             self._reader.note_uses()
+            self._reader = None
             self._folder.close()
         for block in self._kept.blocks:
             self._kept.drop_memory(block)
@@ -187,7 +192,7 @@ class KvStore:
         self._kept.fit_memory()
 
     def _opened(self, runs: Sequence[Run]) -> Iterator[Part]:
-        now = self._now()
+        now = self._kept.use_time()
         for run in runs:
             if run.block.memory is None and not run.block.is_verified:
                 return  # it could not be verified now

@@ -23,11 +23,12 @@ class KvWriter:
         self._kept = kept
         self._folder = folder
         self._is_busy = self._is_closed = self._has_failed = False
+        self._work: asyncio.Future[Gathered] | None = None
         self.num_written = 0
 
     async def persist(self) -> int:
-        """The number of files written; 0 at once while another call is at work."""
-        if self._is_busy or self._is_closed:
+        """The number of files written; 0 at once while another call, or what a cancelled one left, is at work."""
+        if self._is_busy or self._is_closed or (self._work and not self._work.done()):
             return 0
         self._is_busy = True
         before = self.num_written
@@ -61,7 +62,7 @@ class KvWriter:
 
     async def _gathered(self, gathering: Gathering) -> bool:
         """Whether going on makes sense. A cancelled caller leaves the thread to its work, and the result is adopted."""
-        work = asyncio.ensure_future(asyncio.to_thread(gathering.run))
+        self._work = work = asyncio.ensure_future(asyncio.to_thread(gathering.run))
         work.add_done_callback(partial(self._finished, gathering))
         try:
             gathered = await asyncio.shield(work)

@@ -145,8 +145,8 @@ WORTH_COPYING = 32
 def claim(slots: Sequence[Slot], tokens: Sequence[int], spans: Sequence[int]) -> Slot | None:
     """A free slot for these tokens, now busy, with what can be reused of any slot; None when all are busy.
 
-    The slot with the most to reuse, unless most of what it holds would be lost: then a copy of its front, in the slot
-    that nobody used for longest, so that another conversation with the same beginning survives.
+    The slot with the most to reuse, unless that would lose much else that it holds: then a copy of its front, in the
+    slot that nobody used for longest, so that another conversation with the same beginning survives.
     """
     free = [slot for slot in slots if not slot.is_busy]
     if not free:
@@ -154,7 +154,7 @@ def claim(slots: Sequence[Slot], tokens: Sequence[int], spans: Sequence[int]) ->
     reuse = {slot.number: slot.reusable(tokens, spans) for slot in slots}
     best = max(free, key=lambda slot: (reuse[slot.number], -slot.used))
     oldest = min(free, key=lambda slot: (bool(slot.tokens), slot.used))
-    chosen = best if reuse[best.number][0] >= len(best.tokens) // 2 else oldest
+    chosen = best if len(best.tokens) - reuse[best.number][0] < WORTH_COPYING else oldest
     source = max(slots, key=lambda slot: reuse[slot.number])
     chosen.take()
     if source is not chosen and reuse[source.number][0] - reuse[chosen.number][0] >= WORTH_COPYING:

@@ -1,12 +1,32 @@
 """Rows that tell which path they belong to, as a worker would hand them over, and as it would read them back."""
 
+import asyncio
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from edgeagent.execution.kvstore.store import KvStore, Match
+from edgeagent.execution.kvstore.store import KvLimits, KvStore, Match
 
+Make = Callable[..., KvStore]
+"""The fixture `make`: a store of a folder (the test's own), limits and a clock."""
+
+KEY = "model build q8_0"
+PATH = list(range(100, 200))
 PLANES = (3, 8, 5)
+CELL_BYTES = sum(PLANES)
+AMPLE = KvLimits(2**30, 2**30)
+
+
+class Clock:
+    """Each look at it is a second later."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        self.now_s += 1
+        return self.now_s
 
 
 def cell_rows(key: str, path: Sequence[int], planes: Sequence[int] = PLANES) -> list[bytes]:
@@ -50,3 +70,15 @@ def matched(store: KvStore, key: str, path: Sequence[int], planes: Sequence[int]
     with match:
         assert read(match, planes) == block(key, path[: match.num_cells], 0, planes)
         return match.num_cells
+
+
+def persist(store: KvStore) -> int:
+    return asyncio.run(store.persist())
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.kv"))
+
+
+def num_open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
