@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from edgeagent.core.errors import EngineLostError
+from edgeagent.execution.loading import LoadMode
 from edgeagent.execution.loss import Cause
 
 WINDOW_S = 60.0
@@ -27,7 +28,7 @@ class Running:
     flash_attention: bool
     kv_type: str
     threads: int
-    load_mode: str
+    load_mode: LoadMode
     gpu_layers: int
     context_tokens: int
     sequences: int
