@@ -14,11 +14,11 @@ from edgeagent.execution.channel import Message
 from edgeagent.execution.confine import WorkerLimits
 from edgeagent.execution.keeping import Cells, Keeping
 from edgeagent.execution.kvstore.store import KvStore
-from edgeagent.execution.loading import LoadedFacts, LoadMode, LoadSettings, facts_of
+from edgeagent.execution.loading import LoadedFacts, LoadSettings, facts_of
 from edgeagent.execution.recovering import Recovering
 from edgeagent.execution.supervisor import Worker
 
-__all__ = ["EngineEvent", "Evaluated", "Exported", "LoadMode", "LoadSettings", "LoadedFacts", "LocalModel", "Reloaded"]
+__all__ = ["EngineEvent", "Evaluated", "Exported", "LoadSettings", "LoadedFacts", "LocalModel", "Reloaded"]
 
 LOAD_STALL_S = 300.0  # a large file on an SD card takes minutes
 

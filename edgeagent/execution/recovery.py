@@ -7,10 +7,12 @@ least first. A model whose workers are lost again and again without progress res
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from edgeagent.core.errors import EngineLostError
-from edgeagent.execution.loading import LoadMode
 from edgeagent.execution.loss import Cause
+
+LoadMode = Literal["map", "read"]
 
 WINDOW_S = 60.0
 MAX_LOSSES = 3
