@@ -4,14 +4,16 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from edgeagent.agent.answering import Answerer
 from edgeagent.agent.builtin import CalculatorTool, ClockTool, MemoryTool
 from edgeagent.agent.drafting import Material
+from edgeagent.agent.layout import Layout
 from edgeagent.agent.loop import Agent
 from edgeagent.agent.memory.memory import Memory
-from edgeagent.agent.prompting import question_of, split_pasted
+from edgeagent.agent.prompting import question_of, split_pasted, system_of
+from edgeagent.agent.seen_prompts import SeenPrompts
 from edgeagent.agent.selection import ToolSelector
 from edgeagent.agent.toolcall import ToolCaller
 from edgeagent.agent.tools import Tool, ToolRegistry
@@ -68,6 +70,7 @@ class Assistant:
         tools: Sequence[str],
         new_id: Callable[[], str],
         now: Callable[[], float],
+        layout: Literal["stable", "as_given"] = "stable",
         governor: Governor | None = None,
         on_local_answer: Callable[[Resident, Sample], None] = lambda _resident, _sample: None,
     ) -> None:
@@ -80,6 +83,8 @@ class Assistant:
         self._tools = tools
         self._new_id = new_id
         self._now = now
+        self._layout = layout
+        self._seen = SeenPrompts()
         self._governor = governor
         self._on_local_answer = on_local_answer
 
@@ -97,7 +102,7 @@ class Assistant:
         if memories:
             yield RecalledMemories(tuple((Recalled(id=h.item.id, score=h.score), h.item.text) for h in memories))
         notebook = _Notebook(self._memory) if self._memory and request.edgeagent.memory else None
-        turn = _Turn(self, request, resident, memories, started_at)
+        turn = _Turn(self, request, user, resident, memories, started_at)
         if request.tool_choice.mode == "none" or not (request.tools or request.edgeagent.agent):
             events = turn.answer(request.messages, None)
         else:
@@ -124,6 +129,13 @@ class Assistant:
     @property
     def answerer(self) -> Answerer:
         return self._answerer
+
+    def laid_out(self, request: ChatRequest, user: str, messages: Sequence[Message]) -> Layout:
+        """Where the instructions' lines go: those that change, to the newest question, if there is one."""
+        system, wanted = system_of(messages), request.edgeagent.layout or self._layout
+        if wanted == "as_given" or not any(m.role == "user" for m in messages):
+            return Layout(system)
+        return self._seen.arrange(user, system)
 
     async def _resident(self, model: str | None) -> Resident:
         """The local model of a request: the one it names if it is here, else the default."""
@@ -193,6 +205,7 @@ class _Turn:
 
     assistant: Assistant
     request: ChatRequest
+    user: str
     resident: Resident
     memories: Sequence[MemoryHit]
     started_at: float
@@ -200,7 +213,8 @@ class _Turn:
     def answer(self, messages: Sequence[Message], grammar: str | None) -> AsyncGenerator[Event, None]:
         kept, pasted = split_pasted(messages)
         documents = (*self.request.documents, pasted) if pasted else self.request.documents
-        material = Material(kept, documents, self.memories, question_of(kept))
+        layout = self.assistant.laid_out(self.request, self.user, kept)
+        material = Material(kept, documents, self.memories, question_of(kept), layout)
         return self.assistant.answerer.answer(self.request, material, self.resident, grammar, self.started_at)
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from edgeagent.agent.layout import Layout
 from edgeagent.agent.prompting import compose
 from edgeagent.core.chat import Document, Message
 from edgeagent.core.memory import Embedder, MemoryHit
-from edgeagent.core.plan import ReductionLevel, ReductionReport
+from edgeagent.core.plan import Moved, ReductionLevel, ReductionReport
 from edgeagent.execution.local import LocalModel
 from edgeagent.model.reduction import Sentence, select, similarity
 from edgeagent.model.sentences import split_sentences
@@ -35,14 +36,17 @@ class Material:
     documents: Sequence[Document]
     memories: Sequence[MemoryHit]
     question: str
+    layout: Layout
+    """The instructions among `messages`, as they are laid out."""
 
 
 async def draft_whole(material: Material, model: LocalModel) -> Draft:
-    """Level L0: everything as it came."""
+    """Level L0: every line, the changing ones last."""
     documents = {d.source: d.text for d in material.documents}
-    turns = compose(material.messages, documents, material.memories)
+    turns = compose(material.messages, documents, material.memories, material.layout)
     tokens = await model.encode(turns)
-    report = ReductionReport(level=ReductionLevel.L0, tokens_in=len(tokens), tokens_kept=len(tokens))
+    moved = await _moved(material.layout, model)
+    report = ReductionReport(level=ReductionLevel.L0, tokens_in=len(tokens), tokens_kept=len(tokens), layout=moved)
     return Draft(ReductionLevel.L0, turns, tokens, report)
 
 
@@ -60,9 +64,21 @@ async def draft_selected(material: Material, model: LocalModel, embedder: Embedd
     asked, *vectors = await embedder.embed([material.question, *(s.text for s in sentences)])
     relevance = [similarity(asked, vector) for vector in vectors]
     chosen = select(sentences, relevance, sum(counts) // REDUCTION_FACTOR)
-    turns = compose(material.messages, chosen.texts, material.memories)
+    turns = compose(material.messages, chosen.texts, material.memories, material.layout)
     tokens = await model.encode(turns)
     report = chosen.report.model_copy(
-        update={"level": ReductionLevel.L2, "tokens_in": len(whole.tokens), "tokens_kept": len(tokens)}
+        update={
+            "level": ReductionLevel.L2,
+            "tokens_in": len(whole.tokens),
+            "tokens_kept": len(tokens),
+            "layout": whole.report.layout,
+        }
     )
     return Draft(ReductionLevel.L2, turns, tokens, report)
+
+
+async def _moved(layout: Layout, model: LocalModel) -> Moved | None:
+    if not layout.moved:
+        return None
+    [tokens] = await model.count([layout.block])
+    return Moved(lines=len(layout.moved), tokens=tokens)

@@ -5,6 +5,7 @@ What changes from one request to the next comes last, so that the front of the p
 
 from collections.abc import Mapping, Sequence
 
+from edgeagent.agent.layout import Layout
 from edgeagent.core.chat import Document, Message
 from edgeagent.core.memory import MemoryHit
 
@@ -33,18 +34,24 @@ def split_pasted(messages: Sequence[Message]) -> tuple[tuple[Message, ...], Docu
     return (*messages[:-1], shortened), Document(source=PASTED, text=body.rstrip())
 
 
+def system_of(messages: Sequence[Message]) -> str:
+    """The instructions: what the messages say as system, else the product's own."""
+    return "\n".join(m.content for m in messages if m.role == "system") or INSTRUCTIONS
+
+
 def compose(
-    messages: Sequence[Message], documents: Mapping[str, str], memories: Sequence[MemoryHit]
+    messages: Sequence[Message], documents: Mapping[str, str], memories: Sequence[MemoryHit], layout: Layout
 ) -> list[dict[str, str]]:
     """Chat turns for the model's template. `documents` maps a source to its text, whole or reduced."""
     turns = [_turn(m) for m in messages if m.role != "system"]
-    system = "\n".join(m.content for m in messages if m.role == "system") or INSTRUCTIONS
     context = [text if source == PASTED else f"{source}:\n{text}" for source, text in documents.items()]
     if memories:
         context.append("\n".join(f"- {hit.item.text}" for hit in memories))
     if context:
         _ask_from(turns, "\n\n".join(context))
-    return [{"role": "system", "content": system}, *turns]
+    if layout.moved:
+        _precede(turns, layout.block)
+    return [{"role": "system", "content": layout.stable}, *turns]
 
 
 def _turn(message: Message) -> dict[str, str]:
@@ -52,6 +59,12 @@ def _turn(message: Message) -> dict[str, str]:
         calls = "\n".join(f"{call.name}({call.arguments})" for call in message.tool_calls)
         return {"role": "assistant", "content": f"{message.content}\n{calls}".strip()}
     return {"role": "user" if message.role == "tool" else message.role, "content": message.content}
+
+
+def _precede(turns: list[dict[str, str]], block: str) -> None:
+    """Put `block` in front of the newest question."""
+    turn = next(turn for turn in reversed(turns) if turn["role"] == "user")
+    turn["content"] = f"{block}\n\n{turn['content']}"
 
 
 def _ask_from(turns: list[dict[str, str]], context: str) -> None:

@@ -29,8 +29,14 @@ def summary(report: dict[str, Any]) -> list[str]:
 
 
 def _reduction(reduction: dict[str, Any]) -> list[str]:
-    if reduction["level"] == "L0":
-        return [f"reduction  L0: all {reduction['tokens_in']} tokens kept"]
+    moved = reduction.get("layout")
+    layout = [f"layout     {moved['lines']} changing lines ({moved['tokens']} tokens) read last"] if moved else []
+    return _kept(reduction) + layout
+
+
+def _kept(reduction: dict[str, Any]) -> list[str]:
+    if not reduction["dropped"]:
+        return [f"reduction  {reduction['level']}: all {reduction['tokens_in']} tokens kept"]
     lines = [f"reduction  {reduction['level']}: {reduction['tokens_kept']} of {reduction['tokens_in']} tokens kept"]
     lines += [f"dropped    {d['tokens']} tokens of {d['source']}: {d['reason']}" for d in reduction["dropped"]]
     return lines
