@@ -92,7 +92,9 @@ class Answerer:
             planned_at=time.monotonic(),
             decision=decision,
             draft=next(d for d in drafts if d.level is decision.chosen.reduction),
-            memory=MemoryReport(recalled=recalled),
+            memory=MemoryReport(
+                recalled=recalled, earlier=tuple(id_ for ids in material.earlier.values() for id_ in ids)
+            ),
             max_tokens=max_tokens,
             seed=request.sampling.seed,
             target=_target(decision.chosen, situation),

@@ -38,12 +38,18 @@ class Material:
     question: str
     layout: Layout
     """The instructions among `messages`, as they are laid out."""
+    earlier: Mapping[int, Sequence[str]]
+    """Ids of the memories in front of earlier questions, by the number of the user's message."""
+
+    @property
+    def recalled(self) -> list[str]:
+        return [hit.item.text for hit in self.memories]
 
 
 async def draft_whole(material: Material, model: LocalModel) -> Draft:
     """Level L0: every line, the changing ones last."""
     documents = {d.source: d.text for d in material.documents}
-    turns = compose(material.messages, documents, material.memories, material.layout)
+    turns = compose(material.messages, documents, material.recalled, material.layout)
     tokens = await model.encode(turns)
     moved = await _moved(material.layout, model)
     report = ReductionReport(level=ReductionLevel.L0, tokens_in=len(tokens), tokens_kept=len(tokens), layout=moved)
@@ -64,7 +70,7 @@ async def draft_selected(material: Material, model: LocalModel, embedder: Embedd
     asked, *vectors = await embedder.embed([material.question, *(s.text for s in sentences)])
     relevance = [similarity(asked, vector) for vector in vectors]
     chosen = select(sentences, relevance, sum(counts) // REDUCTION_FACTOR)
-    turns = compose(material.messages, chosen.texts, material.memories, material.layout)
+    turns = compose(material.messages, chosen.texts, material.recalled, material.layout)
     tokens = await model.encode(turns)
     report = chosen.report.model_copy(
         update={

@@ -10,6 +10,7 @@ def summary(report: dict[str, Any]) -> list[str]:
     lines.append(f"model      {report['model']} {report['variant']}, seed {report['seed']}")
     lines += _reduction(report["reduction"])
     lines += [f"recalled   {item['id']} (score {item['score']:.2f})" for item in report["memory"]["recalled"]]
+    lines += [f"earlier    {id_}, in front of an earlier question" for id_ in report["memory"].get("earlier", ())]
     lines += [f"written    {id_}" for id_ in report["memory"]["written"]]
     lines += [
         f"handover   at token {h['at_token']} from {h['from']} to {h['to']}: {h['reason']}" for h in report["handover"]

@@ -54,6 +54,8 @@ class Recalled(Value):
 class MemoryReport(Value):
     recalled: tuple[Recalled, ...] = ()
     written: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
+    """Recalled for earlier questions of the conversation, and still in front of these."""
 
 
 class Handover(Value):
