@@ -5,7 +5,7 @@ therefore costs all of them, every minute; the same clock in front of the questi
 """
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from unicodedata import normalize
 
@@ -13,8 +13,8 @@ from edgeagent.agent.prompt_rows import Row, read_rows
 
 MIN_SYSTEM_CHARS = 600
 """About 150 tokens of English: reading less again costs less than the lines that introduce what was moved."""
-MAX_SYSTEM_CHARS = 200_000
-"""More fits no context that is served here, and cutting it would only cost time."""
+MAX_SYSTEM_CHARS = 64_000
+"""Some 20,000 tokens: longer texts are not worth the time that reading their lines takes."""
 MAX_MOVED_PART = 0.5
 """When more of the text would have to move, most of it is read anew anyway, and the order given is kept."""
 MAX_CLOCK_CHARS = 160
@@ -58,14 +58,20 @@ def arrange(system: str, changing: Container[tuple[str, ...]] = ()) -> Layout:
 
     Nothing moves when the text is short, or when most of it would.
     """
-    if not MIN_SYSTEM_CHARS <= len(system) <= MAX_SYSTEM_CHARS:
-        return Layout(system)
-    rows = read_rows(system)
+    return laid_out(system, read_rows(system), changing) if is_worth_it(system) else Layout(system)
+
+
+def is_worth_it(system: str) -> bool:
+    return MIN_SYSTEM_CHARS <= len(system) <= MAX_SYSTEM_CHARS
+
+
+def laid_out(system: str, rows: Sequence[Row], changing: Container[tuple[str, ...]]) -> Layout:
+    """As `arrange`, for a text of the right length whose rows are known."""
     moved = tuple(row for row in rows if _is_volatile(row, changing))
     if not moved or sum(len(row.text) + 1 for row in moved) > MAX_MOVED_PART * len(system):
         return Layout(system)
-    stable = "\n".join(row.text for row in rows if not _is_volatile(row, changing))
-    return Layout(stable, moved)
+    behind = {id(row) for row in moved}
+    return Layout("\n".join(row.text for row in rows if id(row) not in behind), moved)
 
 
 def _is_volatile(row: Row, changing: Container[tuple[str, ...]]) -> bool:
@@ -77,8 +83,10 @@ def looks_like_clock(line: str) -> bool:
 
     Times of other things ("Bedtime: 22:00") are not meant. What this misses is learned once it has changed.
     """
+    if len(line) > MAX_CLOCK_CHARS:
+        return False
     text = normalize("NFKC", line).strip().lstrip("-*+• ")
-    if len(text) > MAX_CLOCK_CHARS or not _MOMENT.search(text):
+    if not _MOMENT.search(text):
         return False
     return bool(_TELLS_MOMENT.match(text) or (_ONLY_MOMENT.fullmatch(text) and not text.isdigit()))
 

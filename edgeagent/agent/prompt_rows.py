@@ -11,10 +11,10 @@ _NUMBERED = re.compile(r"\d{1,3}[.)]\s")
 _ENTITY = re.compile(r"([a-z_]\w*\.\w+)(?=[\s,:=|;]+\S)")
 _CSV = re.compile(r"([^\s,|]{1,64}),(?=\S)")
 _PAIR = re.compile(r"([^:=]{1,80}?)\s*(?::\s|=)\s*\S")
-_CELL = re.compile(r"\|\s*([^|]+?)\s*\|")
 _RULE = re.compile(r"\|[\s|:-]+$")
 _OPENING = re.compile(r"```|~~~|\"\"\"|'''")
 _TAG = re.compile(r"<([A-Za-z][\w.-]*)[^<>]*(?<!/)>$")
+_END_TAG = re.compile(r"</([A-Za-z][\w.-]*)>")
 _HEADER_WORDS = frozenset(
     {
         "aliases",
@@ -33,36 +33,33 @@ _HEADER_WORDS = frozenset(
 )
 _SENTENCE_ENDS = tuple(".!?:;…。।؟")
 _PROSE_KEY_WORDS = 3
+_MAX_KEY_SPAN = 256
+"""Characters of a line in which its key is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line, word for word, without its line end.
 
-    `key` is the part that stays when the value behind it changes; None for a line that only its place explains.
+    `identity` is what stays when the value in the line changes; None for a line that only its place explains.
     `under` are the lines above it that tell what it belongs to: heading, table header, parents by indentation.
     """
 
     text: str
-    key: str | None = None
+    identity: tuple[str, ...] | None = None
     under: tuple[str, ...] = ()
-
-    @property
-    def identity(self) -> tuple[str, ...] | None:
-        """The same from one request to the next; None: this line stays where it is."""
-        return None if self.key is None else (*(_masked(line) for line in self.under), self.key)
 
 
 def read_rows(text: str) -> tuple[Row, ...]:
     """The lines of `text`, in order; joined by line feeds they are `text` again.
 
-    A line has a key only if no other one has the same identity.
+    A line has an identity only if no other one has the same.
     """
     lines = text.split("\n")
     quoted = list(_quoted(lines))
     rows = list(_Reader(lines, quoted).rows())
     seen = Counter(row.identity for row in rows)
-    return tuple(row if seen[row.identity] == 1 else replace(row, key=None) for row in rows)
+    return tuple(row if seen[row.identity] == 1 else replace(row, identity=None) for row in rows)
 
 
 def _masked(line: str) -> str:
@@ -71,6 +68,7 @@ def _masked(line: str) -> str:
 
 def _quoted(lines: Sequence[str]) -> Iterator[bool]:
     """Which lines are of code, JSON, a tagged or a cited block: nothing leaves these."""
+    ends = {name: index for index, line in enumerate(lines) for name in _END_TAG.findall(line)}
     close, depth = "", 0
     for index, line in enumerate(lines):
         text = line.strip()
@@ -80,7 +78,7 @@ def _quoted(lines: Sequence[str]) -> Iterator[bool]:
         elif opening := _OPENING.match(text):
             close = "" if opening[0] in text[3:] else opening[0]
             yield True
-        elif (tag := _TAG.match(text)) and any(f"</{tag[1]}>" in later for later in lines[index + 1 :]):
+        elif (tag := _TAG.match(text)) and ends.get(tag[1], 0) > index:
             close = f"</{tag[1]}>"
             yield True
         elif depth or text.startswith(("{", "[")):
@@ -126,7 +124,8 @@ class _Reader:
         self._parents.append((indent, line))
         self._is_label_used = True
         has_children = index + 1 < len(self._lines) and _indent(self._lines[index + 1]) > indent
-        return Row(line, None if has_children else self._key(index, text, indent), under)
+        key = None if has_children else self._key(index, text, indent)
+        return Row(line, None if key is None else (*map(_masked, under), key), under)
 
     def _is_heading(self, text: str, indent: int) -> bool:
         if text.startswith("#"):
@@ -153,10 +152,12 @@ class _Reader:
 
     def _key(self, index: int, text: str, indent: int) -> str | None:
         bullet = _BULLET.match(text)
-        body = text[bullet.end() :] if bullet else text
+        body = (text[bullet.end() :] if bullet else text)[:_MAX_KEY_SPAN]
         if _NUMBERED.match(body):
             return None
-        for pattern in (_CELL,) if body.startswith("|") else (_ENTITY, _CSV, _PAIR):
+        if body.startswith("|"):
+            return body.split("|")[1].strip() or None
+        for pattern in (_ENTITY, _CSV, _PAIR):
             if found := pattern.match(body):
                 return found[1]
         return None if bullet or indent else self._prose_key(index, text)

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edgeagent.agent.layout import MAX_SYSTEM_CHARS, MIN_SYSTEM_CHARS, Layout, arrange
+from edgeagent.agent.layout import Layout, is_worth_it, laid_out
 from edgeagent.agent.prompt_rows import Row, read_rows
 
 MAX_TEXTS = 64
@@ -46,11 +46,11 @@ class SeenPrompts:
 
         A line that changed once stays behind from then on, so that what comes first stays the same.
         """
-        if not MIN_SYSTEM_CHARS <= len(system) <= MAX_SYSTEM_CHARS:
+        if not is_worth_it(system):
             return Layout(system)
         rows = read_rows(system)
         changing = self._learned(user, rows)
-        return arrange(system, {row.identity for row in rows if row.identity and hash(row.identity) in changing})
+        return laid_out(system, rows, {row.identity for row in rows if row.identity and hash(row.identity) in changing})
 
     def _learned(self, user: str, rows: Sequence[Row]) -> set[int]:
         lines = frozenset(hash(row.text) for row in rows if row.text.strip())
