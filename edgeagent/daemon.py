@@ -149,6 +149,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
             tools=config.tools.enabled,
             new_id=lambda: f"call_{secrets.token_hex(8)}",
             now=time.time,
+            layout=config.policy.layout,
             governor=governing,
             on_local_answer=rechecking.note,
         )

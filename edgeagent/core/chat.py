@@ -61,6 +61,8 @@ class Extension(Frozen):
 
     plan: PlanKind | Literal["auto"] = "auto"
     reduce: ReductionLevel | Literal["auto"] = "auto"
+    layout: Literal["stable", "as_given"] | None = None
+    """Whether changing lines of the instructions are read last; None: as `policy.layout` says."""
     memory: bool = True
     agent: bool = False
     """Whether the assistant may use its own tools (clock, calculator, memory) for this request."""

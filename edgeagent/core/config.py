@@ -105,6 +105,8 @@ class PolicyConfig(Section):
     quality_floor: float | None = Field(default=None, gt=1)
     """Highest perplexity a chosen variant may have; None: no floor."""
     objective: Literal["latency", "energy", "quality"] = "latency"
+    layout: Literal["stable", "as_given"] = "stable"
+    """`stable`: lines of the instructions that change between requests are read last, so that the cache lasts."""
 
 
 class MemoryConfig(Section):
