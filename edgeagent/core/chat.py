@@ -67,6 +67,8 @@ class Extension(Frozen):
     user: str | None = None
     policy: Literal["latency", "energy", "quality"] | None = None
     deadline_s: float | None = Field(default=None, gt=0)
+    cascade: bool = True
+    """Whether a smaller model may answer first, where `models.cascade` names one."""
 
 
 class ChatRequest(Frozen):

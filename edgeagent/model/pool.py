@@ -74,14 +74,14 @@ class ModelPool:
 
     @property
     def residents(self) -> list[Resident]:
-        return list(self._residents.values())
+        return list({id(resident): resident for resident in self._residents.values()}.values())
 
     def has(self, model_id: str) -> bool:
         """Whether some variant of the model is on disk. Raises ModelNotFoundError for an unknown id."""
         return bool(self._stored(model_id))
 
     async def get(self, model_id: str) -> Resident:
-        """The model's best variant for this machine, chosen once.
+        """The model's best variant for this machine, chosen once; for `ID/VARIANT`, that variant.
 
         Raises ModelNotFoundError (unknown, or no file here), ModelFileError, OutOfMemoryError, ConfigError.
         """
@@ -125,16 +125,20 @@ class ModelPool:
                 resident.hold.close()
 
     def _stored(self, model_id: str) -> list[StoredVariant]:
-        card = self._store.registry.card(model_id)
-        found = (self._store.find(model_id, variant.name) for variant in card.variants)
+        card_id, _, only = model_id.partition("/")
+        card = self._store.registry.card(card_id)
+        names = [self._store.registry.variant(card_id, only)[1].name] if only else [v.name for v in card.variants]
+        found = (self._store.find(card_id, name) for name in names)
         return [stored for stored in found if stored]
 
     async def _choose(self, model_id: str) -> Resident:
         stored = {s.variant.name: s for s in await asyncio.to_thread(self._stored, model_id)}
         if not stored:
             raise ModelNotFoundError(f"no file of {model_id} is here; run 'edgeagent models pull {model_id}'")
-        selection, profile = await self._settle(self._store.registry.card(model_id), stored)
+        selection, profile = await self._settle(next(iter(stored.values())).card, stored)
         chosen = stored[selection.variant]
+        if twin := next((r for r in self.residents if _is_of(r, chosen)), None):
+            return twin
         resident = self._resident(chosen, selection, profile)
         if self._config.threads:
             await self.measure(resident)
@@ -211,6 +215,10 @@ class ModelPool:
             if oldest.local.num_waiting == 0:
                 await oldest.local.close()
                 room += oldest.memory_bytes
+
+
+def _is_of(resident: Resident, stored: StoredVariant) -> bool:
+    return (resident.card.id, resident.variant.name) == (stored.card.id, stored.variant.name)
 
 
 def probe_of(stored: StoredVariant, kv_type: KvType, chunk_tokens: int) -> ProbeModel:
