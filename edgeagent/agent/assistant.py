@@ -8,6 +8,7 @@ from typing import Protocol
 
 from edgeagent.agent.answering import Answerer
 from edgeagent.agent.builtin import CalculatorTool, ClockTool, MemoryTool
+from edgeagent.agent.cascading import Cascade
 from edgeagent.agent.drafting import Material
 from edgeagent.agent.loop import Agent
 from edgeagent.agent.memory.memory import Memory
@@ -69,6 +70,7 @@ class Assistant:
         new_id: Callable[[], str],
         now: Callable[[], float],
         governor: Governor | None = None,
+        cascade: Cascade | None = None,
         on_local_answer: Callable[[Resident, Sample], None] = lambda _resident, _sample: None,
     ) -> None:
         self._pool = pool
@@ -81,6 +83,7 @@ class Assistant:
         self._new_id = new_id
         self._now = now
         self._governor = governor
+        self.cascade = cascade
         self._on_local_answer = on_local_answer
 
     async def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
@@ -201,6 +204,8 @@ class _Turn:
         kept, pasted = split_pasted(messages)
         documents = (*self.request.documents, pasted) if pasted else self.request.documents
         material = Material(kept, documents, self.memories, question_of(kept))
+        if (cascade := self.assistant.cascade) and grammar is None and cascade.takes(self.request, messages):
+            return cascade.answer(self.request, material, self.resident, self.started_at)
         return self.assistant.answerer.answer(self.request, material, self.resident, grammar, self.started_at)
 
 
@@ -208,7 +213,13 @@ def _sample(finished: Finished) -> Sample | None:
     """What an answer of this machine alone tells of its speed; None for others."""
     report = finished.report
     predicted, measured = report.predicted, report.measured
-    if report.plan is not PlanKind.LOCAL or report.handover or predicted.ttft_s is None or predicted.tpot_s is None:
+    if (
+        report.plan is not PlanKind.LOCAL
+        or report.handover
+        or report.cascade
+        or predicted.ttft_s is None
+        or predicted.tpot_s is None
+    ):
         return None
     return Sample(
         prompt_tokens=finished.usage.prompt_tokens,
