@@ -11,7 +11,7 @@ from pathlib import Path
 from edgeagent.agent.answering import Answerer
 from edgeagent.agent.drafting import Material
 from edgeagent.core.chat import ChatRequest, Message
-from edgeagent.core.errors import EdgeAgentError
+from edgeagent.core.errors import EdgeAgentError, RequestError
 from edgeagent.core.events import Event, Finished, Planned, Text
 from edgeagent.core.plan import AnswerReport, CascadeReport, PlanKind
 from edgeagent.model import overlay
@@ -39,11 +39,15 @@ async def ask_larger(
 ) -> AsyncGenerator[Event, None]:
     """The larger model's answer: of this machine, or of a peer that offers it, as the planner decides.
 
-    Raises EdgeAgentError when nobody here has it.
+    Peers offer models, whatever the variant: one of the small model's card, or named with a variant, must be here.
+    Raises EdgeAgentError when nobody has it.
     """
-    is_here = pool.has(larger)
-    resident = await pool.get(larger) if is_here else small
-    asked = request.model_copy(update={"model": larger.partition("/")[0]})
+    model, _, variant = larger.partition("/")
+    must_be_here = bool(variant) or model == small.card.id
+    resident = await pool.get(larger) if must_be_here or pool.has(larger) else small
+    if must_be_here and resident is small:
+        raise RequestError(f"{larger} is {small.card.id}/{small.variant.name} here, the small model; name another one")
+    asked = request.model_copy(update={"model": model})
     async with contextlib.aclosing(answerer.answer(asked, material, resident, None, time.monotonic())) as events:
         async for event in events:
             yield event

@@ -134,7 +134,8 @@ class ModelPool:
     async def _choose(self, model_id: str) -> Resident:
         stored = {s.variant.name: s for s in await asyncio.to_thread(self._stored, model_id)}
         if not stored:
-            raise ModelNotFoundError(f"no file of {model_id} is here; run 'edgeagent models pull {model_id}'")
+            command = "edgeagent models pull " + model_id.replace("/", " --variant ")
+            raise ModelNotFoundError(f"no file of {model_id} is here; run '{command}'")
         selection, profile = await self._settle(next(iter(stored.values())).card, stored)
         chosen = stored[selection.variant]
         if twin := next((r for r in self.residents if _is_of(r, chosen)), None):

@@ -10,7 +10,6 @@ from edgeagent import parts
 from edgeagent.cli.models.group import JsonObject, as_json_option, models, print_facts
 from edgeagent.cli.options import run
 from edgeagent.cli.steps import show_steps
-from edgeagent.core.errors import RequestError
 from edgeagent.model import overlay
 from edgeagent.model.cascade import EARLY_TOKENS, Calibration, Fit, Target, calibrate
 from edgeagent.model.grading import Item, read_items
@@ -92,8 +91,6 @@ async def _learn(
 
     async with open_house(settings, role="calibrate") as house:
         small = await house.pool.get(f"{model_id}/{variant}" if variant else model_id)
-        if larger in (f"{model_id}/{small.variant.name}", model_id if variant is None else None):
-            raise RequestError(f"--larger {larger} is the model that is calibrated; name another one")
         examiner = Examiner(house.pool, house.assistant.answerer, max_tokens)
         with show_steps(model_id) as on_step:
             outcomes = await examiner.outcomes(items, small, larger, on_step)
