@@ -14,7 +14,7 @@ from edgeagent.core.generation import TokenStep
 from edgeagent.core.plan import ReductionLevel
 from edgeagent.model.cascade import Outcome
 from edgeagent.model.grading import Item
-from edgeagent.model.pool import ModelPool, Resident
+from edgeagent.model.pool import ModelPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Answered:
 
 
 class Examiner:
-    """Puts questions as the assistant would: greedily, without memory, documents or tools."""
+    """Puts questions as the assistant would: greedily, without memory, documents or tools. Models go by their names."""
 
     def __init__(self, pool: ModelPool, answerer: Answerer, max_tokens: int) -> None:
         self._pool = pool
@@ -36,9 +36,12 @@ class Examiner:
         self._max_tokens = max_tokens
 
     async def outcomes(
-        self, items: Sequence[Item], small: Resident, larger: str | None, on_step: Callable[[str, int, int], None]
+        self, items: Sequence[Item], small: str, larger: str | None, on_step: Callable[[str, int, int], None]
     ) -> list[Outcome]:
-        """Every question's outcome. Raises EdgeAgentError when a model cannot answer."""
+        """Every question's outcome, of one model after the other. Raises EdgeAgentError when one cannot answer."""
+        if larger:
+            await self.larger(items[0], larger, small)  # whoever is not there is missed now, not after minutes
+        await self.small(items[0], small)  # loading takes no part in the times
         first: list[Answered] = []
         for number, item in enumerate(items, 1):
             first.append(await self.small(item, small))
@@ -49,13 +52,13 @@ class Examiner:
             on_step("larger model", i + 1, len(items))
         return [_outcome(*each) for each in zip(items, first, second, strict=True)]
 
-    async def small(self, item: Item, small: Resident) -> Answered:
-        request = self._request(item)
+    async def small(self, item: Item, name: str) -> Answered:
+        request, small = self._request(item), await self._pool.get(name)
         return await _collect(ask_small(self._answerer, request, _material(request), small, time.monotonic()))
 
-    async def larger(self, item: Item, larger: str, small: Resident) -> Answered:
-        request = self._request(item)
-        return await _collect(ask_larger(self._pool, self._answerer, request, _material(request), larger, small))
+    async def larger(self, item: Item, name: str, small: str) -> Answered:
+        request, resident = self._request(item), await self._pool.get(small)
+        return await _collect(ask_larger(self._pool, self._answerer, request, _material(request), name, resident))
 
     def _request(self, item: Item) -> ChatRequest:
         wish = Extension(memory=False, reduce=ReductionLevel.L0)

@@ -159,7 +159,7 @@ class Cascade:
     def _marked(self, event: Event, report: CascadeReport) -> Event:
         if not isinstance(event, Finished):
             return event
-        log.info("cascade", extra=report.model_dump(exclude={"early_at"}))
+        log.info("cascade", extra=report.model_dump(exclude_none=True))
         why = f"{_verdict(report)}; {event.report.why}" if not report.stood else _verdict(report)
         return _with(event, cascade=report, why=why)
 

@@ -85,22 +85,22 @@ async def answers(names: Sequence[str], items: Sequence[Item]) -> dict[str, list
         examiner = Examiner(house.pool, house.assistant.answerer, MAX_TOKENS)
         residents = {name: await house.pool.get(name) for name in names}
         for name in names:
-            await examiner.small(items[0], residents[name])  # the first one loads the model and evaluates the front
+            await examiner.small(items[0], name)  # the first one loads the model and evaluates the front
         found: dict[str, list[Try]] = {name: [] for name in names}
         for number, item in enumerate(items):
             order = names if number % 2 else list(reversed(names))
             for name in order:
-                found[name].append(await attempt(examiner, item, residents[name]))
+                found[name].append(await attempt(examiner, item, name, residents[name]))
             if number % 20 == 0:
                 harness.progress(f"question {number} of {len(items)}")
     return found
 
 
-async def attempt(examiner: Examiner, item: Item, resident: Resident) -> Try:
+async def attempt(examiner: Examiner, item: Item, name: str, resident: Resident) -> Try:
     assert resident.local.pid is not None
     worker = psutil.Process(resident.local.pid)
     before = worker.cpu_times()
-    answered = await examiner.small(item, resident)
+    answered = await examiner.small(item, name)
     after = worker.cpu_times()
     cpu_s = after.user + after.system - before.user - before.system
     return Try(answered, item.accepts(answered.text), cpu_s)
@@ -171,7 +171,8 @@ def pair_figures(small: Sequence[Try], larger: Sequence[Try]) -> tuple[harness.J
         "budgets": {str(b): cascade_figures(outcomes, small, larger, Target(budget=b)) for b in BUDGETS},
     }
     error = {f"{key}_standard_error": _standard_error(figures[key], len(labels)) for key in ACCURACIES}
-    return figures, error | {"auroc_95_percent": _auroc_interval(scores, labels)}
+    by_chance = {"calibration_error_of_honest_scores": _honest_error(scores)}
+    return figures, error | by_chance | {"auroc_95_percent": _auroc_interval(scores, labels)}
 
 
 ACCURACIES = ("small_accuracy", "larger_accuracy")
@@ -180,6 +181,13 @@ ACCURACIES = ("small_accuracy", "larger_accuracy")
 def _standard_error(share: object, count: int) -> float:
     assert isinstance(share, float)
     return math.sqrt(share * (1 - share) / count)
+
+
+def _honest_error(scores: Sequence[float]) -> float:
+    """The calibration error to expect by chance alone, if each score were the very chance of being right."""
+    draw = random.Random(SEED)
+    drawn = ([draw.random() < score for score in scores] for _ in range(RESAMPLES))
+    return statistics.fmean(calibration_error(scores, labels) for labels in drawn)
 
 
 def _auroc_interval(scores: Sequence[float], labels: Sequence[bool]) -> list[float]:

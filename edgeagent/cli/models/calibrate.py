@@ -93,7 +93,8 @@ async def _learn(
         small = await house.pool.get(f"{model_id}/{variant}" if variant else model_id)
         examiner = Examiner(house.pool, house.assistant.answerer, max_tokens)
         with show_steps(model_id) as on_step:
-            outcomes = await examiner.outcomes(items, small, larger, on_step)
+            name = f"{model_id}/{small.variant.name}"
+            outcomes = await examiner.outcomes(items, name, larger, on_step)
     return small, calibrate(outcomes, target)
 
 
@@ -117,6 +118,8 @@ def _text(model_id: str, made: Calibration) -> str:
         lines.append(f"{made.larger} alone: {figures.larger_accuracy:.1%} right, {figures.larger_s:.2f} s each")
         lines.append(f"cascade: {figures.cascade_accuracy:.1%} right, {mean_s:.2f} s each")
     lines.append(_early_text(made))
+    if figures.share_asked == 1:
+        lines.append("every question would be passed on: this cascade costs more than the larger model alone")
     second = made.larger or "LARGER"
     lines.append(f'use it: cascade = ["{name}", "{second}"] under [models]')
     return "\n".join(lines)
