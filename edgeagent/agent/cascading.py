@@ -83,13 +83,16 @@ class Cascade:
         """
         found = await self._calibrated()
         if isinstance(found, str):
-            async with contextlib.aclosing(
-                self._answerer.answer(request, material, resident, None, started_at)
-            ) as events:
-                async for event in events:
-                    yield _told(event, found)
-            return
-        small, calibration = found
+            source = _all_told(self._answerer.answer(request, material, resident, None, started_at), found)
+        else:
+            source = self._tried(request, material, *found, started_at)
+        async with contextlib.aclosing(source) as events:
+            async for event in events:
+                yield event
+
+    async def _tried(
+        self, request: ChatRequest, material: Material, small: Resident, calibration: Calibration, started_at: float
+    ) -> AsyncGenerator[Event, None]:
         trial = _Trial(request, Watch(calibration))
         try:
             source = ask_small(self._answerer, request, material, small, started_at)
@@ -136,12 +139,10 @@ class Cascade:
             if has_told or trial.note:
                 raise
             note = f"the answer of {self._small} is not sure, and {self._larger} has none: {error}"
-        again = (
-            _replay(trial.held) if trial.is_whole else self._answerer.answer(request, material, small, None, begun_at)
-        )
-        async with contextlib.aclosing(again) as events:
+        again = trial.whole(ask_small(self._answerer, request, material, small, begun_at))
+        async with contextlib.aclosing(_all_told(again, note)) as events:
             async for event in events:
-                yield _told(self._marked(event, report), note)
+                yield self._marked(event, report)
 
     def _report(self, trial: "_Trial", small: Resident, calibration: Calibration) -> CascadeReport:
         watch = trial.watch
@@ -176,11 +177,6 @@ class _Trial:
     held: list[Event] = field(default_factory=list)
     note: str | None = None
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether all of the answer is held."""
-        return bool(self.held) and isinstance(self.held[-1], Finished)
-
     async def events(self, source: Events) -> AsyncGenerator[Event, None]:
         async with contextlib.aclosing(source) as events:
             async for event in events:
@@ -191,6 +187,16 @@ class _Trial:
                     return
                 while self.stands and self.held:
                     yield self.held.pop(0)
+
+    async def whole(self, source: Events) -> AsyncGenerator[Event, None]:
+        """What was held, if that is all of the answer; else the answer made once more."""
+        async with contextlib.aclosing(source) as events:
+            if self.held and isinstance(self.held[-1], Finished):
+                for event in self.held:
+                    yield event
+                return
+            async for event in events:
+                yield self._shown(event)
 
     def _judge(self, event: Event) -> None:
         if isinstance(event, Text):
@@ -210,17 +216,18 @@ class _Trial:
         return replace(event, tokens=tokens)
 
 
-async def _replay(events: Sequence[Event]) -> AsyncGenerator[Event, None]:
-    for event in events:
-        yield event
-
-
 def _verdict(report: CascadeReport) -> str:
     if report.confidence is None:
         return f"{report.small} gave no answer"
     sure = f"confidence {report.confidence:.2f}, {report.threshold:.2f} wanted"
     early = f" after {report.early_at} tokens" if report.early_at else ""
     return f"the answer of {report.small} {'stands' if report.stood else 'does not stand'}{early}: {sure}"
+
+
+async def _all_told(source: Events, note: str) -> AsyncGenerator[Event, None]:
+    async with contextlib.aclosing(source) as events:
+        async for event in events:
+            yield _told(event, note)
 
 
 def _told(event: Event, note: str | None) -> Event:
