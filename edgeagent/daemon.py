@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from edgeagent.agent.answering import Answerer
 from edgeagent.agent.assistant import Assistant
+from edgeagent.agent.cascading import Cascade
 from edgeagent.agent.memory.memory import Memory
 from edgeagent.agent.situation import Surroundings
 from edgeagent.application.backend import Load
@@ -140,9 +141,10 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         await stack.enter_async_context(background(pool.unload_idle(), "unload-idle"))
         await stack.enter_async_context(background(governing.run(), "governor"))
         await stack.enter_async_context(background(rechecking.run(), "recheck-rates"))
+        answerer = Answerer(Surroundings(config.policy, config.models, peers), encoder)
         assistant = Assistant(
             pool,
-            Answerer(Surroundings(config.policy, config.models, peers), encoder),
+            answerer,
             encoder,
             memory,
             default_model=config.models.default,
@@ -151,9 +153,18 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
             now=time.time,
             layout=config.policy.layout,
             governor=governing,
+            cascade=_cascade(settings, pool, answerer),
             on_local_answer=rechecking.note,
         )
         yield House(settings, store, pool, memory, assistant, peers)
+
+
+def _cascade(settings: Settings, pool: ModelPool, answerer: Answerer) -> Cascade | None:
+    models = settings.config.models
+    if not models.cascade:
+        return None
+    small, larger = models.cascade
+    return Cascade(pool, answerer, settings.paths.models, small=small, larger=larger, default_model=models.default)
 
 
 @contextlib.asynccontextmanager

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from edgeagent.agent.answering import Answerer, claim_of
 from edgeagent.agent.builtin import CalculatorTool, ClockTool, MemoryTool
+from edgeagent.agent.cascading import Cascade
 from edgeagent.agent.drafting import Material
 from edgeagent.agent.earlier import EarlierTurns
 from edgeagent.agent.layout import Layout
@@ -74,6 +75,7 @@ class Assistant:
         now: Callable[[], float],
         layout: Literal["stable", "as_given"] = "stable",
         governor: Governor | None = None,
+        cascade: Cascade | None = None,
         on_local_answer: Callable[[Resident, Sample], None] = lambda _resident, _sample: None,
     ) -> None:
         self._pool = pool
@@ -89,6 +91,7 @@ class Assistant:
         self._seen = SeenPrompts()
         self._earlier = EarlierTurns()
         self._governor = governor
+        self.cascade = cascade
         self._on_local_answer = on_local_answer
 
     async def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
@@ -245,6 +248,8 @@ class _Turn:
         documents = (*self.request.documents, pasted) if pasted else self.request.documents
         layout = self.assistant.laid_out(self.request, self.user, kept)
         material = Material(kept, documents, self.memories, question_of(kept), layout, _ids(self.earlier))
+        if (cascade := self.assistant.cascade) and grammar is None and cascade.takes(self.request, messages):
+            return cascade.answer(self.request, material, self.resident, self.started_at, self.claim)
         return self.assistant.answerer.answer(
             self.request, material, self.resident, grammar, self.started_at, self.claim
         )
@@ -258,7 +263,13 @@ def _sample(finished: Finished) -> Sample | None:
     """What an answer of this machine alone tells of its speed; None for others."""
     report = finished.report
     predicted, measured = report.predicted, report.measured
-    if report.plan is not PlanKind.LOCAL or report.handover or predicted.ttft_s is None or predicted.tpot_s is None:
+    if (
+        report.plan is not PlanKind.LOCAL
+        or report.handover
+        or report.cascade
+        or predicted.ttft_s is None
+        or predicted.tpot_s is None
+    ):
         return None
     return Sample(
         prompt_tokens=finished.usage.prompt_tokens,

@@ -1,7 +1,7 @@
 """The prompt of a request at each reduction level that is worth considering."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from edgeagent.agent.context_shift import shift
 from edgeagent.agent.layout import Layout
@@ -38,9 +38,9 @@ class Material:
     documents: Sequence[Document]
     memories: Sequence[MemoryHit]
     question: str
-    layout: Layout
+    layout: Layout = field(default_factory=lambda: Layout(""))
     """The instructions among `messages`, as they are laid out."""
-    earlier: Mapping[int, Sequence[str]]
+    earlier: Mapping[int, Sequence[str]] = field(default_factory=dict)
     """Ids of the memories in front of earlier questions, by the number of the user's message."""
     gone: "Gone | None" = None
     """The oldest part of the conversation, when there was no room for it."""

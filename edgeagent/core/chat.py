@@ -72,6 +72,8 @@ class Extension(Frozen):
     """From when the request came: it is not begun, and no plan is chosen, that would end later."""
     priority: Literal["interactive", "normal", "background"] = "normal"
     """Before whom it waits for the engine."""
+    cascade: bool = True
+    """Whether a smaller model may answer first, where `models.cascade` names one."""
 
 
 class ChatRequest(Frozen):

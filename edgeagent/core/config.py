@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from edgeagent.core.cards import KvType
 from edgeagent.core.errors import ConfigError
@@ -48,6 +48,15 @@ class PeerConfig(Section):
     """Card ids this peer offers; empty: the default model."""
 
 
+CascadeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}(/[A-Za-z0-9_.-]{1,32})?$")]
+
+
+def _none_or_two(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(names) not in (0, 2) or len(set(names)) != len(names):
+        raise ValueError("it names two models, the small one first, or none")
+    return names
+
+
 class ModelsConfig(Section):
     default: str = "smollm2-135m-instruct"
     dir: str = ""
@@ -69,6 +78,8 @@ class ModelsConfig(Section):
     """Opens repositories with a licence gate; `HF_TOKEN` when neither file nor variable set it."""
     quota_bytes: Annotated[int, Field(ge=0)] = 0
     """0: as much as the disk has."""
+    cascade: Annotated[tuple[CascadeName, ...], AfterValidator(_none_or_two)] = ()
+    """A small and a larger model, `ID` or `ID/VARIANT`; the larger is asked where the small answer does not stand."""
 
 
 class EngineConfig(Section):

@@ -124,6 +124,24 @@ class PlanQuery(Value):
     policy: Literal["latency", "energy", "quality"] | None = None
 
 
+class CascadeReport(Value):
+    """What became of the smaller model's answer. Times are of this request, whole and in wall time."""
+
+    small: str
+    larger: str
+    confidence: float | None = None
+    """Probability that the small answer is right; None: there was none to judge."""
+    threshold: float
+    """What the confidence had to reach; of an early decision the bound that it passed."""
+    stood: bool
+    early_at: int | None = None
+    """Tokens after which it was decided, when that was before the end."""
+    small_tokens: int = 0
+    small_s: float = 0.0
+    """Until it was decided; as long was nothing shown."""
+    larger_s: float | None = None
+
+
 class AnswerReport(Value):
     """The `edgeagent` object of every answer: what was done, and why."""
 
@@ -150,5 +168,7 @@ class AnswerReport(Value):
     """Prompt tokens whose cache was here already."""
     notes: tuple[str, ...] = ()
     """Failures on the way that did not stop the answer."""
+    cascade: CascadeReport | None = None
+    """Only where `models.cascade` was used."""
     decision: Decision | None = None
     """The whole table the planner chose from."""

@@ -107,14 +107,15 @@ class ModelPool:
 
     @property
     def residents(self) -> list[Resident]:
-        return list(self._residents.values())
+        return list({id(resident): resident for resident in self._residents.values()}.values())
 
     def has(self, model_id: str) -> bool:
         """Whether some variant of the model is on disk. Raises ModelNotFoundError for an unknown id."""
         return bool(self._stored(model_id))
 
     async def get(self, model_id: str, *, wait_s: float | None = None) -> Resident:
-        """The model's best variant for this machine, chosen once, with memory promised to it.
+        """The model's best variant for this machine, chosen once, with memory promised to it; for
+        `ID/VARIANT`, that variant.
 
         Waits up to `wait_s` (None: as configured) until others leave room. Raises ModelNotFoundError (unknown, or no
         file here), ModelFileError, OutOfMemoryError, ConfigError, and BusyError when there is no room in time.
@@ -184,14 +185,14 @@ class ModelPool:
 
     async def _forget(self, resident: Resident) -> None:
         async with self._choosing:
-            if self._residents.get(resident.name) is resident and not resident.is_in_use:
+            if resident in self.residents and not resident.is_in_use:
                 await self._drop(resident)
 
     async def _drop(self, resident: Resident) -> None:
         await resident.unload()
         if resident.hold:
             resident.hold.close()
-        del self._residents[resident.name]
+        self._residents = {name: other for name, other in self._residents.items() if other is not resident}
 
     async def drain(self, bound_s: float) -> None:
         """No new requests; those under way have `bound_s` to end. Then as `close`."""
@@ -208,16 +209,21 @@ class ModelPool:
             await self._drop(resident)
 
     def _stored(self, model_id: str) -> list[StoredVariant]:
-        card = self._store.registry.card(model_id)
-        found = (self._store.find(model_id, variant.name) for variant in card.variants)
+        card_id, _, only = model_id.partition("/")
+        card = self._store.registry.card(card_id)
+        names = [self._store.registry.variant(card_id, only)[1].name] if only else [v.name for v in card.variants]
+        found = (self._store.find(card_id, name) for name in names)
         return [stored for stored in found if stored]
 
     async def _choose(self, model_id: str) -> Resident:
         stored = {s.variant.name: s for s in await asyncio.to_thread(self._stored, model_id)}
         if not stored:
-            raise ModelNotFoundError(f"no file of {model_id} is here; run 'edgeagent models pull {model_id}'")
-        selection, profile = await self._settle(self._store.registry.card(model_id), stored)
+            command = "edgeagent models pull " + model_id.replace("/", " --variant ")
+            raise ModelNotFoundError(f"no file of {model_id} is here; run '{command}'")
+        selection, profile = await self._settle(next(iter(stored.values())).card, stored)
         chosen = stored[selection.variant]
+        if twin := next((r for r in self.residents if _is_of(r, chosen)), None):
+            return twin
         resident = self._resident(chosen, selection, profile)
         if self._config.threads:
             await self.measure(resident)
@@ -294,6 +300,10 @@ class ModelPool:
             gpu_layers=placement.gpu_layers,
             experts_on_cpu=placement.experts_on_cpu,
         )
+
+
+def _is_of(resident: Resident, stored: StoredVariant) -> bool:
+    return (resident.card.id, resident.variant.name) == (stored.card.id, stored.variant.name)
 
 
 def probe_of(stored: StoredVariant, kv_type: KvType, chunk_tokens: int) -> ProbeModel:
