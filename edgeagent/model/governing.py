@@ -136,7 +136,7 @@ class Governing:
         smaller = self._pool.smaller(resident) if resident else None
         if resident is None or smaller is None or resident.variant.bytes is None:
             return None
-        return resident.memory_bytes - (resident.variant.bytes - smaller) // 2
+        return (resident.single_bytes or resident.memory_bytes) - (resident.variant.bytes - smaller) // 2
 
     async def _apply(self, advice: EngineAdvice) -> None:
         before, self.advice = self.advice, advice

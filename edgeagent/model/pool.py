@@ -11,9 +11,9 @@ from edgeagent.core.config import EngineConfig
 from edgeagent.core.errors import BusyError, EngineError, ModelNotFoundError, OutOfMemoryError
 from edgeagent.core.hardware import Profile, Rates
 from edgeagent.execution.confine import WorkerLimits
-from edgeagent.execution.local import LoadSettings, LocalModel
-from edgeagent.model.fence import Load, fence
+from edgeagent.execution.local import LocalModel
 from edgeagent.model.limits import Limits
+from edgeagent.model.loading import loading_of
 from edgeagent.model.locks import Hold
 from edgeagent.model.machine import Machine
 from edgeagent.model.recipe import load_of
@@ -53,6 +53,8 @@ class Resident:
     """How far answers have lately been from what `rates` say."""
     hold: Hold | None = None
     """Keeps the file from eviction by any process."""
+    single_bytes: int = 0
+    """`memory_bytes` if it held one sequence only."""
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     """What its worker may take."""
     num_users: int = 0
@@ -200,7 +202,7 @@ class ModelPool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(bound_s):
                 for resident in self.residents:
-                    async with resident.local.lease():  # behind all that were there before
+                    async with resident.local.admission.whole():
                         pass
         await self.close()
 
@@ -220,18 +222,19 @@ class ModelPool:
         if not stored:
             command = "edgeagent models pull " + model_id.replace("/", " --variant ")
             raise ModelNotFoundError(f"no file of {model_id} is here; run '{command}'")
-        selection, profile = await self._settle(next(iter(stored.values())).card, stored)
+        selection, profile, memory_bytes = await self._settle(next(iter(stored.values())).card, stored)
         chosen = stored[selection.variant]
         if twin := next((r for r in self.residents if _is_of(r, chosen)), None):
             return twin
-        resident = self._resident(chosen, selection, profile)
+        resident = self._resident(chosen, selection, profile, memory_bytes)
         if self._config.threads:
             await self.measure(resident)
         resident.hold = self._store.hold(chosen)
         return resident
 
-    async def _settle(self, card: ModelCard, stored: Mapping[str, StoredVariant]) -> tuple[Selection, Profile]:
-        """A selection whose variant was measured here. What measuring teaches may change the selection, a few times.
+    async def _settle(self, card: ModelCard, stored: Mapping[str, StoredVariant]) -> tuple[Selection, Profile, int]:
+        """A selection whose variant was measured here, and the memory that may be used. What measuring teaches may
+        change the selection, a few times.
 
         One that fits beside the models that have memory; where there is none, one that fits when they are gone.
         """
@@ -248,8 +251,9 @@ class ModelPool:
             profile = await self._read_profile(self._probe(stored[tried.variant], tried))
             selection = select(card, sizes, self._describe(profile), limits)
             if (selection.variant, selection.choice.kv_type) == (tried.variant, tried.kv_type):
-                return selection, profile
-        return selection, await self._read_profile(self._probe(stored[selection.variant], selection.choice))
+                return selection, profile, limits.memory_bytes
+        profile = await self._read_profile(self._probe(stored[selection.variant], selection.choice))
+        return selection, profile, limits.memory_bytes
 
     def _probe(self, stored: StoredVariant, choice: Choice) -> ProbeModel:
         return probe_of(stored, choice.kv_type, self._config.chunk_tokens)
@@ -262,43 +266,21 @@ class ModelPool:
         unknown = {"roofline_fraction": None, "compute_fraction": None, "prompt_tokens": BENCH_PROMPT_TOKENS}
         resident.rates = resident.rates.model_copy(update=measured | unknown)
 
-    def _resident(self, chosen: StoredVariant, selection: Selection, profile: Profile) -> Resident:
-        settings = self._load_settings(chosen, selection.choice, profile)
+    def _resident(self, chosen: StoredVariant, selection: Selection, profile: Profile, memory_bytes: int) -> Resident:
         rates = _rates(profile, chosen)
-        threads = settings.threads or rates.threads
+        threads = self._config.threads or rates.threads
+        loading = loading_of(chosen, selection.choice, profile, self._config, threads, memory_bytes)
         return Resident(
             card=chosen.card,
             variant=chosen.variant.model_copy(update={"sha256": chosen.sha256, "bytes": chosen.bytes}),
             why=selection.why,
             rates=rates,
-            memory_bytes=selection.choice.memory_bytes,
-            local=LocalModel(
-                replace(settings, threads=threads), queue=self._config.queue, per_user=self._config.user_queue
-            ),
+            memory_bytes=loading.memory_bytes,
+            single_bytes=loading.single_bytes,
+            local=LocalModel(loading.settings, queue=self._config.queue, per_user=self._config.user_queue),
             used_at=time.monotonic(),
             position_s=_position_s(profile, chosen, threads),
-            limits=_fenced(chosen, selection.choice, threads, self._config.nice),
-        )
-
-    def _load_settings(self, chosen: StoredVariant, choice: Choice, profile: Profile) -> LoadSettings:
-        engine = profile.engine(ENGINE)
-        if engine is None or not engine.usable:
-            reason = engine.probe.reason if engine else "it was never probed"
-            raise EngineError(f"llama.cpp does not run on this machine ({reason}); run 'edgeagent doctor'")
-        safe, placement = engine.probe.settings, choice.option.placement
-        loading = placement.setup.loading
-        return LoadSettings(
-            path=str(chosen.path),
-            variant_sha256=chosen.sha256,
-            context_tokens=choice.context_tokens,
-            kv_type=choice.kv_type if safe["flash_attention"] else "f16",
-            flash_attention=safe["flash_attention"],
-            threads=self._config.threads,
-            extra_buffers=safe["extra_buffers"] and loading != "paged",
-            chunk_tokens=self._config.chunk_tokens,
-            load_mode="read" if loading == "read" else "map",
-            gpu_layers=placement.gpu_layers,
-            experts_on_cpu=placement.experts_on_cpu,
+            limits=loading.limits,
         )
 
 
@@ -311,22 +293,6 @@ def probe_of(stored: StoredVariant, kv_type: KvType, chunk_tokens: int) -> Probe
     load = load_of(stored.card.shape(stored.variant), stored.variant.file_type)
     key = f"{stored.card.id}/{stored.variant.name}"
     return ProbeModel(key, stored.path, kv_type, chunk_tokens, sum(load.layers.values()))
-
-
-def _fenced(chosen: StoredVariant, choice: Choice, threads: int, nice: int) -> WorkerLimits:
-    placement, shape = choice.option.placement, chosen.card.shape(chosen.variant)
-    if placement.gpu_layers:
-        return WorkerLimits(nice=nice)
-    load = Load(
-        forecast_bytes=choice.memory_bytes,
-        file_bytes=chosen.bytes,
-        sequence_bytes=shape.kv_bytes_per_token(choice.kv_type) * choice.context_tokens,
-        vocab=shape.vocab,
-        chunk_tokens=placement.setup.chunk_tokens,
-        threads=threads,
-        is_mapped=placement.setup.loading == "mapped",
-    )
-    return fence(load, nice=nice)
 
 
 def _position_s(profile: Profile, chosen: StoredVariant, threads: int) -> tuple[float, float]:
