@@ -9,6 +9,7 @@ from edgeagent.core.cards import KvType, ModelCard, Variant
 from edgeagent.core.config import EngineConfig
 from edgeagent.core.errors import EngineError, ModelNotFoundError
 from edgeagent.core.hardware import Profile, Rates
+from edgeagent.core.invariance import EvaluationSettings, Invariance
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.model.limits import Limits
 from edgeagent.model.locks import Hold
@@ -18,6 +19,7 @@ from edgeagent.model.select import Choice, Selection, select
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.capability import ENGINE, ProbeModel
 from edgeagent.resource.drift import Drift
+from edgeagent.resource.invariance import verdict
 from edgeagent.resource.speed import position_s
 
 BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS = 192, 16
@@ -47,6 +49,8 @@ class Resident:
     """Seconds that each earlier position adds to a prompt token and to an answer token (0: not known)."""
     drift: Drift = field(default_factory=Drift)
     """How far answers have lately been from what `rates` say."""
+    invariance: Invariance = field(default_factory=Invariance)
+    """Which ways to evaluate change no bit of its answers here."""
     hold: Hold | None = None
     """Keeps the file from eviction by any process."""
 
@@ -138,6 +142,7 @@ class ModelPool:
         resident = self._resident(chosen, selection, profile)
         if self._config.threads:
             await self.measure(resident)
+        resident.invariance = await self._probe_invariance(self._probe(chosen, selection.choice), resident)
         resident.hold = self._store.hold(chosen)
         return resident
 
@@ -152,6 +157,11 @@ class ModelPool:
             if (selection.variant, selection.choice.kv_type) == (tried.variant, tried.kv_type):
                 return selection, profile
         return selection, await self._read_profile(self._probe(stored[selection.variant], selection.choice))
+
+    async def _probe_invariance(self, probe: ProbeModel, resident: Resident) -> Invariance:
+        """Some seconds, once for a variant under these settings on this machine; then the profile knows."""
+        evaluation = evaluation_of(resident.local.settings)
+        return verdict(await self._read_profile(replace(probe, evaluation=evaluation)), probe.key, evaluation)
 
     def _probe(self, stored: StoredVariant, choice: Choice) -> ProbeModel:
         return probe_of(stored, choice.kv_type, self._config.chunk_tokens)
@@ -218,6 +228,19 @@ def probe_of(stored: StoredVariant, kv_type: KvType, chunk_tokens: int) -> Probe
     load = load_of(stored.card.shape(stored.variant), stored.variant.file_type)
     key = f"{stored.card.id}/{stored.variant.name}"
     return ProbeModel(key, stored.path, kv_type, chunk_tokens, sum(load.layers.values()))
+
+
+def evaluation_of(settings: LoadSettings) -> EvaluationSettings:
+    """Of how a variant is loaded, what its bits depend on."""
+    return EvaluationSettings(
+        kv_type=settings.kv_type,
+        flash_attention=settings.flash_attention,
+        extra_buffers=settings.extra_buffers,
+        threads=settings.threads,
+        chunk_tokens=settings.chunk_tokens,
+        gpu_layers=settings.gpu_layers,
+        experts_on_cpu=settings.experts_on_cpu,
+    )
 
 
 def _position_s(profile: Profile, chosen: StoredVariant, threads: int) -> tuple[float, float]:
