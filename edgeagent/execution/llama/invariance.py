@@ -9,29 +9,15 @@ longest sequence of the batch. So batches are tried where that padding steps, an
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-
-import numpy as np
 
 from edgeagent.core.errors import EngineError, RequestError
-from edgeagent.execution.llama import state as kv
 from edgeagent.execution.llama.jobs import Steps
 from edgeagent.execution.llama.model import Model
-from edgeagent.execution.llama.slots import Part, Saved, Slots, SlotSettings
-from edgeagent.execution.llama.tensors import FloatArray
+from edgeagent.execution.llama.reference import CELLS, FAR, NEAR, OTHER_PIECE, SHORT, STEPS, Reference
+from edgeagent.execution.llama.slots import Part, Slots, SlotSettings
 from edgeagent.execution.worker import Request
 
-MIN_START_TOKENS = 64
-"""From the start, at least so many tokens are evaluated one by one, and then again in pieces."""
-SHORT, NEAR, FAR = 5, 253, 509
-"""Tokens before the places where batches are tried; behind the last two, attention sees 256 cells more."""
-NEAR_TOKENS, FAR_TOKENS = 17, 17
-END = FAR + FAR_TOKENS
-CELLS = 768
-OTHER_TOKENS, OTHER_PIECE = 60, 12
 DRAFTS = (2, 3, 4, 5, 6, 7, 8, 11, 13, 16)
-STEPS = 6
-TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 def invariance(request: Request) -> Steps:
@@ -82,62 +68,24 @@ def _read(model: Model, text: str) -> list[int]:
     return (special + tokens * (CELLS // len(tokens) + 1))[:CELLS]
 
 
-def cut_patterns(chunk_tokens: int, num_tokens: int) -> list[list[int]]:
-    """Ways to cut so many tokens into pieces of at most a chunk: whole chunks first, then every size that may matter.
-
-    Sizes: 2 to 9, powers of two and one more, the chunk and one less.
-    """
-    most = min(chunk_tokens, num_tokens)
-    powers = [1 << n for n in range(4, most.bit_length())]
-    sizes = {*range(2, 10), *powers, *(n + 1 for n in powers), most - 1, most}
-    left = sorted(n for n in sizes if 1 < n <= most)
-    full, rest = divmod(num_tokens, most)
-    patterns = [[most] * full + [rest] * (rest > 0)]
-    while left:
-        pattern: list[int] = []
-        room = num_tokens
-        while fitting := [n for n in left if n <= room]:
-            pattern.append(fitting[-1 if len(pattern) % 2 else 0])  # small and large by turns
-            left.remove(pattern[-1])
-            room -= pattern[-1]
-        patterns.append(pattern + [min(room, most)] * (room > 0))
-    return patterns
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """A sequence to go on with, and the logits its tokens have alone."""
-
-    saved: Saved
-    tokens: Sequence[int]
-    rows: Sequence[FloatArray]
-
-
 class Probe:
     """`worst` grows with every finished check."""
 
     def __init__(self, slots: Slots, text: Sequence[int], other: Sequence[int]) -> None:
         self.worst: dict[str, float] = {}
-        self._slots, self._text, self._other = slots, text, other
+        self._slots, self._known = slots, Reference(slots, text, other)
         self._sequences, self._chunk = slots.settings.sequences, slots.settings.chunk_tokens
-        self._start = max(MIN_START_TOKENS, self._chunk)
-        self._cuts = cut_patterns(self._chunk, self._start)
-        self._rows: dict[int, FloatArray] = {}
-        self._saved: dict[int, Saved] = {}
-        self._lanes: list[Lane] = []
-        self._seen = 0.0
 
     def run(self) -> Steps:
         """Every check, the most useful first; a batch between two yields."""
-        yield from self._read_text()
-        yield from self._read_other()
+        yield from self._known.read()
         for name, check in self._checks():
-            self._seen = 0.0
+            self._known.difference = 0.0
             try:
                 yield from check
             except EngineError:
                 continue  # a cache that cannot do this: unknown
-            self.worst[name] = self._seen
+            self.worst[name] = self._known.difference
 
     def _checks(self) -> Iterator[tuple[str, Steps]]:
         yield "restore 1", self._restore()
@@ -146,7 +94,7 @@ class Probe:
                 yield f"draft {size}", self._draft(size)
         for size in range(2, self._sequences + 1):
             yield f"decode {size}", self._decode(size)
-        for number, pattern in enumerate(self._cuts, 1):
+        for number, pattern in enumerate(self._known.cuts, 1):
             yield f"cut {number}", self._cut(pattern)
         yield "cut far", self._cut_far()
         for size in range(2, min(3, self._sequences) + 1):
@@ -157,72 +105,34 @@ class Probe:
         threads = 2 if self._slots.settings.threads == 1 else 1
         yield f"threads {threads}", self._threads(threads)
 
-    def _read_text(self) -> Steps:
-        """The reference: where anything is compared, one token at a time; chunks in between."""
-        alone = {*range(self._start), *range(NEAR, NEAR + NEAR_TOKENS), *range(FAR, END)}
-        ends = {i - 1 for pattern in self._cuts for i in np.cumsum(pattern).tolist()}
-        kept = ends | {*range(SHORT, SHORT + STEPS), *range(NEAR, NEAR + NEAR_TOKENS), *range(FAR, END)}
-        done = 0
-        while done < END:
-            length = 1 if done in alone else min([self._chunk, *(i - done for i in alone if i > done)])
-            (rows,) = self._slots.evaluate(Part(0, self._text[done : done + length]))
-            done += length
-            if done - 1 in kept:
-                self._rows[done - 1] = rows[0]
-            if done in (SHORT, NEAR, FAR, END):
-                self._saved[done] = self._slots.save(0)
-            yield
-
-    def _read_other(self) -> Steps:
-        """Lanes of a long sequence, of another text, of a shorter and a very short one; then the same, further on."""
-        self._slots.cut(0)
-        for done in range(0, OTHER_TOKENS, self._chunk):
-            self._slots.evaluate(Part(0, self._other[done : min(done + self._chunk, OTHER_TOKENS)]))
-            yield
-        other = self._slots.save(0)
-        bases = (self._saved[FAR], other, self._saved[NEAR], self._saved[SHORT])
-        for i in range(max(2, self._sequences)):
-            base, num_steps = bases[i % 4], OTHER_PIECE + 1 if i == 1 else STEPS
-            text = self._other if i % 4 == 1 else self._text
-            first = base.num_tokens + (i // 4) * STEPS
-            tokens, rows = text[first : first + num_steps], []
-            if i in (0, 2, 3):
-                rows = [self._rows[first + step] for step in range(num_steps)]
-            else:
-                self._slots.restore(0, base)
-                for token in tokens:
-                    rows.append(self._slots.evaluate(Part(0, [token]))[0][0])
-                    yield
-            self._lanes.append(Lane(base, tokens, rows))
-
     def _restore(self) -> Steps:
         slot = self._sequences - 1
         for base in (NEAR, FAR):
-            self._slots.restore(slot, self._saved[base])
-            yield from self._one_by_one(slot, base, base + STEPS)
+            self._slots.restore(slot, self._known.saved[base])
+            yield from self._known.one_by_one(slot, base, base + STEPS)
 
     def _draft(self, size: int) -> Steps:
         for base in (NEAR, FAR):
-            self._slots.restore(0, self._saved[base])
-            (rows,) = self._slots.evaluate(Part(0, self._text[base : base + size], all_logits=True))
+            self._slots.restore(0, self._known.saved[base])
+            (rows,) = self._slots.evaluate(Part(0, self._known.text[base : base + size], all_logits=True))
             for i, row in enumerate(rows):
-                self._compare(row, self._rows[base + i])
-            self._compare_cells(0, base, base + size)
+                self._known.compare(row, self._known.rows[base + i])
+            self._known.compare_cells(0, base, base + size)
             yield
 
     def _decode(self, size: int) -> Steps:
         """Slots side by side, and with a gap between them where there is room for one."""
         choices = {tuple(range(size)), (0, *range(self._sequences - size + 1, self._sequences))}
         for slots in sorted(choices):
-            for slot, lane in zip(slots, self._lanes, strict=False):
+            for slot, lane in zip(slots, self._known.lanes, strict=False):
                 self._slots.restore(slot, lane.saved)
             for step in range(STEPS):
-                lanes = list(zip(slots, self._lanes, strict=False))[:: -1 if step % 2 else 1]
+                lanes = list(zip(slots, self._known.lanes, strict=False))[:: -1 if step % 2 else 1]
                 found = self._slots.evaluate(*(Part(slot, [lane.tokens[step]]) for slot, lane in lanes))
                 for (_, lane), rows in zip(lanes, found, strict=True):
-                    self._compare(rows[0], lane.rows[step])
+                    self._known.compare(rows[0], lane.rows[step])
                 yield
-            self._compare_cells(slots[0], FAR, FAR + STEPS)
+            self._known.compare_cells(slots[0], FAR, FAR + STEPS)
 
     def _cut(self, pattern: Sequence[int]) -> Steps:
         self._slots.cut(0)
@@ -230,21 +140,21 @@ class Probe:
 
     def _cut_far(self) -> Steps:
         for base, pattern in ((NEAR, (2, 7, 1, 5)), (FAR, (1, min(16, self._chunk)))):
-            self._slots.restore(0, self._saved[base])
+            self._slots.restore(0, self._known.saved[base])
             yield from self._pieces(base, pattern)
 
     def _pieces(self, base: int, pattern: Sequence[int]) -> Steps:
         done = base
         for length in pattern:
-            (rows,) = self._slots.evaluate(Part(0, self._text[done : done + length]))
+            (rows,) = self._slots.evaluate(Part(0, self._known.text[done : done + length]))
             done += length
-            self._compare(rows[0], self._rows[done - 1])
+            self._known.compare(rows[0], self._known.rows[done - 1])
             yield
-        self._compare_cells(0, base, done)
+        self._known.compare_cells(0, base, done)
 
     def _mixed(self, size: int) -> Steps:
         """`size - 1` sequences decode one token each beside a piece of the other text."""
-        long, other, *more = self._lanes
+        long, other, *more = self._known.lanes
         decoding = [long, *more[: size - 2]]
         for slot, lane in enumerate([other, *decoding]):
             self._slots.restore(slot, lane.saved)
@@ -252,69 +162,49 @@ class Probe:
         parts = [Part(slot, [lane.tokens[0]]) for slot, lane in enumerate(decoding, 1)]
         *found, last = self._slots.evaluate(*parts, Part(0, other.tokens[:piece]))
         for lane, rows in zip(decoding, found, strict=True):
-            self._compare(rows[0], lane.rows[0])
-        self._compare(last[0], other.rows[piece - 1])
+            self._known.compare(rows[0], lane.rows[0])
+        self._known.compare(last[0], other.rows[piece - 1])
         yield
         for slot, lane, step in [(0, other, piece), *((slot, lane, 1) for slot, lane in enumerate(decoding, 1))]:
-            self._compare(self._slots.evaluate(Part(slot, [lane.tokens[step]]))[0][0], lane.rows[step])
+            self._known.compare(self._slots.evaluate(Part(slot, [lane.tokens[step]]))[0][0], lane.rows[step])
             yield
-        self._compare_cells(1, FAR, FAR + 2)
+        self._known.compare_cells(1, FAR, FAR + 2)
 
     def _rewind(self) -> Steps:
         """A wrong draft is dropped, and right tokens are dropped and come again."""
         kept, end = NEAR + 2, NEAR + STEPS
-        self._slots.restore(0, self._saved[NEAR])
-        yield from self._one_by_one(0, NEAR, end)
+        self._slots.restore(0, self._known.saved[NEAR])
+        yield from self._known.one_by_one(0, NEAR, end)
         self._slots.cut(0, kept)
-        self._slots.evaluate(Part(0, self._text[end : kept - 1 : -1], all_logits=True))
+        self._slots.evaluate(Part(0, self._known.text[end : kept - 1 : -1], all_logits=True))
         yield
         self._slots.cut(0, kept)
-        yield from self._one_by_one(0, kept, end)
-        self._compare_cells(0, NEAR, end)
+        yield from self._known.one_by_one(0, kept, end)
+        self._known.compare_cells(0, NEAR, end)
 
     def _neighbour(self) -> Steps:
         """The same with another sequence that comes, goes and comes back in between."""
-        other, size = self._lanes[1], min(OTHER_PIECE, self._chunk)
-        self._slots.restore(0, self._saved[NEAR])
+        other, size = self._known.lanes[1], min(OTHER_PIECE, self._chunk)
+        self._slots.restore(0, self._known.saved[NEAR])
         self._slots.restore(1, other.saved)
         for base in range(NEAR, NEAR + STEPS, 2):
-            yield from self._one_by_one(0, base, base + 2)
+            yield from self._known.one_by_one(0, base, base + 2)
             self._slots.cut(0, base)
             self._slots.cut(1)
-            yield from self._one_by_one(0, base, base + 2)
-            self._slots.evaluate(Part(1, self._other[:size]))
+            yield from self._known.one_by_one(0, base, base + 2)
+            self._slots.evaluate(Part(1, self._known.other[:size]))
             yield
-        self._compare_cells(0, NEAR, NEAR + STEPS)
+        self._known.compare_cells(0, NEAR, NEAR + STEPS)
 
     def _threads(self, threads: int) -> Steps:
         """One by one where attention may be cut up, and a whole chunk."""
-        chunk, found = self._text[: self._chunk], []
+        chunk, found = self._known.text[: self._chunk], []
         for number in (self._slots.settings.threads, threads):
             self._slots.set_threads(number)
             self._slots.cut(0)
             found.append(self._slots.evaluate(Part(0, chunk))[0][0])
             yield
-        self._compare(*found)
+        self._known.compare(*found)
         for base in (SHORT, NEAR, FAR):
-            self._slots.restore(0, self._saved[base])
-            yield from self._one_by_one(0, base, base + STEPS)
-
-    def _one_by_one(self, slot: int, first: int, end: int) -> Steps:
-        for i in range(first, end):
-            self._compare(self._slots.evaluate(Part(slot, [self._text[i]]))[0][0], self._rows[i])
-            yield
-
-    def _compare(self, found: FloatArray, wanted: FloatArray) -> None:
-        if np.array_equal(found.view(np.uint32), wanted.view(np.uint32)):
-            return
-        difference = float(np.abs(found - wanted).max())
-        self._seen = max(self._seen, TINY, difference if difference <= HUGE else HUGE)
-
-    def _compare_cells(self, slot: int, first: int, end: int) -> None:
-        """Cells `[first, end)` against the reference's, where the engine shows them: not those of sliding windows."""
-        try:
-            found, wanted = kv.parse(self._slots.save(slot).data), kv.parse(self._saved[END].data)
-        except EngineError:
-            return
-        if kv.cut_block(found, first, end) != kv.cut_block(wanted, first, end):
-            self._seen = max(self._seen, TINY)
+            self._slots.restore(0, self._known.saved[base])
+            yield from self._known.one_by_one(0, base, base + STEPS)

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from edgeagent.core.errors import RequestError
 from edgeagent.core.invariance import Invariance, conclude
-from edgeagent.execution.llama.invariance import DRAFTS, Probe, cut_patterns
+from edgeagent.execution.llama.invariance import DRAFTS, Probe
 from edgeagent.execution.llama.library import KV_TYPES, llama
 from edgeagent.execution.llama.model import Model
+from edgeagent.execution.llama.reference import END, Reference, cut_patterns
 from edgeagent.execution.llama.slots import Part, Slots, SlotSettings
 from edgeagent.execution.llama.tensors import FloatArray
 from edgeagent.model.store import ModelStore, StoredVariant
@@ -194,15 +195,15 @@ def test_a_difference_of_one_cell_or_one_bit_is_seen(smollm2: StoredVariant) -> 
     model = Model(str(smollm2.path), extra_buffers=False)
     slots = Slots(model, SlotSettings(1, 768, "q8_0", True, 1, CHUNK))
     tokens = model.tokenize(TEXT * 6, add_special=True, parse_special=False)[:768]
-    check = Probe(slots, tokens, tokens)
+    check = Reference(slots, tokens, tokens)
     (row,) = slots.evaluate(Part(0, tokens[:4]))
-    check._saved[543] = check._saved[526] = slots.save(0)
+    check.saved[END] = slots.save(0)
     slots.cut(0)
     (other,) = slots.evaluate(Part(0, [*tokens[:3], tokens[3] + 1]))
-    check._compare_cells(0, 0, 3)
-    assert check._seen == 0
-    check._compare_cells(0, 0, 4)
-    assert 0 < check._seen < 1e-37
-    check._compare(row[0], other[0])
-    assert check._seen == float(np.abs(row - other).max()) > 1e-3
+    check.compare_cells(0, 0, 3)
+    assert check.difference == 0
+    check.compare_cells(0, 0, 4)
+    assert 0 < check.difference < 1e-37
+    check.compare(row[0], other[0])
+    assert check.difference == float(np.abs(row - other).max()) > 1e-3
     slots.close()
