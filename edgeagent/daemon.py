@@ -31,6 +31,7 @@ from edgeagent.parts import (
     device_id,
     embedder,
     governor_limits,
+    kv_store,
     memory_path,
     model_store,
     places,
@@ -113,12 +114,14 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
     config = settings.config
     store = model_store(settings)
     encoder = embedder(settings, store)
+    kept = kv_store(settings)
     pool = ModelPool(
         store,
         config.engine,
         lambda model: profile_with(settings, model),
         lambda: governing.narrowed(selection_limits(settings)),
         lambda profile: selection_machine(settings, profile),
+        kept,
     )
     governing = Governing(
         config.governor,
@@ -132,6 +135,8 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
     rechecking = Rechecking(pool, lambda key, rates: keep_rates(places(settings), key, rates))
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(encoder.close)
+        if kept:
+            stack.callback(kept.close)
         stack.push_async_callback(pool.drain, config.engine.drain_s)
         memory = None
         if config.memory.enabled:

@@ -98,6 +98,10 @@ class EngineConfig(Section):
     """How far model workers stand back for other programs: at 2, 655 parts of CPU time for each 1024 of another's."""
     sequences: Annotated[int, Field(ge=1, le=64)] = 4
     """Answers of one model at once, where memory allows."""
+    kept_memory_bytes: Annotated[int, Field(ge=0)] = 128 * 2**20
+    """Cache rows of conversations kept in memory outside of the workers; 0: none, and none on disk either."""
+    kept_disk_bytes: Annotated[int, Field(ge=0)] = 2**30
+    """Cache rows kept on disk, which outlive the daemon; 0: none."""
     room_wait_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """How long a request waits until models in use leave room for its own."""
     drain_s: Annotated[float, Field(ge=0, le=600)] = 10.0

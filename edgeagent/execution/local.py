@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Alternative, Generation, TokenStep
+from edgeagent.core.invariance import Invariance
 from edgeagent.execution.admission import ANYONE, Admission, Claim
 from edgeagent.execution.calls import Received
 from edgeagent.execution.channel import Message
@@ -68,7 +69,7 @@ class LocalModel:
         self.settings = settings
         self.admission = Admission(slots=settings.sequences, queue=queue, per_user=per_user)
         self._limits = limits
-        self._recovering = Recovering(is_memory_bound=bool(limits.data_bytes or limits.address_bytes))
+        self._recovering = Recovering()
         self._store = store
         self._keeping: Keeping | None = None
         self._worker: Worker | None = None
@@ -95,6 +96,10 @@ class LocalModel:
     def lease(self, claim: Claim = ANYONE) -> AbstractAsyncContextManager[None]:
         """One of the engine's sequences for one request. Raises BusyError, TooManyRequestsError, DeadlineError."""
         return self.admission.turn(claim)
+
+    def set_invariance(self, invariance: Invariance) -> None:
+        """What the probe found, for the next load."""
+        self.settings = replace(self.settings, invariance=invariance)
 
     async def facts(self) -> LoadedFacts:
         """Loads the variant if need be. Raises ModelFileError, OutOfMemoryError, EngineLostError."""
