@@ -68,7 +68,7 @@ class LocalModel:
     ) -> None:
         self.settings = settings
         self.admission = Admission(slots=settings.sequences, queue=queue, per_user=per_user)
-        self._limits = limits
+        self.limits = limits
         self._recovering = Recovering()
         self._store = store
         self._keeping: Keeping | None = None
@@ -212,7 +212,7 @@ class LocalModel:
             return self._worker
 
     async def _load(self) -> Worker:
-        worker = await Worker.spawn("llama", limits=self._limits)
+        worker = await Worker.spawn("llama", limits=self.limits)
         self._worker = worker
         reply, _ = await worker.call("load", (), stall_s=LOAD_STALL_S, **self.settings.parameters())
         self._facts = facts_of(self.settings, reply)

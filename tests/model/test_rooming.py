@@ -65,8 +65,8 @@ def test_two_models_stay_side_by_side_where_both_fit(store: ModelStore) -> None:
             for resident in (small, large):
                 held = holding_of(resident)
                 assert 0.5 * resident.memory_bytes < held.resident_bytes < 1.1 * resident.memory_bytes
-                assert resident.limits.data_bytes
-                assert resident.limits.nice == 2
+                assert resident.local.limits.data_bytes
+                assert resident.local.limits.nice == 2
 
     asyncio.run(body())
 
