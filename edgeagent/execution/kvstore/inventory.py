@@ -124,8 +124,7 @@ class Inventory:
             if block.memory is None:
                 self.forget(block)
             else:
-                self.drop_file(block)
-                block.is_demoted = True
+                self.drop_file(block)  # not written again before it is used: all that is left there is younger
 
     def _fits_memory(self) -> bool:
         return self.ram_bytes <= self.limits.ram_bytes and self.num_in_memory <= MAX_IN_MEMORY
