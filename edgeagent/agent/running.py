@@ -65,6 +65,8 @@ class Run:
                     if self._stream.is_stopped:
                         reason = "stop"
                         break
+        if reason == "length" and self._tally.limit_note:
+            self._tally.notes.append(self._tally.limit_note)
         if text := await self._rest(reason):
             yield text
         usage = Usage(len(self._generation.prompt), self._tally.num_tokens)
@@ -126,6 +128,14 @@ class Run:
         )
         tally.model, tally.variant = resident.card.id, resident.variant.name
         rest = await self._continued(max(1, tally.max_tokens - made))
+        context = (await resident.local.facts()).context_tokens
+        left = context - len(rest.prompt)
+        if left <= len(rest.output):
+            tally.notes.append(f"the answer ends where the peer was lost: {resident.card.id} reads {context} tokens")
+            return
+        if rest.max_tokens > left:
+            rest = replace(rest, max_tokens=left)
+            tally.limit_note = f"the answer ends where the context of {context} tokens is full"
         async with contextlib.aclosing(complete(rest, self._local())) as steps:
             async for step in steps:
                 yield step

@@ -13,6 +13,7 @@ from edgeagent.core.cards import KvType, ModelCard, RequantizedSource
 from edgeagent.core.config import EngineConfig, HttpConfig, MqttConfig
 from edgeagent.core.errors import EdgeAgentError
 from edgeagent.core.hardware import Capability, EngineFacts, Profile
+from edgeagent.core.invariance import Invariance
 from edgeagent.execution.confine import WorkerLimits, missing_here
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.boards import Board
@@ -156,6 +157,23 @@ def check_rates(profile: Profile) -> Check:
     if not profile.rates:
         return Check("rates", "warn", "none is measured yet", "pull a model, then run 'edgeagent profile'")
     return Check("rates", "ok", f"measured for {', '.join(profile.rates)}")
+
+
+def check_batches(profile: Profile) -> Check:
+    """May answers share batches without changing each other's words?"""
+    if not profile.invariance:
+        return Check("batches", "ok", "not probed yet: the first answer with a model does it")
+    told = [f"{_batches(found)} ({key.partition(' ')[0]})" for key, found in profile.invariance.items()]
+    return Check("batches", "ok", f"answers share batches: {', '.join(dict.fromkeys(told))}")
+
+
+def _batches(found: Invariance) -> str:
+    if found.decode_batch > 1:
+        return f"yes, up to {found.decode_batch}"
+    differences = [d for check, d in found.max_abs_logit.items() if check.startswith("decode ")]
+    if not differences:
+        return "no, because they were not tried together" + ("" if found.complete else " in the time there was")
+    return f"no, because a batch changes their logits by up to {max(differences):.2g}"
 
 
 def check_memory(profile: Profile, card: ModelCard, context_tokens: int, kv_type: KvType) -> Check:

@@ -7,6 +7,7 @@ import click
 
 from edgeagent.cli.checks import (
     Check,
+    check_batches,
     check_broker,
     check_capabilities,
     check_database,
@@ -87,6 +88,7 @@ def _machine(settings: Settings, store: ModelStore, card: ModelCard) -> list[Che
         check_engine(profile.engine("llama")),
         *check_capabilities(profile),
         check_rates(profile),
+        check_batches(profile),
         check_workers(config.engine),
         check_memory(profile, card, config.models.context_tokens, config.engine.kv_type),
         check_disk(profile, store, card),

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from edgeagent.core.errors import PeerError
 from edgeagent.core.generation import Alternative, Generation, TokenStep
-from edgeagent.execution.local import Evaluated, LocalModel
+from edgeagent.execution.local import Evaluated, LocalModel, Reloaded
 from edgeagent.execution.peers import Peers, until_accepted
 from edgeagent.execution.session import Session
 from edgeagent.wire.messages import Done, Failed, Open, Stop, Token, Turn, encode_tokens, encode_turns
@@ -58,6 +58,8 @@ class LocalExecutor:
                     yield event
                 elif isinstance(event, Evaluated) and event.reused is not None:
                     self._traffic.reused_tokens = event.reused
+                elif isinstance(event, Reloaded):
+                    self._traffic.notes.append(f"the engine was lost and loaded again: {event.change}")
 
 
 @dataclass(frozen=True, slots=True)

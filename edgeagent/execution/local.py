@@ -2,64 +2,26 @@
 
 import asyncio
 import contextlib
-import hashlib
-import logging
-import signal
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Alternative, Generation, TokenStep
 from edgeagent.core.invariance import Invariance
 from edgeagent.execution.admission import ANYONE, Admission, Claim
+from edgeagent.execution.calls import Received
 from edgeagent.execution.channel import Message
+from edgeagent.execution.confine import WorkerLimits
 from edgeagent.execution.keeping import Cells, Keeping
 from edgeagent.execution.kvstore.store import KvStore
+from edgeagent.execution.loading import LoadedFacts, LoadSettings, facts_of
+from edgeagent.execution.recovering import Recovering
 from edgeagent.execution.supervisor import Worker
 
-log = logging.getLogger(__name__)
+__all__ = ["EngineEvent", "Evaluated", "Exported", "LoadSettings", "LoadedFacts", "LocalModel", "Reloaded"]
 
 LOAD_STALL_S = 300.0  # a large file on an SD card takes minutes
-CRASH_SIGNALS = {signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGBUS, signal.SIGFPE}
-
-
-LoadMode = Literal["map", "read"]
-
-
-@dataclass(frozen=True, slots=True)
-class LoadSettings:
-    """How a variant is loaded. `chunk_tokens` is the canonical prefill chunk; `read` keeps no mapping of the file."""
-
-    path: str
-    variant_sha256: str
-    context_tokens: int
-    kv_type: str
-    flash_attention: bool
-    threads: int
-    extra_buffers: bool
-    chunk_tokens: int
-    load_mode: LoadMode = "map"
-    gpu_layers: int = 0
-    experts_on_cpu: bool = False
-    """Of the layers on a GPU, the experts' tensors stay in the machine's own memory."""
-    sequences: int = 1
-    """Answers that may be under way together, each with `context_tokens`."""
-    invariance: Invariance = field(default_factory=Invariance)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedFacts:
-    """What the engine says of a loaded variant. `kv_bytes_per_token` is 0 when its cache cannot be exchanged."""
-
-    context_tokens: int
-    kv_bytes_per_token: int
-    has_template: bool
-    exact_key: str
-    """Two engines with one key compute the same bits."""
-    kv_planes: tuple[int, ...] = ()
-    """Row bytes of K of every layer, then of V; they add up to `kv_bytes_per_token`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +40,14 @@ class Exported:
     data: bytes
 
 
-EngineEvent = Evaluated | Exported | TokenStep
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """The worker was lost, and the next one is loaded with other settings: what `change`d, for the answer's notes."""
+
+    change: str
+
+
+EngineEvent = Evaluated | Exported | Reloaded | TokenStep
 
 
 class LocalModel:
@@ -94,12 +63,13 @@ class LocalModel:
         *,
         queue: int = 16,
         per_user: int | None = None,
-        memory_limit_bytes: int = 0,
+        limits: WorkerLimits = WorkerLimits(),  # noqa: B008  (frozen)
         store: KvStore | None = None,
     ) -> None:
         self.settings = settings
         self.admission = Admission(slots=settings.sequences, queue=queue, per_user=per_user)
-        self._memory_limit_bytes = memory_limit_bytes
+        self._limits = limits
+        self._recovering = Recovering()
         self._store = store
         self._keeping: Keeping | None = None
         self._worker: Worker | None = None
@@ -127,6 +97,10 @@ class LocalModel:
         """One of the engine's sequences for one request. Raises BusyError, TooManyRequestsError, DeadlineError."""
         return self.admission.turn(claim)
 
+    def set_invariance(self, invariance: Invariance) -> None:
+        """What the probe found, for the next load."""
+        self.settings = replace(self.settings, invariance=invariance)
+
     async def facts(self) -> LoadedFacts:
         """Loads the variant if need be. Raises ModelFileError, OutOfMemoryError, EngineLostError."""
         await self._ready()
@@ -149,20 +123,15 @@ class LocalModel:
     async def generate(self, generation: Generation, *, export_kv: bool = False) -> AsyncGenerator[EngineEvent, None]:
         """Extend a Generation from its journal. Raises EngineLostError when the worker dies on the way."""
         worker = await self._ready()
+        if change := self._recovering.began(generation.id):
+            yield Reloaded(change)
         keeping, output = self._keeping, list(generation.output)
-        stream = worker.stream(
-            "generate",
-            prompt=generation.prompt,
-            output=generation.output,
-            sampling=generation.sampling.model_dump(),
-            max_tokens=generation.max_tokens,
-            export_kv=export_kv,
-            keep_from=await keeping.restore(worker, generation.prompt, output) if keeping else None,
-        )
         try:
-            async with contextlib.aclosing(stream):
+            kept = await keeping.restore(worker, generation.prompt, output) if keeping else None
+            async with contextlib.aclosing(self._stream(worker, generation, export_kv, kept)) as stream:
                 async for event, bulk in stream:
                     if "token" in event:
+                        self._recovering.progressed()
                         output.append(event["token"])
                         yield _token_step(event, bulk)
                     elif "cells" in event:
@@ -172,8 +141,22 @@ class LocalModel:
                     elif keeping:
                         keeping.take(event, generation.prompt, output)
         finally:
+            self._recovering.ended(generation.id, is_lost=not worker.is_alive)
             if keeping:
                 keeping.note_finished(worker, generation.prompt, tuple(output))
+
+    def _stream(
+        self, worker: Worker, generation: Generation, export_kv: bool, keep_from: int | None
+    ) -> AsyncGenerator[Received, None]:
+        return worker.stream(
+            "generate",
+            prompt=generation.prompt,
+            output=generation.output,
+            sampling=generation.sampling.model_dump(),
+            max_tokens=generation.max_tokens,
+            export_kv=export_kv,
+            keep_from=keep_from,
+        )
 
     async def prefill(self, prompt: Sequence[int]) -> AsyncGenerator[Evaluated, None]:
         """Fill the cache chunk by chunk; leaving the iteration keeps what was evaluated."""
@@ -209,6 +192,7 @@ class LocalModel:
         if self._pace is not None:
             await worker.call("set_threads", threads=self._pace[0])
             await worker.call("set_duty", duty=self._pace[1])
+            worker.watch.duty = self._pace[1]
 
     async def close(self) -> None:
         """End the worker, when what it evaluated is kept."""
@@ -221,15 +205,25 @@ class LocalModel:
     async def _ready(self) -> Worker:
         async with self._loading:
             if self._worker is None or not self._worker.is_alive:
-                self._after_loss()
-                worker = await Worker.spawn("llama", memory_limit_bytes=self._memory_limit_bytes)
-                self._worker = worker
-                reply, _ = await worker.call("load", (), stall_s=LOAD_STALL_S, **_load_parameters(self.settings))
-                self._facts = _facts(self.settings, reply)
-                self._keeping = self._make_keeping(self._facts)
-                await self._tell_pace(worker)
-                self.on_load(worker.pid)
+                self._recovering.check()
+                if self._worker is not None:
+                    self._adopt(self._recovering.lost(self._worker, self.settings))
+                self._worker = await self._load()
             return self._worker
+
+    async def _load(self) -> Worker:
+        worker = await Worker.spawn("llama", limits=self._limits)
+        self._worker = worker
+        reply, _ = await worker.call("load", (), stall_s=LOAD_STALL_S, **self.settings.parameters())
+        self._facts = facts_of(self.settings, reply)
+        self._keeping = self._make_keeping(self._facts)
+        await self._tell_pace(worker)
+        self.on_load(worker.pid)
+        return worker
+
+    def _adopt(self, settings: LoadSettings) -> None:
+        self.settings = settings
+        self.admission.set_slots(settings.sequences)
 
     def _make_keeping(self, facts: LoadedFacts) -> Keeping | None:
         if self._store is None or not facts.kv_planes:
@@ -237,43 +231,7 @@ class LocalModel:
         is_free = self.settings.invariance.free_prefill
         return Keeping(self._store, Cells(facts.exact_key, facts.kv_planes, self.settings.chunk_tokens, is_free))
 
-    def _after_loss(self) -> None:
-        """A worker that crashed by itself is loaded again without weight repacking, the riskiest setting.
-        One that was killed (by the kernel, by a person) comes back as it was, so that its bits stay the same."""
-        if self._worker is None:
-            return
-        status = self._worker.exit_status or 0
-        log.warning("engine worker lost pid=%d exit=%d", self._worker.pid, status)
-        if -status in CRASH_SIGNALS and self.settings.extra_buffers:
-            self.settings = replace(self.settings, extra_buffers=False)
-            log.warning("loading again with safer settings extra_buffers=false")
-
-
-def _load_parameters(settings: LoadSettings) -> Message:
-    return {**asdict(settings), "invariance": settings.invariance.model_dump()}
-
 
 def _token_step(event: Message, piece: bytes) -> TokenStep:
     top = tuple(Alternative(token, bytes.fromhex(raw), logprob) for token, raw, logprob in event.get("top", ()))
     return TokenStep(event["position"], event["token"], piece, event["is_end"], event.get("logprob"), top)
-
-
-def _facts(settings: LoadSettings, reply: dict[str, object]) -> LoadedFacts:
-    identity = [
-        settings.variant_sha256,
-        settings.kv_type,
-        settings.flash_attention,
-        settings.extra_buffers,
-        settings.chunk_tokens,
-        reply["engine_version"],
-        reply["system"],
-    ]
-    if settings.gpu_layers:
-        identity += [settings.gpu_layers, settings.experts_on_cpu]
-    return LoadedFacts(
-        context_tokens=int(str(reply["context_tokens"])),
-        kv_bytes_per_token=int(str(reply["kv_bytes_per_token"])),
-        has_template=bool(reply["has_template"]),
-        kv_planes=tuple(reply["kv_planes"]),  # type: ignore[arg-type]
-        exact_key=hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest(),
-    )

@@ -7,9 +7,12 @@ least first. A model whose workers are lost again and again without progress res
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from edgeagent.core.errors import EngineLostError
 from edgeagent.execution.loss import Cause
+
+LoadMode = Literal["map", "read"]
 
 WINDOW_S = 60.0
 MAX_LOSSES = 3
@@ -27,7 +30,7 @@ class Running:
     flash_attention: bool
     kv_type: str
     threads: int
-    load_mode: str
+    load_mode: LoadMode
     gpu_layers: int
     context_tokens: int
     sequences: int

@@ -10,8 +10,9 @@ from edgeagent.core.cards import KvType, ModelCard, Variant
 from edgeagent.core.config import EngineConfig
 from edgeagent.core.errors import BusyError, EngineError, ModelNotFoundError, OutOfMemoryError
 from edgeagent.core.hardware import Profile, Rates
-from edgeagent.execution.confine import WorkerLimits
-from edgeagent.execution.local import LocalModel
+from edgeagent.core.invariance import EvaluationSettings
+from edgeagent.execution.kvstore.store import KvStore
+from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.model.limits import Limits
 from edgeagent.model.loading import loading_of
 from edgeagent.model.locks import Hold
@@ -22,6 +23,7 @@ from edgeagent.model.select import Choice, Selection, select
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.capability import ENGINE, ProbeModel
 from edgeagent.resource.drift import Drift
+from edgeagent.resource.invariance import verdict
 from edgeagent.resource.speed import position_s
 
 BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS = 192, 16
@@ -55,8 +57,6 @@ class Resident:
     """Keeps the file from eviction by any process."""
     single_bytes: int = 0
     """`memory_bytes` if it held one sequence only."""
-    limits: WorkerLimits = field(default_factory=WorkerLimits)
-    """What its worker may take."""
     num_users: int = 0
     """Requests that hold a lease of the pool."""
     is_promised: bool = False
@@ -94,12 +94,15 @@ class ModelPool:
         read_profile: ReadProfile,
         read_limits: Callable[[], Limits],
         describe: Callable[[Profile], Machine],
+        kept: KvStore | None = None,
     ) -> None:
+        """`kept` is where evaluated tokens outlive their worker."""
         self._store = store
         self._config = config
         self._read_profile = read_profile
         self._read_limits = read_limits
         self._describe = describe
+        self._kept = kept
         self._residents: dict[str, Resident] = {}
         self._choosing = asyncio.Lock()
         self._rooming = Rooming(lambda: self.residents, read_limits)
@@ -109,14 +112,15 @@ class ModelPool:
 
     @property
     def residents(self) -> list[Resident]:
-        return list(self._residents.values())
+        return list({id(resident): resident for resident in self._residents.values()}.values())
 
     def has(self, model_id: str) -> bool:
         """Whether some variant of the model is on disk. Raises ModelNotFoundError for an unknown id."""
         return bool(self._stored(model_id))
 
     async def get(self, model_id: str, *, wait_s: float | None = None) -> Resident:
-        """The model's best variant for this machine, chosen once, with memory promised to it.
+        """The model's best variant for this machine, chosen once, with memory promised to it; for
+        `ID/VARIANT`, that variant.
 
         Waits up to `wait_s` (None: as configured) until others leave room. Raises ModelNotFoundError (unknown, or no
         file here), ModelFileError, OutOfMemoryError, ConfigError, and BusyError when there is no room in time.
@@ -186,14 +190,14 @@ class ModelPool:
 
     async def _forget(self, resident: Resident) -> None:
         async with self._choosing:
-            if self._residents.get(resident.name) is resident and not resident.is_in_use:
+            if resident in self.residents and not resident.is_in_use:
                 await self._drop(resident)
 
     async def _drop(self, resident: Resident) -> None:
         await resident.unload()
         if resident.hold:
             resident.hold.close()
-        del self._residents[resident.name]
+        self._residents = {name: other for name, other in self._residents.items() if other is not resident}
 
     async def drain(self, bound_s: float) -> None:
         """No new requests; those under way have `bound_s` to end. Then as `close`."""
@@ -210,17 +214,23 @@ class ModelPool:
             await self._drop(resident)
 
     def _stored(self, model_id: str) -> list[StoredVariant]:
-        card = self._store.registry.card(model_id)
-        found = (self._store.find(model_id, variant.name) for variant in card.variants)
+        card_id, _, only = model_id.partition("/")
+        card = self._store.registry.card(card_id)
+        names = [self._store.registry.variant(card_id, only)[1].name] if only else [v.name for v in card.variants]
+        found = (self._store.find(card_id, name) for name in names)
         return [stored for stored in found if stored]
 
     async def _choose(self, model_id: str) -> Resident:
         stored = {s.variant.name: s for s in await asyncio.to_thread(self._stored, model_id)}
         if not stored:
-            raise ModelNotFoundError(f"no file of {model_id} is here; run 'edgeagent models pull {model_id}'")
-        selection, profile, memory_bytes = await self._settle(self._store.registry.card(model_id), stored)
+            command = "edgeagent models pull " + model_id.replace("/", " --variant ")
+            raise ModelNotFoundError(f"no file of {model_id} is here; run '{command}'")
+        selection, profile, memory_bytes = await self._settle(next(iter(stored.values())).card, stored)
         chosen = stored[selection.variant]
+        if twin := next((r for r in self.residents if _is_of(r, chosen)), None):
+            return twin
         resident = self._resident(chosen, selection, profile, memory_bytes)
+        await self._probe_invariance(self._probe(chosen, selection.choice), resident.local)
         if self._config.threads:
             await self.measure(resident)
         resident.hold = self._store.hold(chosen)
@@ -249,6 +259,12 @@ class ModelPool:
         profile = await self._read_profile(self._probe(stored[selection.variant], selection.choice))
         return selection, profile, limits.memory_bytes
 
+    async def _probe_invariance(self, probe: ProbeModel, local: LocalModel) -> None:
+        """Some seconds, once for a variant under these settings on this machine; then the profile knows."""
+        evaluation = evaluation_of(local.settings)
+        profile = await self._read_profile(replace(probe, evaluation=evaluation))
+        local.set_invariance(verdict(profile, probe.key, evaluation))
+
     def _probe(self, stored: StoredVariant, choice: Choice) -> ProbeModel:
         return probe_of(stored, choice.kv_type, self._config.chunk_tokens)
 
@@ -271,11 +287,20 @@ class ModelPool:
             rates=rates,
             memory_bytes=loading.memory_bytes,
             single_bytes=loading.single_bytes,
-            local=LocalModel(loading.settings, queue=self._config.queue, per_user=self._config.user_queue),
+            local=LocalModel(
+                loading.settings,
+                queue=self._config.queue,
+                per_user=self._config.user_queue,
+                limits=loading.limits,
+                store=self._kept,
+            ),
             used_at=time.monotonic(),
             position_s=_position_s(profile, chosen, threads),
-            limits=loading.limits,
         )
+
+
+def _is_of(resident: Resident, stored: StoredVariant) -> bool:
+    return (resident.card.id, resident.variant.name) == (stored.card.id, stored.variant.name)
 
 
 def probe_of(stored: StoredVariant, kv_type: KvType, chunk_tokens: int) -> ProbeModel:
@@ -283,6 +308,19 @@ def probe_of(stored: StoredVariant, kv_type: KvType, chunk_tokens: int) -> Probe
     load = load_of(stored.card.shape(stored.variant), stored.variant.file_type)
     key = f"{stored.card.id}/{stored.variant.name}"
     return ProbeModel(key, stored.path, kv_type, chunk_tokens, sum(load.layers.values()))
+
+
+def evaluation_of(settings: LoadSettings) -> EvaluationSettings:
+    """Of how a variant is loaded, what its bits depend on."""
+    return EvaluationSettings(
+        kv_type=settings.kv_type,
+        flash_attention=settings.flash_attention,
+        extra_buffers=settings.extra_buffers,
+        threads=settings.threads,
+        chunk_tokens=settings.chunk_tokens,
+        gpu_layers=settings.gpu_layers,
+        experts_on_cpu=settings.experts_on_cpu,
+    )
 
 
 def _position_s(profile: Profile, chosen: StoredVariant, threads: int) -> tuple[float, float]:

@@ -92,7 +92,7 @@ class Inventory:
         """Come back under the memory budget."""
         if self._fits_memory():
             return
-        by_age = sorted(self.blocks, key=lambda block: block.age)
+        by_age = sorted((b for b in self.blocks if b.memory is not None), key=lambda block: block.age)
         for block in by_age:
             if block.name is not None and not self._fits_memory():
                 self.drop_memory(block)
@@ -104,6 +104,8 @@ class Inventory:
     def make_room(self, file_bytes: int, wanted_by: Block | None = None) -> bool:
         """Room on disk for `file_bytes`, of blocks unused for longer than `wanted_by`; if there is none, all stays."""
         excess = self.disk_bytes + file_bytes - self.limits.disk_bytes
+        if excess <= 0:
+            return True
         victims: list[Block] = []
         for block in sorted((b for b in self.blocks if b.name is not None), key=lambda block: block.age):
             if excess <= 0 or (wanted_by and block.age >= wanted_by.age):
