@@ -153,9 +153,13 @@ class Worker:
             if not is_done and self.is_alive:
                 await self._send({"id": 0, "op": "cancel", "params": {"request": request_id}}, ())
 
+    def retire(self) -> None:
+        """No new calls from now on."""
+        self._is_draining = True
+
     async def drain(self, bound_s: float) -> None:
         """No new calls; those under way have `bound_s` to end. The process is gone when this returns."""
-        self._is_draining = True
+        self.retire()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(bound_s):
                 await self._idle.wait()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -65,8 +66,11 @@ def test_two_models_stay_side_by_side_where_both_fit(store: ModelStore) -> None:
             for resident in (small, large):
                 held = holding_of(resident)
                 assert 0.5 * resident.memory_bytes < held.resident_bytes < 1.1 * resident.memory_bytes
-                assert resident.local.limits.data_bytes
-                assert resident.local.limits.nice == 2
+                bounds = Path(f"/proc/{resident.pid}/limits").read_text(encoding="ascii")  # noqa: ASYNC240
+                rows = {row[:26].strip(): row[26:47].strip() for row in bounds.splitlines()}
+                assert resident.memory_bytes // 4 < int(rows["Max data size"]) < int(rows["Max address space"])
+                assert resident.pid is not None
+                assert os.getpriority(os.PRIO_PROCESS, resident.pid) == min(19, os.nice(0) + ONE.nice)
 
     asyncio.run(body())
 
