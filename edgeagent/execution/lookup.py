@@ -12,10 +12,6 @@ MAX_PLACES = 16
 """Earlier places compared a token."""
 MAX_COMPARED = 16
 """Tokens compared at a place. A copy that is being followed counts on beyond it."""
-RESUMED = 0
-"""The strength of a guess that a copy goes on behind a token that was replaced."""
-LEAST_RESUMED = 4
-"""Tokens a copy must have had to be resumed."""
 NOWHERE = 0
 """No match has its continuation at the very start of the text."""
 
@@ -23,8 +19,8 @@ NOWHERE = 0
 class PromptLookup:
     """One text of tokens that grows at its end. A step takes about the same time, however long the text is.
 
-    The guess is read at one earlier place. While the text goes on as it did there, the place moves along; when it
-    does not, the longest match among the newest places is the next, or else the copy is resumed one token on.
+    The guess is read at one earlier place. While the text goes on as it did there, the place moves along, unless a
+    longer match turns up; when it does not, the longest match among the newest places is next.
     """
 
     def __init__(self, text: Sequence[int]) -> None:
@@ -42,7 +38,7 @@ class PromptLookup:
 
     @property
     def strength(self) -> int:
-        """How many tokens agree before the place that `draft` reads: the whole copy so far, or `RESUMED`."""
+        """How many tokens agree before the place that `draft` reads: the whole copy so far."""
         return self._length
 
     def append(self, token: int) -> None:
@@ -57,8 +53,6 @@ class PromptLookup:
         self._find()
         if is_followed and length + 1 >= self._length:
             self._place, self._length = place + 1, length + 1
-        elif self._length < 2 and length >= LEAST_RESUMED:
-            self._place, self._length = place + 1, RESUMED
 
     def draft(self, limit: int) -> list[int]:
         """At most `limit` tokens that may come next, as many if there are any; empty without a place alike.

@@ -26,10 +26,11 @@ FORGETTING = 0.98
 NEGLIGIBLE = 0.01
 """Chance of a run of right guesses that is not followed further."""
 PRIOR_WEIGHT = 3.0
-STRENGTHS = (0, 1, 2, 3, 4, 6, 10, 16, 32)
+STRENGTHS = (1, 2, 3, 4, 6, 10, 16, 32)
 """Lower ends of the classes of match lengths."""
-LOOKUP_PRIOR = (0.5, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-"""Chance of a hit by class before any was seen: guesses, outweighed after a few tokens."""
+LOOKUP_PRIOR = (0.18, 0.46, 0.75, 0.75, 0.85, 0.9, 0.95, 0.97)
+"""Chance of a hit by class before an answer has shown its own: measured over eleven answers of SmolLM2-135M (copies,
+edits, chat, lists, code; 2,200 tokens, greedy), rounded."""
 
 
 class Acceptance:
@@ -39,7 +40,7 @@ class Acceptance:
         self._hits = [PRIOR_WEIGHT * chance for chance in prior]
         self._trials = [PRIOR_WEIGHT] * len(prior)
         last = len(prior) - 1
-        self._classes = [min(bisect_right(STRENGTHS, s) - 1, last) for s in range(STRENGTHS[-1] + 1)]
+        self._classes = [min(max(0, bisect_right(STRENGTHS, s) - 1), last) for s in range(STRENGTHS[-1] + 1)]
 
     def observe(self, strength: int, *, is_hit: bool) -> None:
         i = self._classes[min(strength, STRENGTHS[-1])]

@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeagent.execution.lookup import LEAST_RESUMED, MAX_COMPARED, RESUMED, PromptLookup
+from edgeagent.execution.lookup import MAX_COMPARED, PromptLookup
 
 texts = st.lists(st.integers(0, 3), max_size=60)
 
@@ -46,15 +46,6 @@ def test_period_is_drafted_beyond_the_end_of_the_text() -> None:
     assert grown([1, 2, 3, 1, 2, 3]).draft(7) == [1, 2, 3, 1, 2, 3, 1]
 
 
-def test_copy_is_resumed_behind_a_token_that_was_replaced() -> None:
-    source = list(range(100, 140))
-    lookup = PromptLookup([*source, 1])
-    for token in [*source[:10], 7]:
-        lookup.append(token)
-    assert lookup.strength == RESUMED
-    assert lookup.draft(3) == source[11:14]
-
-
 def test_strength_of_a_long_copy_is_its_whole_length() -> None:
     source = list(range(100, 200))
     lookup = PromptLookup([*source, 1])
@@ -70,8 +61,7 @@ def test_indexing_at_once_and_growing_find_equally_long_matches(text: list[int],
     for token in text[cut:]:
         lookup.append(token)
     whole = PromptLookup(text)
-    if lookup.strength != RESUMED:
-        assert min(lookup.strength, MAX_COMPARED) >= whole.strength
+    assert min(lookup.strength, MAX_COMPARED) >= whole.strength
     assert len(lookup.draft(limit)) in (0, limit)
 
 
@@ -82,11 +72,10 @@ def test_strength_is_the_length_of_a_match_in_the_text(text: list[int]) -> None:
     if not draft:
         return
     places = [p for p in range(1, len(text)) if text[p] == draft[0]]
-    if lookup.strength != RESUMED:
-        assert any(agreement(text, p) >= lookup.strength for p in places)
+    assert any(agreement(text, p) >= lookup.strength for p in places)
 
 
-@given(st.lists(st.integers(0, 400), min_size=LEAST_RESUMED, max_size=200, unique=True), st.randoms())
+@given(st.lists(st.integers(0, 400), min_size=2, max_size=200, unique=True), st.randoms())
 def test_second_copy_of_a_text_is_guessed_from_its_second_token_on(source: list[int], rng: random.Random) -> None:
     lookup = PromptLookup([*source, 999, *rng.sample(range(500, 900), 20)])
     lookup.append(source[0])
