@@ -37,7 +37,8 @@ class Acceptance:
     """How often the next guess of one source is right, by the strength it has."""
 
     def __init__(self, prior: Sequence[float] = LOOKUP_PRIOR) -> None:
-        self._hits = [PRIOR_WEIGHT * chance for chance in prior]
+        self._prior = [PRIOR_WEIGHT * chance for chance in prior]
+        self._hits = list(self._prior)
         self._trials = [PRIOR_WEIGHT] * len(prior)
         last = len(prior) - 1
         self._classes = [min(max(0, bisect_right(STRENGTHS, s) - 1), last) for s in range(STRENGTHS[-1] + 1)]
@@ -46,6 +47,11 @@ class Acceptance:
         i = self._classes[min(strength, STRENGTHS[-1])]
         self._hits[i] = self._hits[i] * FORGETTING + is_hit
         self._trials[i] = self._trials[i] * FORGETTING + 1
+
+    def fade(self) -> None:
+        """Half of what was learned is forgotten, so that a source that was bad once is tried again some day."""
+        self._hits = [(hits + prior) / 2 for hits, prior in zip(self._hits, self._prior, strict=True)]
+        self._trials = [(trials + PRIOR_WEIGHT) / 2 for trials in self._trials]
 
     def chance(self, strength: int) -> float:
         i = self._classes[min(strength, STRENGTHS[-1])]
@@ -93,8 +99,6 @@ class Speculator:
     def __init__(self, costs: BatchCosts) -> None:
         self._costs = costs
         self._credit = 0.0
-        self.num_drafted = 0
-        self.num_accepted = 0
 
     @property
     def credit(self) -> float:
@@ -132,8 +136,6 @@ class Speculator:
         self._credit += num_accepted + 1 - cost + SHARE * (num_accepted + 1)
         for i in range(min(num_accepted + 1, draft.num_tokens)):
             offer.acceptance.observe(offer.strength + i, is_hit=i < num_accepted)
-        self.num_drafted += draft.num_tokens
-        self.num_accepted += num_accepted
 
     def _risk(self, offer: Offer, size: int) -> float:
         """Plain steps lost if nothing of it is right: the batch yields one token even then."""
