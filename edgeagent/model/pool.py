@@ -293,6 +293,7 @@ class ModelPool:
             load_mode="read" if loading == "read" else "map",
             gpu_layers=placement.gpu_layers,
             experts_on_cpu=placement.experts_on_cpu,
+            speculation=self._config.speculation == "auto",
         )
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from edgeagent.core.errors import ModelFileError, OutOfMemoryError
 from edgeagent.core.generation import Sampling
 from edgeagent.core.invariance import Invariance
 from edgeagent.execution.batch_costs import BatchCosts
@@ -27,20 +28,24 @@ class Drafting:
 
     max_rows: int = 1
     model: DraftModel | None = None
+    fault: str = ""
+    """Why a draft model that was asked for is not there."""
     costs: BatchCosts = field(default_factory=BatchCosts)
     model_acceptance: Acceptance = field(default_factory=lambda: Acceptance(MODEL_PRIOR))
 
 
 def make_drafting(context: Context, invariance: Invariance, load: Message) -> Drafting:
-    """As the verdict on this variant and the load parameters `speculation` and `draft_path` allow.
-
-    Raises ModelFileError for a draft model that cannot be loaded or has another vocabulary.
-    """
+    """As the verdict on this variant and the load parameters `speculation` and `draft_path` allow."""
     if not load.get("speculation") or not invariance.rewind:
         return Drafting()
     max_rows = min(invariance.draft_batch, context.settings.chunk_tokens)
     path = str(load.get("draft_path") or "")
-    return Drafting(max_rows, load_draft_model(context, path) if path and max_rows > 1 else None)
+    if not path or max_rows == 1:
+        return Drafting(max_rows)
+    try:
+        return Drafting(max_rows, load_draft_model(context, path))
+    except (ModelFileError, OutOfMemoryError) as error:  # answers do not depend on it
+        return Drafting(max_rows, fault=str(error))
 
 
 class Drafter:

@@ -148,6 +148,7 @@ class LlamaEngine:
             has_template=model.chat_template is not None,
             kv_bytes_per_token=self._context.bytes_per_token,
             kv_planes=self._context.planes,
+            draft_fault=self._drafting.fault,
         )
 
     def _encode(self, request: Request) -> None:
