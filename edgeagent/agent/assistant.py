@@ -276,7 +276,7 @@ def _sample(finished: Finished) -> Sample | None:
         answer_tokens=finished.usage.completion_tokens,
         ttft_s=None if report.reused_tokens else measured.ttft_s,
         predicted_ttft_s=predicted.ttft_s,
-        tpot_s=measured.tpot_s,
+        tpot_s=None if report.accepted_tokens else measured.tpot_s,
         predicted_tpot_s=predicted.tpot_s,
     )
 

@@ -59,6 +59,8 @@ class Tally:
             kv_tokens=traffic.kv_tokens,
             peer_tokens=min(traffic.peer_tokens, self.num_tokens),
             reused_tokens=traffic.reused_tokens,
+            drafted_tokens=traffic.drafted_tokens,
+            accepted_tokens=traffic.accepted_tokens,
             notes=(*self.notes, *traffic.notes),
             decision=self.decision,
         )

@@ -22,7 +22,8 @@ def summary(report: dict[str, Any]) -> list[str]:
         lines.append(f"prepared   {report['prepare_s']:.2f} s (loading, recalling, deciding on tools, reducing)")
         lines.append(f"first token {measured['ttft_s']:.2f} s after the plan{guess}")
     if measured["tpot_s"]:
-        lines.append(f"then       {1 / measured['tpot_s']:.0f} tokens a second")
+        ahead = f" ({report['accepted_tokens']} tokens guessed ahead)" if report["accepted_tokens"] else ""
+        lines.append(f"then       {1 / measured['tpot_s']:.0f} tokens a second{ahead}")
     if report["peer"]:
         fetched = f", {report['kv_tokens']} prompt tokens' cache from the peer" if report["kv_tokens"] else ""
         lines.append(f"traffic    {measured['up_bytes']:,} bytes up, {measured['down_bytes']:,} bytes down{fetched}")

@@ -104,6 +104,8 @@ class EngineConfig(Section):
     """Cache rows kept on disk, which outlive the daemon; 0: none."""
     room_wait_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """How long a request waits until models in use leave room for its own."""
+    speculation: Literal["auto", "off"] = "auto"
+    """Guess tokens ahead where that pays and changes no bit of an answer."""
     drain_s: Annotated[float, Field(ge=0, le=600)] = 10.0
     """How long answers under way have to end when the daemon stops."""
 

@@ -166,6 +166,10 @@ class AnswerReport(Value):
     """Answer tokens that the peer drew."""
     reused_tokens: int = 0
     """Prompt tokens whose cache was here already."""
+    drafted_tokens: int = 0
+    """Tokens guessed ahead on this machine (speculative decoding)."""
+    accepted_tokens: int = 0
+    """Of these, those that were right."""
     notes: tuple[str, ...] = ()
     """Failures on the way that did not stop the answer."""
     cascade: CascadeReport | None = None

@@ -27,6 +27,10 @@ class LoadSettings:
     sequences: int = 1
     """Answers that may be under way together, each with `context_tokens`."""
     invariance: Invariance = field(default_factory=Invariance)
+    speculation: bool = True
+    """Whether answers may be drafted ahead where `invariance` says that it changes no bit."""
+    draft_path: str = ""
+    """File of a smaller model of the same vocabulary that may draft, too; empty: only the text itself does."""
 
     def parameters(self) -> Message:
         """Of the worker's op `load`."""

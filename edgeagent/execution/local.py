@@ -19,7 +19,16 @@ from edgeagent.execution.loading import LoadedFacts, LoadSettings, facts_of
 from edgeagent.execution.recovering import Recovering
 from edgeagent.execution.supervisor import Worker
 
-__all__ = ["EngineEvent", "Evaluated", "Exported", "LoadSettings", "LoadedFacts", "LocalModel", "Reloaded"]
+__all__ = [
+    "Drafted",
+    "EngineEvent",
+    "Evaluated",
+    "Exported",
+    "LoadSettings",
+    "LoadedFacts",
+    "LocalModel",
+    "Reloaded",
+]
 
 LOAD_STALL_S = 300.0  # a large file on an SD card takes minutes
 
@@ -47,7 +56,15 @@ class Reloaded:
     change: str
 
 
-EngineEvent = Evaluated | Exported | Reloaded | TokenStep
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """A draft of so many tokens was checked, and so many of them stand."""
+
+    tokens: int
+    accepted: int
+
+
+EngineEvent = Evaluated | Exported | Reloaded | Drafted | TokenStep
 
 
 class LocalModel:
@@ -133,6 +150,8 @@ class LocalModel:
                     if "token" in event:
                         self._recovering.progressed()
                         output.append(event["token"])
+                        if "drafted" in event:
+                            yield Drafted(event["drafted"], event["accepted"])
                         yield _token_step(event, bulk)
                     elif "cells" in event:
                         yield Exported(event["cells"], bulk)

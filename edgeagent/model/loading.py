@@ -69,4 +69,5 @@ def _settings(
         gpu_layers=placement.gpu_layers,
         experts_on_cpu=placement.experts_on_cpu,
         sequences=sequences,
+        speculation=config.speculation == "auto",
     )

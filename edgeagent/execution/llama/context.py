@@ -35,6 +35,8 @@ class Item:
     tokens: Sequence[int]
     all_logits: bool = False
     """Logits of every token, not only of the last."""
+    as_singles: bool = False
+    """What comes out is bit for bit what one by one would: so many spans of one token."""
 
 
 @dataclass(slots=True)
@@ -89,7 +91,7 @@ class Context:
             count = sum(len(item.tokens) for item in items)
             raise EngineError(f"llama.cpp could not evaluate {count} tokens (status {status}); try again")
         for item in items:
-            item.slot.note(item.tokens)
+            item.slot.note(item.tokens, as_singles=item.as_singles)
         return rows
 
     def _fill(self, items: Sequence[Item]) -> list[int]:

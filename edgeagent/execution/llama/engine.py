@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from edgeagent.core.errors import EngineError, RequestError
 from edgeagent.core.invariance import Invariance
 from edgeagent.execution.llama import jobs, prompt, variants
 from edgeagent.execution.llama.context import Context, ContextSettings
+from edgeagent.execution.llama.drafting import Drafting, make_drafting
+from edgeagent.execution.llama.generating import generate
 from edgeagent.execution.llama.library import engine_version, system_info
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.pace import Pace
@@ -16,7 +19,6 @@ from edgeagent.execution.llama.trial import LOAD_MODES, features, trial
 from edgeagent.execution.scheduler import Scheduler
 from edgeagent.execution.worker import Request
 
-SHARED: dict[str, SharedJob] = {"generate": jobs.generate, "prefill": jobs.prefill}
 ALONE: dict[str, Callable[[Context, Request], jobs.Steps]] = {"bench": jobs.bench, "time": jobs.time_spans}
 AT_ONCE: dict[str, Callable[[Context, Request], None]] = {
     "splice": jobs.splice,
@@ -32,6 +34,7 @@ class LlamaEngine:
     def __init__(self) -> None:
         self._context: Context | None = None
         self._scheduler: Scheduler | None = None
+        self._drafting = Drafting()
         self._jobs = Jobs()
         self._pace = Pace()
 
@@ -40,7 +43,7 @@ class LlamaEngine:
         return bool(self._jobs)
 
     def handle(self, request: Request) -> None:
-        if share := SHARED.get(request.op):
+        if share := self._shared(request.op):
             self._loaded()
             self._jobs.add(Waiting(request, share=share))
         elif measure := ALONE.get(request.op):
@@ -51,6 +54,15 @@ class LlamaEngine:
             answer(self._loaded(), request)
         else:
             self._answer(request)
+
+    def _shared(self, op: str) -> SharedJob | None:
+        match op:
+            case "generate":
+                return partial(generate, drafting=self._drafting)
+            case "prefill":
+                return jobs.prefill
+            case _:
+                return None
 
     def _answer(self, request: Request) -> None:
         match request.op:
@@ -123,6 +135,7 @@ class LlamaEngine:
             ),
         )
         self._scheduler = Scheduler(invariance.decode_batch, self._context.settings.chunk_tokens)
+        self._drafting = make_drafting(self._context, invariance, p)
         request.reply(
             engine_version=engine_version(),
             system=system_info(),
@@ -135,6 +148,7 @@ class LlamaEngine:
             has_template=model.chat_template is not None,
             kv_bytes_per_token=self._context.bytes_per_token,
             kv_planes=self._context.planes,
+            draft_fault=self._drafting.fault,
         )
 
     def _encode(self, request: Request) -> None:

@@ -7,12 +7,10 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from edgeagent.core.errors import ContextLengthError, EngineError, RequestError
-from edgeagent.core.generation import Sampling
 from edgeagent.execution import canonical
 from edgeagent.execution.channel import Files
 from edgeagent.execution.llama import state as kv
 from edgeagent.execution.llama.context import Context
-from edgeagent.execution.llama.sampler import Sampler
 from edgeagent.execution.llama.slots import Slot, claim
 from edgeagent.execution.scheduler import Kind
 from edgeagent.execution.worker import Request
@@ -33,17 +31,22 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The first `num_tokens` of a want are evaluated; `row` is the batch's row of the first of them."""
+    """The first `num_tokens` of a want are evaluated; `row` is the batch's row of the first of them.
+
+    The batch took `seconds`, and had nothing else in it if the want `is_alone`.
+    """
 
     num_tokens: int
     row: int
+    seconds: float
+    is_alone: bool
 
 
 SharedSteps = Generator[Want, Granted, None]
 """A job that shares batches with others: it yields what it wants and is resumed with what it got."""
 
 
-def _fill(slot: Slot, request: Request, tokens: list[int], spans: list[int]) -> Generator[Want, Granted, int]:
+def fill(slot: Slot, request: Request, tokens: list[int], spans: list[int]) -> Generator[Want, Granted, int]:
     """Bring the cache to `tokens`, canonically, reporting the tokens evaluated; the row of the last one's logits."""
     done, row = slot.prepare(tokens, spans), -1
     request.event(evaluated=done, reused=done)
@@ -59,46 +62,8 @@ def _fill(slot: Slot, request: Request, tokens: list[int], spans: list[int]) -> 
 def prefill(context: Context, slot: Slot, request: Request) -> SharedSteps:
     """Op `prefill {prompt}`: fill the cache; a caller that has met the peer's blocks cancels it half-way."""
     prompt, _ = tokens_of(context, request)
-    yield from _fill(slot, request, prompt, slot.canonical_spans(len(prompt), 0))
+    yield from fill(slot, request, prompt, slot.canonical_spans(len(prompt), 0))
     request.reply(evaluated=len(prompt))
-
-
-def generate(context: Context, slot: Slot, request: Request) -> SharedSteps:
-    """Op `generate {prompt, output, sampling, max_tokens, export_kv, keep_from}`: extend a Generation token by token.
-
-    Events: `evaluated` after each piece, `cells` with the KV blocks as bulk (if asked, before the first token),
-    `token` with its bytes as bulk (`logprob` and `top`, too, if asked), `kept` (see `_Keeper`). `max_tokens` counts
-    the given output, too.
-    """
-    params = request.params
-    prompt, output = tokens_of(context, request)
-    sampler = Sampler(context, Sampling.model_validate(params["sampling"]), prompt)
-    keeper = Keeper(slot, request, params.get("keep_from"))
-    try:
-        for token in output:
-            sampler.accept(token)
-        row = yield from _fill(slot, request, prompt + output, slot.canonical_spans(len(prompt), len(output)))
-        if params.get("export_kv"):
-            request.event(export_blocks(context, slot, len(prompt)), cells=len(prompt))
-        yield from _decode(slot, request, sampler, keeper, len(output), row)
-    finally:
-        sampler.close()
-
-
-def _decode(slot: Slot, request: Request, sampler: Sampler, keeper: "Keeper", position: int, row: int) -> SharedSteps:
-    max_tokens, model = int(request.params["max_tokens"]), sampler.model
-    while position < max_tokens:
-        token = sampler.draw(position, row)
-        is_end, piece = model.is_end(token), model.piece(token)
-        request.event([piece], position=position, token=token, is_end=is_end, **sampler.logprobs(token, row))
-        if is_end:
-            request.reply(reason="stop")
-            return
-        position += 1
-        keeper.keep_when_due()
-        if position < max_tokens:
-            row = (yield Want(slot, Kind.DECODE, [token])).row
-    request.reply(reason="length")
 
 
 KEEP_EVERY_S = 1.0
@@ -125,18 +90,18 @@ class Keeper:
             return
         started = time.monotonic()
         if (num_cells := len(self._slot.tokens)) > self._first:
-            self._request.event(Files([rows_file(self._slot, self._first)]), kept=[self._first, num_cells])
+            self._request.event(Files([rows_file(self._slot, self._first, num_cells)]), kept=[self._first, num_cells])
             self._first = num_cells
         ended = time.monotonic()
         self._due = ended + max(KEEP_EVERY_S, (ended - started) / KEEP_SHARE)
 
 
-def rows_file(slot: Slot, first: int) -> int:
-    """A descriptor of an anonymous memory file with the rows of the cells from `first` on; the caller closes it."""
+def rows_file(slot: Slot, first: int, end: int) -> int:
+    """A descriptor of an anonymous memory file with the rows of cells `[first, end)`; the caller closes it."""
     state = slot.read_state()
     descriptor = os.memfd_create("edgeagent-cells")
     with os.fdopen(os.dup(descriptor), "wb", buffering=0) as file:
-        for rows in kv.cut(state, first, state.num_cells):
+        for rows in kv.cut(state, first, end):
             file.write(rows)
     return descriptor
 
@@ -150,8 +115,8 @@ def keep(context: Context, request: Request) -> None:
     first, tokens = int(request.params["first"]), prompt + output
     for slot in context.slots:
         reusable, _ = slot.reusable(tokens, slot.canonical_spans(len(prompt), len(output)))
-        if not slot.is_busy and reusable == len(slot.tokens) > first:
-            request.reply(Files([rows_file(slot, first)]), kept=[first, reusable])
+        if not slot.is_busy and reusable > first:
+            request.reply(Files([rows_file(slot, first, reusable)]), kept=[first, reusable])
             return
     request.reply(kept=None)
 

@@ -127,9 +127,7 @@ class Jobs:
         wishes = [job.wish for job in self.running.values()]
         grants = scheduling.plan(wishes)
         chosen = [(self.running[grant.number], grant.num_tokens) for grant in grants]
-        items = [
-            Item(job.slot, job.want.tokens[:count], job.want.kind is scheduler.Kind.DECODE) for job, count in chosen
-        ]
+        items = [_item(job.want, job.slot, count) for job, count in chosen]
         started = time.perf_counter()
         try:
             rows = context.evaluate(items)
@@ -137,9 +135,10 @@ class Jobs:
             for job, _ in chosen:
                 self._fail(job, error)
             return
-        scheduling.observe(wishes, grants, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        scheduling.observe(wishes, grants, seconds)
         for (job, count), row in zip(chosen, rows, strict=True):
-            self._resume(job, jobs.Granted(count, row))
+            self._resume(job, jobs.Granted(count, row, seconds, len(chosen) == 1))
 
     def _resume(self, job: Shared, granted: jobs.Granted) -> None:
         try:
@@ -157,3 +156,8 @@ class Jobs:
         job.steps.close()
         job.slot.release()
         del self.running[job.number]
+
+
+def _item(want: jobs.Want, slot: Slot, num_tokens: int) -> Item:
+    is_decode = want.kind is scheduler.Kind.DECODE
+    return Item(slot, want.tokens[:num_tokens], all_logits=is_decode, as_singles=is_decode)

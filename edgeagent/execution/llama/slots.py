@@ -88,11 +88,11 @@ class Slot:
 
         return self._context.evaluate([Item(self, tokens, all_logits)])[0]
 
-    def note(self, tokens: Sequence[int]) -> None:
-        """`tokens` are in the cache now, as one span."""
+    def note(self, tokens: Sequence[int], *, as_singles: bool = False) -> None:
+        """`tokens` are in the cache now, as one span or as so many of one token."""
         self.tokens += tokens
         if not self._context.settings.is_free:
-            self.spans.append(len(tokens))
+            self.spans += [1] * len(tokens) if as_singles else [len(tokens)]
 
     def copy_from(self, other: "Slot", num_tokens: int, num_spans: int) -> None:
         """Fill this cache with the front of another slot's, if caches of this kind can be copied."""
