@@ -60,19 +60,22 @@ def conclude(worst: Mapping[str, float], *, has_window: bool, complete: bool) ->
     """The verdict from finished checks, each with its worst difference: what was not checked counts as not invariant.
 
     Checks are `cut …`, `decode N`, `draft N`, `mixed …`, `rewind …`, `restore …`, `threads …`. A sliding window's
-    cells are overwritten behind what a probe can afford to fill: such caches are not called rewindable.
+    cells are overwritten behind what a probe can afford to fill: such caches are not called rewindable. Mixing cuts a
+    prompt's piece (llama.cpp evaluates as many of its tokens beside the others as each of those has, then the rest), so
+    it is granted only where cutting is.
     """
 
     def holds(kind: str) -> bool:
         seen = [difference for check, difference in worst.items() if check.partition(" ")[0] == kind]
         return bool(seen) and not any(seen)
 
+    free_prefill = holds("cut") and "cut far" in worst
     return Invariance(
         decode_batch=_largest(worst, "decode"),
         draft_batch=_largest(worst, "draft"),
-        free_prefill=holds("cut") and "cut far" in worst,
+        free_prefill=free_prefill,
         rewind=holds("rewind") and not has_window,
-        mixed=holds("mixed"),
+        mixed=holds("mixed") and free_prefill,
         restore=holds("restore"),
         threads=holds("threads"),
         complete=complete,

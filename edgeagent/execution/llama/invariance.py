@@ -153,20 +153,24 @@ class Probe:
         self._known.compare_cells(0, base, done)
 
     def _mixed(self, size: int) -> Steps:
-        """`size - 1` sequences decode one token each beside a piece of the other text."""
+        """`size - 1` sequences decode one token each beside a piece of the other text: all as each of them apart."""
         long, other, *more = self._known.lanes
         decoding = [long, *more[: size - 2]]
+        piece = other.tokens[: min(OTHER_PIECE, self._slots.batch_tokens - len(decoding))]
+        self._slots.restore(0, other.saved)
+        (apart,) = self._slots.evaluate(Part(0, piece))
+        cells = self._slots.save(0)
+        yield
         for slot, lane in enumerate([other, *decoding]):
             self._slots.restore(slot, lane.saved)
-        piece = min(OTHER_PIECE, self._slots.batch_tokens - len(decoding))
         parts = [Part(slot, [lane.tokens[0]]) for slot, lane in enumerate(decoding, 1)]
-        *found, last = self._slots.evaluate(*parts, Part(0, other.tokens[:piece]))
-        for lane, rows in zip(decoding, found, strict=True):
-            self._known.compare(rows[0], lane.rows[0])
-        self._known.compare(last[0], other.rows[piece - 1])
+        *found, last = self._slots.evaluate(*parts, Part(0, piece))
+        self._known.compare(last[0], apart[0])
+        self._known.compare_cells(0, 0, cells.num_tokens, cells)
         yield
-        for slot, lane, step in [(0, other, piece), *((slot, lane, 1) for slot, lane in enumerate(decoding, 1))]:
-            self._known.compare(self._slots.evaluate(Part(slot, [lane.tokens[step]]))[0][0], lane.rows[step])
+        for slot, (lane, rows) in enumerate(zip(decoding, found, strict=True), 1):
+            self._known.compare(rows[0], lane.rows[0])
+            self._known.compare(self._slots.evaluate(Part(slot, [lane.tokens[1]]))[0][0], lane.rows[1])
             yield
         self._known.compare_cells(1, FAR, FAR + 2)
 

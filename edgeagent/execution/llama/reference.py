@@ -124,10 +124,10 @@ class Reference:
         difference = float(np.abs(found - wanted).max())
         self.difference = max(self.difference, TINY, difference if difference <= HUGE else HUGE)
 
-    def compare_cells(self, slot: int, first: int, end: int) -> None:
-        """Cells `[first, end)` against the reference's, where the engine shows them: not those of sliding windows."""
+    def compare_cells(self, slot: int, first: int, end: int, reference: Saved | None = None) -> None:
+        """Cells `[first, end)` against the text's, or others, where the engine shows them: not sliding windows."""
         try:
-            found, wanted = kv.parse(self._slots.save(slot).data), kv.parse(self.saved[END].data)
+            found, wanted = kv.parse(self._slots.save(slot).data), kv.parse((reference or self.saved[END]).data)
         except EngineError:
             return
         if kv.cut_block(found, first, end) != kv.cut_block(wanted, first, end):
