@@ -32,6 +32,13 @@ class LoadSettings:
     draft_path: str = ""
     """File of a smaller model of the same vocabulary that may draft, too; empty: only the text itself does."""
 
+    @property
+    def is_thread_invariant(self) -> bool:
+        """Whether the number of threads changes no bit. ggml's flash attention over an f16 cache splits one token's
+        attention among threads from 257 tokens on (ggml-cpu, `use_split_kv_path`); found by the probe.
+        """
+        return self.invariance.threads or not (self.flash_attention and self.kv_type == "f16")
+
     def parameters(self) -> Message:
         """Of the worker's op `load`."""
         return {**asdict(self), "invariance": self.invariance.model_dump()}
@@ -61,6 +68,8 @@ def facts_of(settings: LoadSettings, reply: Message) -> LoadedFacts:
         reply["engine_version"],
         reply["system"],
     ]
+    if not settings.is_thread_invariant:
+        identity.append(settings.threads)
     if settings.gpu_layers:
         identity += [settings.gpu_layers, settings.experts_on_cpu]
     return LoadedFacts(

@@ -200,8 +200,10 @@ class LocalModel:
     async def set_pace(self, threads: int, duty: float) -> None:
         """Threads and share of the time to compute, from the next token or chunk on; no bits change.
 
-        A worker that is not loaded starts with it.
+        A worker that is not loaded starts with it. Where the number of threads would change bits, it rests instead.
         """
+        if not self.settings.is_thread_invariant and threads < self.settings.threads:
+            threads, duty = self.settings.threads, duty * threads / self.settings.threads
         self._pace = (threads, duty)
         if self._worker is not None and self._facts is not None and self._worker.is_alive:
             with contextlib.suppress(EngineError):  # one that dies now is told again when it comes back

@@ -10,7 +10,7 @@ from edgeagent.core.cards import KvType, ModelCard, Variant
 from edgeagent.core.config import EngineConfig
 from edgeagent.core.errors import BusyError, EngineError, ModelNotFoundError, OutOfMemoryError
 from edgeagent.core.hardware import Profile, Rates
-from edgeagent.core.invariance import EvaluationSettings
+from edgeagent.core.invariance import SEQUENCES, EvaluationSettings
 from edgeagent.execution.kvstore.store import KvStore
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.model.limits import Limits
@@ -318,6 +318,7 @@ def evaluation_of(settings: LoadSettings) -> EvaluationSettings:
         extra_buffers=settings.extra_buffers,
         threads=settings.threads,
         chunk_tokens=settings.chunk_tokens,
+        sequences=max(settings.sequences, SEQUENCES),
         gpu_layers=settings.gpu_layers,
         experts_on_cpu=settings.experts_on_cpu,
     )

@@ -109,7 +109,9 @@ async def later_turns(daemon: harness.Program, chat: Chat, model: LocalModel, ra
         chat.ask([{"role": "user", "content": "Hello."}], max_tokens=2)  # loads the model
         _, ratio = await _turn(chat, model, raw, messages, QUESTIONS[2], found)
         found.after_restart.append(ratio)
-        harness.progress(f"conversation {number + 1} of {rounds}: {found.second[-1]:.2f}, {found.after_restart[-1]:.2f}")
+        harness.progress(
+            f"conversation {number + 1} of {rounds}: {found.second[-1]:.2f}, {found.after_restart[-1]:.2f}"
+        )
     return found
 
 
@@ -138,5 +140,3 @@ def _restart(daemon: harness.Program) -> None:
 def _prose() -> str:
     names = ("docs/guide.md", "docs/design.md")
     return "\n".join((harness.ROOT / name).read_text() for name in names)
-
-

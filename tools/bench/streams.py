@@ -41,9 +41,7 @@ def any_tokens(num_vocab: int, count: int, seed: int) -> tuple[int, ...]:
     return tuple((seed * 104_729 + i * 7_919 + 300) % (num_vocab - 300) + 300 for i in range(count))
 
 
-async def answer(
-    model: LocalModel, prompt: Sequence[int], max_tokens: int, *, sampling: Sampling = GREEDY
-) -> Answered:
+async def answer(model: LocalModel, prompt: Sequence[int], max_tokens: int, *, sampling: Sampling = GREEDY) -> Answered:
     """One whole answer."""
     found = Answered(time.perf_counter())
     generation = Generation(f"bench-{id(found)}", model.settings.variant_sha256, tuple(prompt), sampling, max_tokens)

@@ -71,7 +71,7 @@ class Context:
         self.slots = [Slot(self, number) for number in range(settings.sequences)]
 
     def set_threads(self, threads: int) -> None:
-        """From the next batch on; the bits stay the same whatever the number."""
+        """From the next batch on. Whether the bits stay the same is the caller's to know (`core.invariance`)."""
         llama().llama_set_n_threads(self.handle, threads, threads)
 
     def evaluate(self, items: Sequence[Item]) -> list[int]:
