@@ -22,13 +22,12 @@ class KvWriter:
     def __init__(self, kept: Inventory, folder: KvFolder | None) -> None:
         self._kept = kept
         self._folder = folder
-        self._is_busy = self._is_closed = self._has_failed = False
-        self._work: asyncio.Future[Gathered] | None = None
+        self._is_busy = self._is_gathering = self._is_closed = self._has_failed = False
         self.num_written = 0
 
     async def persist(self) -> int:
         """The number of files written; 0 at once while another call, or what a cancelled one left, is at work."""
-        if self._is_busy or self._is_closed or (self._work and not self._work.done()):
+        if self._is_busy or self._is_gathering or self._is_closed:
             return 0
         self._is_busy = True
         before = self.num_written
@@ -62,7 +61,8 @@ class KvWriter:
 
     async def _gathered(self, gathering: Gathering) -> bool:
         """Whether going on makes sense. A cancelled caller leaves the thread to its work, and the result is adopted."""
-        self._work = work = asyncio.ensure_future(asyncio.to_thread(gathering.run))
+        self._is_gathering = True  # until adopted: the same file twice at once would tear it
+        work = asyncio.ensure_future(asyncio.to_thread(gathering.run))
         work.add_done_callback(partial(self._finished, gathering))
         try:
             gathered = await asyncio.shield(work)
@@ -71,6 +71,7 @@ class KvWriter:
         return gathered.error is None and not self._is_closed
 
     def _finished(self, gathering: Gathering, work: "asyncio.Future[Gathered]") -> None:
+        self._is_gathering = False
         if work.cancelled():
             return
         if isinstance(error := work.exception(), OSError):

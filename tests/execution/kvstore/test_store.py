@@ -1,4 +1,3 @@
-import asyncio
 import os
 from pathlib import Path
 
@@ -91,26 +90,6 @@ def test_store_restores_after_a_restart(make: Make, tmp_path: Path) -> None:
     assert matched(again, KEY, other) == 50
     assert matched(again, "second", PATH) == 3
     assert again.stats().disk_bytes == sum(file.stat().st_size for file in files(tmp_path / "kv"))
-
-
-def test_long_conversation_ends_up_in_few_files(make: Make, tmp_path: Path) -> None:
-    store = make()
-    path = list(range(2000))
-    for end in range(20, 2001, 20):
-        add(store, KEY, path[:end], end - 20)
-        persist(store)
-    assert len(files(tmp_path / "kv")) <= 2000 // 512 + 10
-    store.close()
-    assert matched(make(), KEY, path) == 2000
-
-
-def test_long_prompt_is_written_in_bounded_files(make: Make, tmp_path: Path) -> None:
-    store = make()
-    path = list(range(3000))
-    add(store, KEY, path, 0)
-    assert persist(store) == 6
-    store.close()
-    assert matched(make(), KEY, path) == 3000
 
 
 def test_match_has_no_more_parts_than_a_packet_takes(make: Make) -> None:
@@ -239,52 +218,6 @@ def test_rows_are_sealed_against_their_maker(make: Make) -> None:
     with pytest.raises(PermissionError):
         os.pwrite(theirs, b"x", 0)
     os.close(theirs)
-
-
-def test_cancelled_persist_neither_leaks_nor_tears(make: Make) -> None:
-    before = num_open_files()
-    store = make()
-    path = list(range(3000))
-    add(store, KEY, path, 0)
-
-    async def cancel_early() -> None:
-        for _ in range(30):
-            work = asyncio.create_task(store.persist())
-            await asyncio.sleep(0.001)
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-        while store.stats().num_written < 6:
-            await store.persist()
-            await asyncio.sleep(0.001)
-
-    asyncio.run(cancel_early())
-    assert matched(store, KEY, path) == 3000
-    store.close()
-    assert num_open_files() == before
-    again = make()
-    assert matched(again, KEY, path) == 3000
-    assert again.stats().num_damaged == 0
-
-
-def test_path_that_parts_while_others_are_written_is_written_right(make: Make) -> None:
-    store = make()
-    path, other = [*range(100)], [*range(10), *range(500, 520)]
-    add(store, KEY, path[:50], 0)
-    add(store, KEY, path, 50)
-    add(store, KEY, PATH, 0)
-
-    async def part_meanwhile() -> None:
-        writing = asyncio.create_task(store.persist())
-        await asyncio.sleep(0)  # PATH is being written, and all of `path` is to be one file after it
-        add(store, KEY, other, 10)
-        await writing
-        await store.persist()
-
-    asyncio.run(part_meanwhile())
-    store.close()
-    again = make()
-    assert [matched(again, KEY, each) for each in (PATH, path, other)] == [100, 100, 30]
-    assert again.stats().num_damaged == 0
 
 
 def test_symbol_out_of_range_is_an_error_of_the_caller(make: Make) -> None:
