@@ -71,7 +71,8 @@ class LocalModel:
     """Loads on first use, once more after a crash, and unloads when told.
 
     The worker holds as many sequences as `settings` say: so many requests can have a `lease` together. With a `store`,
-    what was evaluated outlives the worker.
+    what was evaluated outlives the worker. `step_s` is how long one step is predicted to take: silence far beyond that
+    (and beyond the longest step seen) counts as a hang.
     """
 
     def __init__(
@@ -81,11 +82,13 @@ class LocalModel:
         queue: int = 16,
         per_user: int | None = None,
         limits: WorkerLimits = WorkerLimits(),  # noqa: B008  (frozen)
+        step_s: float = 0.0,
         store: KvStore | None = None,
     ) -> None:
         self.settings = settings
         self.admission = Admission(slots=settings.sequences, queue=queue, per_user=per_user)
         self.limits = limits
+        self._step_s = step_s
         self._recovering = Recovering()
         self._store = store
         self._keeping: Keeping | None = None
@@ -226,15 +229,17 @@ class LocalModel:
     async def _ready(self) -> Worker:
         async with self._loading:
             if self._worker is None or not self._worker.is_alive:
+                lost, self._worker = self._worker, None
+                if lost is not None:
+                    self._adopt(self._recovering.lost(lost, self.settings))
                 self._recovering.check()
-                if self._worker is not None:
-                    self._adopt(self._recovering.lost(self._worker, self.settings))
                 self._worker = await self._load()
             return self._worker
 
     async def _load(self) -> Worker:
         worker = await Worker.spawn("llama", limits=self.limits)
         self._worker = worker
+        worker.watch.step_s = self._step_s
         reply, _ = await worker.call("load", (), stall_s=LOAD_STALL_S, **self.settings.parameters())
         self._facts = facts_of(self.settings, reply)
         self._keeping = self._make_keeping(self._facts)

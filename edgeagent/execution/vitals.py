@@ -48,9 +48,13 @@ def resident_bytes(pid: int, proc: Path = Path("/proc")) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a worker that owes an answer may be silent: `factor` times its longest step, at least `floor_s`."""
+    """How long a worker that owes an answer may be silent: `factor` times its longest step, at least `floor_s`.
+
+    `unknown_s` while no step was predicted or seen: the first may be a chunk of a large model on a small board.
+    """
 
     floor_s: float = 10.0
+    unknown_s: float = 120.0
     factor: float = 10.0
     stopped_s: float = 1.0
     disk_s: float = 300.0
@@ -58,7 +62,7 @@ class Patience:
     tick_s: float = 0.5
 
     def bound_s(self, longest_step_s: float) -> float:
-        return max(self.floor_s, self.factor * longest_step_s)
+        return max(self.floor_s, self.factor * longest_step_s) if longest_step_s > 0 else self.unknown_s
 
 
 @dataclass(frozen=True, slots=True)

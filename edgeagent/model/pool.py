@@ -292,6 +292,7 @@ class ModelPool:
                 queue=self._config.queue,
                 per_user=self._config.user_queue,
                 limits=loading.limits,
+                step_s=self._config.chunk_tokens / rates.prefill_tok_s,
                 store=self._kept,
             ),
             used_at=time.monotonic(),

@@ -19,7 +19,7 @@ from edgeagent.execution.supervisor import Worker
 from edgeagent.execution.vitals import Patience
 from edgeagent.model.store import StoredVariant
 
-EAGER = Patience(floor_s=0.6, factor=2.0, stopped_s=0.2, tick_s=0.1)
+EAGER = Patience(floor_s=0.6, unknown_s=0.6, factor=2.0, stopped_s=0.2, tick_s=0.1)
 
 
 @pytest.fixture(autouse=True)

@@ -71,12 +71,16 @@ def test_worker_that_is_heard_within_the_bound_is_never_hung(gaps: list[float], 
         while at_s + PATIENCE.tick_s < end_s:
             at_s += PATIENCE.tick_s
             cpu_s += share * PATIENCE.tick_s
-            assert silence.look(at_s, Vitals("S", cpu_s), "SR", PATIENCE.bound_s(0.0)) is None
+            assert silence.look(at_s, Vitals("S", cpu_s), "SR", PATIENCE.bound_s(0.1)) is None
         at_s = end_s
         silence.heard(at_s)
 
 
-@given(st.floats(0, 1000))
+def test_before_any_step_is_known_the_bound_is_a_patient_one() -> None:
+    assert PATIENCE.bound_s(0.0) == 120.0
+
+
+@given(st.floats(0, 1000, exclude_min=True))
 def test_bound_follows_the_longest_step(step_s: float) -> None:
     assert PATIENCE.bound_s(step_s) >= max(10.0, 10 * step_s)
 

@@ -10,6 +10,7 @@ import pytest
 
 from edgeagent.core.config import EngineConfig
 from edgeagent.core.errors import BusyError, OutOfMemoryError
+from edgeagent.core.generation import Generation, Sampling, TokenStep
 from edgeagent.core.hardware import Profile, Rates
 from edgeagent.model.limits import Limits
 from edgeagent.model.machine import machine_of
@@ -171,3 +172,22 @@ def test_sequences_give_way_before_the_context_does(store: ModelStore, memory_by
     assert memory <= memory_bytes
     assert (memory == single) is (sequences == 1)
     assert sequences == {4000: 4, 215: 3, 195: 1}[memory_bytes // MB]
+
+
+def test_four_sequences_compute_within_the_limits_of_their_worker(store: ModelStore) -> None:
+    async def body() -> None:
+        allowed = Limits(4000 * MB, 600, 4096, "q8_0", tpot_s=600)
+        async with pool_of(store, allowed, EngineConfig(sequences=4)) as pool:
+            small = await pool.get(SMALL)
+            assert small.local.settings.sequences == 4
+            prompt = tuple(await small.local.encode([{"role": "user", "content": "Name a colour. " * 40}]))
+
+            async def answer(number: int) -> int:
+                generation = Generation(str(number), "", prompt[number:], Sampling(), 4)
+                return len([e async for e in small.local.generate(generation) if isinstance(e, TokenStep)])
+
+            assert await asyncio.gather(*(answer(number) for number in range(4))) == [4, 4, 4, 4]
+            held = holding_of(small)
+            assert 0.8 * small.memory_bytes < held.resident_bytes < 1.1 * small.memory_bytes
+
+    asyncio.run(body())

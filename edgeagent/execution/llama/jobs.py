@@ -99,7 +99,7 @@ class Keeper:
 def rows_file(slot: Slot, first: int, end: int) -> int:
     """A descriptor of an anonymous memory file with the rows of cells `[first, end)`; the caller closes it."""
     state = slot.read_state()
-    descriptor = os.memfd_create("edgeagent-cells")
+    descriptor = os.memfd_create("edgeagent-cells", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(os.dup(descriptor), "wb", buffering=0) as file:
         for rows in kv.cut(state, first, end):
             file.write(rows)
