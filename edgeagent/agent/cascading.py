@@ -16,9 +16,10 @@ from edgeagent.core.events import Event, Finished, Planned, Text
 from edgeagent.core.plan import AnswerReport, CascadeReport, PlanKind
 from edgeagent.execution.admission import ANYONE, Claim
 from edgeagent.model import overlay
-from edgeagent.model.cascade import Calibration, Watch
+from edgeagent.model.cascade import Calibration
 from edgeagent.model.confidence import TOP
 from edgeagent.model.pool import ModelPool, Resident
+from edgeagent.model.watch import Watch
 
 log = logging.getLogger(__name__)
 

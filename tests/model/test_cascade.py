@@ -1,6 +1,5 @@
-"""Thresholds and decisions: monotone, within their target, clear about data that teach nothing."""
+"""Thresholds: monotone, within their target, clear about data that teach nothing."""
 
-import random
 from dataclasses import replace
 
 import pytest
@@ -8,29 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeagent.core.errors import RequestError
-from edgeagent.core.generation import Alternative, TokenStep
-from edgeagent.model.cascade import EARLY_TOKENS, Fit, Outcome, Target, Watch, calibrate, choose, point, points
+from edgeagent.model.cascade import Outcome, Target, calibrate, choose, point, points
+from tests.model.answers import outcomes
 
 judged = st.lists(st.tuples(st.floats(0, 1), st.booleans(), st.booleans()), min_size=1, max_size=60)
-
-
-def tokens(sureness: float, count: int) -> list[TokenStep]:
-    """Tokens whose best alternative is more probable the surer the model is."""
-    logprob = -1.5 + sureness
-    top = (Alternative(1, b"x", logprob), Alternative(2, b"y", -2.5))
-    return [TokenStep(i, 1, b"x", logprob=logprob, top=top) for i in range(count)]
-
-
-def outcomes(count: int = 120, *, seed: int = 0, length: int = 4, larger: bool = True) -> list[Outcome]:
-    """A small model that is right oftener where it is sure, and a larger one that nearly always is."""
-    draw = random.Random(seed)
-    made = []
-    for _ in range(count):
-        is_right = draw.random() < 0.5
-        sureness = min(1.2, max(-1.0, (0.5 if is_right else -0.5) + draw.gauss(0, 0.4)))
-        asked = draw.random() < 0.9 if larger else None
-        made.append(Outcome(tokens(sureness, length), False, is_right, 1.0, asked, 3.0 if larger else None))
-    return made
 
 
 def split(cases: list[tuple[float, bool, bool]]) -> tuple[list[float], list[Outcome]]:
@@ -105,44 +85,3 @@ def test_calibration_without_a_larger_model_keeps_the_floor_among_answers_that_s
 def test_outcomes_that_teach_nothing_are_refused(made: list[Outcome], said: str) -> None:
     with pytest.raises(RequestError, match=said):
         calibrate(made, Target())
-
-
-def test_answer_without_tokens_never_stands() -> None:
-    fitted = calibrate(outcomes(), Target())
-    watch = Watch(fitted)
-    assert watch.end(is_cut=False) is False
-    assert watch.confidence == 0
-
-
-def followed(fitted: Fit, sureness: float, count: int) -> tuple[bool | None, Watch]:
-    """What is known when one token more has come than the early rule looks at."""
-    watch, verdict = Watch(fitted), None
-    for token in tokens(sureness, count):
-        verdict = watch.add([token])
-        if verdict is not None:
-            break
-    return verdict, watch
-
-
-def test_long_answers_are_decided_early_either_way_and_short_ones_at_their_end() -> None:
-    fitted = calibrate(outcomes(200, length=EARLY_TOKENS + 6), Target())
-    assert fitted.early is not None
-    sure, watch = followed(fitted, 1.0, EARLY_TOKENS + 6)
-    assert (sure, watch.decided_at) == (True, EARLY_TOKENS + 1)
-    unsure, watch = followed(fitted, -1.0, EARLY_TOKENS + 6)
-    assert (unsure, watch.decided_at) == (False, EARLY_TOKENS + 1)
-    open_, watch = followed(fitted, 1.0, EARLY_TOKENS)
-    assert (open_, watch.decided_at) == (None, None)
-    assert watch.end(is_cut=False) is True
-
-
-def test_answers_too_short_to_learn_from_give_no_early_rule() -> None:
-    assert calibrate(outcomes(length=EARLY_TOKENS), Target()).early is None
-
-
-def test_tokens_that_come_at_once_are_judged_by_the_same_beginning() -> None:
-    fitted = calibrate(outcomes(200, length=EARLY_TOKENS + 6), Target())
-    _, one_by_one = followed(fitted, 1.0, EARLY_TOKENS + 6)
-    at_once = Watch(fitted)
-    assert at_once.add(tokens(1.0, EARLY_TOKENS + 6)) is True
-    assert at_once.confidence == one_by_one.confidence

@@ -26,10 +26,11 @@ import psutil
 from edgeagent.agent.calibrating import Answered, Examiner
 from edgeagent.core.generation import TokenStep
 from edgeagent.daemon import open_house
-from edgeagent.model.cascade import Fit, Outcome, Target, Watch, calibrate, confidence_of
+from edgeagent.model.cascade import Fit, Outcome, Target, calibrate, confidence_of
 from edgeagent.model.confidence import FOLDS, auroc, calibration_error, fold_of
 from edgeagent.model.grading import Item, read_items
 from edgeagent.model.pool import Resident
+from edgeagent.model.watch import Watch
 from edgeagent.resource.capability import engine_build
 from edgeagent.settings import load_settings
 
@@ -97,13 +98,18 @@ async def answers(names: Sequence[str], items: Sequence[Item]) -> dict[str, list
 
 
 async def attempt(examiner: Examiner, item: Item, name: str, resident: Resident) -> Try:
+    while True:
+        before, pid = _cpu_s(resident), resident.local.pid
+        answered = await examiner.small(item, name)
+        if resident.local.pid == pid:
+            return Try(answered, item.accepts(answered.text), _cpu_s(resident) - before)
+        harness.progress(f"{name}: its worker was replaced; asking again")
+
+
+def _cpu_s(resident: Resident) -> float:
     assert resident.local.pid is not None
-    worker = psutil.Process(resident.local.pid)
-    before = worker.cpu_times()
-    answered = await examiner.small(item, name)
-    after = worker.cpu_times()
-    cpu_s = after.user + after.system - before.user - before.system
-    return Try(answered, item.accepts(answered.text), cpu_s)
+    spent = psutil.Process(resident.local.pid).cpu_times()
+    return float(spent.user + spent.system)
 
 
 def held_out(outcomes: Sequence[Outcome], target: Target) -> list[Judged]:

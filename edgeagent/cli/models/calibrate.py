@@ -116,7 +116,9 @@ def _text(model_id: str, made: Calibration) -> str:
     if figures.cascade_accuracy is not None and figures.larger_accuracy is not None and figures.larger_s is not None:
         mean_s = figures.small_s + figures.share_asked * figures.larger_s
         lines.append(f"{made.larger} alone: {figures.larger_accuracy:.1%} right, {figures.larger_s:.2f} s each")
+        blind = figures.accuracy + figures.share_asked * (figures.larger_accuracy - figures.accuracy)
         lines.append(f"cascade: {figures.cascade_accuracy:.1%} right, {mean_s:.2f} s each")
+        lines.append(f"passing on as many at random: {blind:.1%} right")
     lines.append(_early_text(made))
     if figures.share_asked == 1:
         lines.append("every question would be passed on: this cascade costs more than the larger model alone")
