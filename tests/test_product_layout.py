@@ -3,14 +3,27 @@
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.test_product import Daemon, Json, daemon
+from tests.conftest import free_port
+from tests.test_product import Daemon, Json, Program, environment, running
 
-__all__ = ["daemon"]  # a fixture
+CONTEXT = 512
 
 RULES = "\n".join(f"Rule {word}: treat every {word} as the owner of the house would." for word in "abcdefghijkl")
+
+
+@pytest.fixture
+def daemon(ready_env: dict[str, str], tmp_path: Path) -> Iterator[Daemon]:
+    """One with a small context."""
+    port = free_port()
+    settings = {"EDGEAGENT__HTTP__PORT": str(port), "EDGEAGENT__MODELS__CONTEXT_TOKENS": str(CONTEXT)}
+    env = environment(ready_env, tmp_path, **settings)
+    with running(Program(("serve",), env, tmp_path / "daemon.log", "daemon ready")) as program:
+        yield Daemon(program, port)
 
 
 def home(minute: int, lamp: str = "on") -> str:
@@ -23,7 +36,7 @@ def ask(daemon: Daemon, messages: list[Json], **extension: object) -> Json:
     request = urllib.request.Request(
         f"{daemon.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=120) as reply:
+    with urllib.request.urlopen(request, timeout=300) as reply:
         answer: Json = json.load(reply)
     report: Json = answer["edgeagent"]
     return report
@@ -53,13 +66,13 @@ def test_row_that_changed_is_told_last_from_then_on(daemon: Daemon) -> None:
 
 def test_conversation_that_outgrows_the_context_is_shortened_only_where_it_may_be(daemon: Daemon) -> None:
     turns: list[Json] = [
-        {"role": role, "content": f"Message {n}. {RULES}"} for n in range(24) for role in ("user", "assistant")
+        {"role": role, "content": f"Message {n}. {RULES[:150]}"} for n in range(8) for role in ("user", "assistant")
     ]
     messages = [*turns, {"role": "user", "content": "Are you there?"}]
     reduction = ask(daemon, messages, memory=False)["reduction"]
     [gone] = reduction["dropped"]
     assert gone["source"] == "conversation"
-    assert reduction["tokens_in"] - gone["tokens"] == reduction["tokens_kept"] < 4096
+    assert reduction["tokens_in"] - gone["tokens"] == reduction["tokens_kept"] < CONTEXT
     with pytest.raises(urllib.error.HTTPError) as refused:
         ask(daemon, messages, memory=False, reduce="L0")
     body = json.load(refused.value)

@@ -1,7 +1,7 @@
 """Reduction level L0: lines of the instructions that change from request to request go behind everything else. Pure.
 
 A KV cache is reused up to the first token that differs. A clock in the first line of 3,000 tokens of instructions
-therefore costs all of them, every minute; the same clock in front of the question costs a few tokens.
+therefore costs all of them, every minute; the same clock beside the question costs a few tokens.
 """
 
 import re

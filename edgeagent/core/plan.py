@@ -30,7 +30,7 @@ class Dropped(Value):
 
 
 class Moved(Value):
-    """Lines of the instructions that change between requests, now read in front of the newest question."""
+    """Lines of the instructions that change between requests, now read with the newest question."""
 
     lines: int
     tokens: int

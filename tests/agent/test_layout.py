@@ -167,7 +167,7 @@ def test_two_rows_with_one_key_stay_since_nobody_could_tell_them_apart() -> None
     assert seen.arrange("ada", f"{RULES}\nLamp: on\nLamp: on").moved == ()
 
 
-def test_moved_lines_stand_in_front_of_the_newest_question_and_nowhere_else() -> None:
+def test_moved_lines_stand_behind_the_newest_question_and_nowhere_else() -> None:
     messages = [
         Message(role="system", content=home()),
         Message(role="user", content="Is it late?"),
@@ -177,7 +177,11 @@ def test_moved_lines_stand_in_front_of_the_newest_question_and_nowhere_else() ->
     turns = compose(messages, {}, [], arrange(home()))
     assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
     assert turns[1]["content"] == "Is it late?"
-    assert turns[3]["content"] == f"{INTRODUCTION}\nCurrent time: 10:02\n\nAnd now?"
+    assert turns[3]["content"] == f"And now?\n\n{INTRODUCTION}\nCurrent time: 10:02"
+    turns = compose(messages, {}, ["It is winter."], arrange(home()))
+    assert turns[3]["content"].startswith(
+        f"Context:\n{INTRODUCTION}\nCurrent time: 10:02\n\n- It is winter.\n\nQuestion"
+    )
 
 
 LINES = st.one_of(
