@@ -3,14 +3,14 @@
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from edgeagent.agent.drafting import Draft, Material, draft_selected, draft_whole
+from edgeagent.agent.drafting import Draft, Material, draft_selected, draft_whole, shifted
 from edgeagent.agent.running import Run
 from edgeagent.agent.situation import Surroundings, imagined
 from edgeagent.agent.tally import Tally
 from edgeagent.core.chat import ChatRequest, Message
-from edgeagent.core.errors import DeadlineError, NoPlanError
+from edgeagent.core.errors import ContextLengthError, DeadlineError, NoPlanError
 from edgeagent.core.events import Event, Planned, Reduced
 from edgeagent.core.generation import Generation, Sampling, TokenStep
 from edgeagent.core.memory import Embedder
@@ -104,26 +104,49 @@ class Answerer:
     async def _plan(self, request: ChatRequest, material: Material, resident: Resident, started_at: float) -> Tally:
         needs_peer = request.edgeagent.plan not in ("auto", PlanKind.LOCAL)
         situation = await self._surroundings.situation(resident, needs_peer=needs_peer)
-        drafts = await self._drafts(request, material, resident)
-        max_tokens = _max_tokens(request, drafts, situation)
         spent_s = time.monotonic() - started_at
-        ask = _ask(request, drafts, max_tokens, resident, self._surroundings, spent_s)
-        decision, instead = self._decide(ask, situation, spent_s)
+        choice = await self._chosen(request, material, resident, situation, spent_s)
+        material, decision, max_tokens = choice.material, choice.decision, choice.max_tokens
         recalled = tuple(Recalled(id=hit.item.id, score=hit.score) for hit in material.memories)
         return Tally(
             started_at=started_at,
             planned_at=time.monotonic(),
             decision=decision,
-            draft=next(d for d in drafts if d.level is decision.chosen.reduction),
-            memory=MemoryReport(recalled=recalled),
+            draft=next(d for d in choice.drafts if d.level is decision.chosen.reduction),
+            memory=MemoryReport(
+                recalled=recalled, earlier=tuple(id_ for ids in material.earlier.values() for id_ in ids)
+            ),
             max_tokens=max_tokens,
             seed=request.sampling.seed,
             target=_target(decision.chosen, situation),
             model=decision.chosen.model,
             variant=decision.chosen.variant,
             notes=[note] if (note := resident.local.template_note) else [],
-            handovers=instead,
+            handovers=choice.instead,
+            limit_note=_limit_note(request, max_tokens, situation),
         )
+
+    async def _chosen(
+        self, request: ChatRequest, material: Material, resident: Resident, situation: Situation, spent_s: float
+    ) -> "_Choice":
+        """Drafts and a decision on them; where nothing fits and it is allowed, of a shorter conversation.
+
+        Raises NoPlanError, and ContextLengthError when even the newest question does not fit.
+        """
+        room = situation.local.context_tokens - (request.max_tokens or DEFAULT_MAX_TOKENS)
+        while True:
+            drafts = await self._drafts(request, material, resident)
+            max_tokens = _max_tokens(request, drafts, situation)
+            ask = _ask(request, drafts, max_tokens, resident, self._surroundings, spent_s)
+            try:
+                return _Choice(material, drafts, max_tokens, *self._decide(ask, situation, spent_s))
+            except ContextLengthError:
+                if request.edgeagent.reduce is ReductionLevel.L0:
+                    raise
+                shorter = await shifted(material, resident.local, room, drafts)
+                if shorter is None:
+                    raise
+                material, room = shorter, room * 3 // 4
 
     def _decide(self, ask: Ask, situation: Situation, spent_s: float) -> tuple[Decision, list[Handover]]:
         """The decision; when a named plan was lost with its peer, the best of the others, marked as a handover.
@@ -159,6 +182,22 @@ def _check_wait(ask: Ask, situation: Situation, spent_s: float) -> None:
         decide(replace(ask, deadline_s=ask.deadline_s + spent_s), situation)
         left = f"{ask.deadline_s:g} s are left after {spent_s:.3g} s of waiting, too few for any plan"
         raise DeadlineError(f"{left}; allow more time, or ask less at once")
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    material: Material
+    drafts: Sequence[Draft]
+    max_tokens: int
+    decision: Decision
+    instead: list[Handover]
+
+
+def _limit_note(request: ChatRequest, max_tokens: int, situation: Situation) -> str | None:
+    """What to tell when the answer reaches a limit that is the context's and not the caller's."""
+    if request.max_tokens is not None or max_tokens >= DEFAULT_MAX_TOKENS:
+        return None
+    return f"the answer ends where the context of {situation.local.context_tokens} tokens is full"
 
 
 def _max_tokens(request: ChatRequest, drafts: Sequence[Draft], situation: Situation) -> int:

@@ -21,6 +21,8 @@ class Tally:
     target: PeerModel | None
     model: str
     variant: str
+    limit_note: str | None = None
+    """What to tell when the answer reaches its limit."""
     notes: list[str] = field(default_factory=list)
     """What the caller should know of how this answer was made, besides what its executors note."""
     traffic: Traffic = field(default_factory=Traffic)

@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgeagent.core.cards import KvType
-
 SEQUENCES = 4
 """So many sequences are probed together unless somebody asks for another number."""
 
@@ -33,6 +31,8 @@ class Invariance(BaseModel):
     """A sequence saved and restored, into another slot too, goes on with the same bits."""
     threads: bool = False
     """The number of threads changes nothing."""
+    complete: bool = False
+    """Every check was made; else time ran out, and a longer probe may find more."""
     max_abs_logit: dict[str, float] = Field(default_factory=dict)
     """Worst difference seen per finished check; above 0 but tiny: no logit, but a bit of the cache, differs."""
 
@@ -41,7 +41,7 @@ class Invariance(BaseModel):
 class EvaluationSettings:
     """What the bits of a variant's logits depend on, beside the machine and the engine's build."""
 
-    kv_type: KvType
+    kv_type: str
     flash_attention: bool
     extra_buffers: bool
     threads: int
@@ -56,7 +56,7 @@ class EvaluationSettings:
         return " ".join([variant, *told])
 
 
-def conclude(worst: Mapping[str, float], *, has_window: bool) -> Invariance:
+def conclude(worst: Mapping[str, float], *, has_window: bool, complete: bool) -> Invariance:
     """The verdict from finished checks, each with its worst difference: what was not checked counts as not invariant.
 
     Checks are `cut …`, `decode N`, `draft N`, `mixed …`, `rewind …`, `restore …`, `threads …`. A sliding window's
@@ -67,15 +67,15 @@ def conclude(worst: Mapping[str, float], *, has_window: bool) -> Invariance:
         seen = [difference for check, difference in worst.items() if check.partition(" ")[0] == kind]
         return bool(seen) and not any(seen)
 
-    draft_batch = _largest(worst, "draft")
     return Invariance(
         decode_batch=_largest(worst, "decode"),
-        draft_batch=draft_batch,
+        draft_batch=_largest(worst, "draft"),
         free_prefill=holds("cut") and "cut far" in worst,
         rewind=holds("rewind") and not has_window,
         mixed=holds("mixed"),
         restore=holds("restore"),
         threads=holds("threads"),
+        complete=complete,
         max_abs_logit=dict(worst),
     )
 

@@ -66,6 +66,12 @@ def confine(limits: WorkerLimits) -> list[str]:
     return [f"{name} ({why})" for name, step in steps.items() if (why := _fault(step))]
 
 
+def is_memory_bounded() -> bool:
+    """Whether this process may run out of memory before the machine does."""
+    kinds = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    return any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in kinds)
+
+
 def missing_here(limits: WorkerLimits) -> list[str]:
     """Which of these limits a worker could not set on this machine, tried in a short-lived process."""
     program = f"import sys, {__name__} as c; print(chr(10).join(c.confine(c.WorkerLimits.decode(sys.argv[1]))))"

@@ -2,12 +2,10 @@
 
 import hashlib
 from dataclasses import asdict, dataclass, field
-from typing import Literal
 
 from edgeagent.core.invariance import Invariance
 from edgeagent.execution.channel import Message
-
-LoadMode = Literal["map", "read"]
+from edgeagent.execution.recovery import LoadMode
 
 
 @dataclass(frozen=True, slots=True)

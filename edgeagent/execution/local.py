@@ -4,17 +4,18 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Alternative, Generation, TokenStep
+from edgeagent.core.invariance import Invariance
 from edgeagent.execution.admission import ANYONE, Admission, Claim
 from edgeagent.execution.calls import Received
 from edgeagent.execution.channel import Message
 from edgeagent.execution.confine import WorkerLimits
 from edgeagent.execution.keeping import Cells, Keeping
 from edgeagent.execution.kvstore.store import KvStore
-from edgeagent.execution.loading import LoadedFacts, LoadMode, LoadSettings, facts_of
+from edgeagent.execution.loading import LoadedFacts, LoadSettings, facts_of
 from edgeagent.execution.recovering import Recovering
 from edgeagent.execution.supervisor import Worker
 
@@ -23,7 +24,6 @@ __all__ = [
     "EngineEvent",
     "Evaluated",
     "Exported",
-    "LoadMode",
     "LoadSettings",
     "LoadedFacts",
     "LocalModel",
@@ -85,8 +85,8 @@ class LocalModel:
     ) -> None:
         self.settings = settings
         self.admission = Admission(slots=settings.sequences, queue=queue, per_user=per_user)
-        self._limits = limits
-        self._recovering = Recovering(is_memory_bound=bool(limits.data_bytes or limits.address_bytes))
+        self.limits = limits
+        self._recovering = Recovering()
         self._store = store
         self._keeping: Keeping | None = None
         self._worker: Worker | None = None
@@ -113,6 +113,10 @@ class LocalModel:
     def lease(self, claim: Claim = ANYONE) -> AbstractAsyncContextManager[None]:
         """One of the engine's sequences for one request. Raises BusyError, TooManyRequestsError, DeadlineError."""
         return self.admission.turn(claim)
+
+    def set_invariance(self, invariance: Invariance) -> None:
+        """What the probe found, for the next load."""
+        self.settings = replace(self.settings, invariance=invariance)
 
     async def facts(self) -> LoadedFacts:
         """Loads the variant if need be. Raises ModelFileError, OutOfMemoryError, EngineLostError."""
@@ -227,7 +231,7 @@ class LocalModel:
             return self._worker
 
     async def _load(self) -> Worker:
-        worker = await Worker.spawn("llama", limits=self._limits)
+        worker = await Worker.spawn("llama", limits=self.limits)
         self._worker = worker
         reply, _ = await worker.call("load", (), stall_s=LOAD_STALL_S, **self.settings.parameters())
         self._facts = facts_of(self.settings, reply)

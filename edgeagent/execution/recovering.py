@@ -16,8 +16,7 @@ log = logging.getLogger(__name__)
 class Recovering:
     """Counts answers in and out of one model's workers. `recovery` decides; this remembers."""
 
-    def __init__(self, *, is_memory_bound: bool) -> None:
-        self._is_memory_bound = is_memory_bound
+    def __init__(self) -> None:
         self._history = History()
         self._under_way: set[str] = set()
         self._interrupted: set[str] = set()
@@ -50,10 +49,7 @@ class Recovering:
         if cause is Cause.CLOSED:
             return settings
         interrupted = frozenset(self._interrupted | self._under_way)
-        loss = Loss(
-            time.monotonic(), cause, self._has_progress, interrupted, self._is_memory_bound,
-            is_bus_error=worker.exit_status == -signal.SIGBUS,
-        )  # fmt: skip
+        loss = Loss(time.monotonic(), cause, self._has_progress, interrupted, worker.exit_status == -signal.SIGBUS)
         self._history, step = recover(self._history, loss, _running(settings))
         self._has_progress = False
         log.warning("engine worker lost pid=%d cause=%s change=%s", worker.pid, cause, step.change or "none")

@@ -7,10 +7,12 @@ least first. A model whose workers are lost again and again without progress res
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from edgeagent.core.errors import EngineLostError
-from edgeagent.execution.loading import LoadMode
 from edgeagent.execution.loss import Cause
+
+LoadMode = Literal["map", "read"]
 
 WINDOW_S = 60.0
 MAX_LOSSES = 3
@@ -44,8 +46,6 @@ class Loss:
     cause: Cause
     has_progress: bool
     answers: frozenset[str] = frozenset()
-    is_memory_bound: bool = False
-    """Whether it ran under a bound on memory, which is what aborts it when an allocation fails."""
     is_bus_error: bool = False
     """Ended by SIGBUS: a mapped file that can no longer be read."""
 
@@ -95,7 +95,7 @@ def recover(history: History, loss: Loss, settings: Running) -> tuple[History, S
         return history, Step(settings)
     recent = tuple(old for old in history.losses if loss.at_s - old.at_s < WINDOW_S)
     history = _rested(replace(history, losses=(*recent, loss)), loss)
-    if loss.cause is Cause.OUT_OF_MEMORY:
+    if loss.cause in {Cause.OUT_OF_MEMORY, Cause.NO_MEMORY}:
         return history, _smaller(settings)
     if loss.cause in OWN_FAULT and (not loss.has_progress or _is_repeated(recent, loss)):
         return history, next(_safer(settings, loss), Step(settings))
@@ -111,8 +111,6 @@ def _rested(history: History, loss: Loss) -> History:
     if loss.has_progress or len(fruitless) < MAX_LOSSES:
         return history
     why = f"was lost {len(fruitless)} times within {WINDOW_S:.0f} s (last: {loss.cause.value})"
-    if loss.is_memory_bound and loss.cause is Cause.CRASHED:
-        why += ", perhaps for want of memory: it may take no more than was forecast"
     return History((), loss.at_s + history.rest_s, min(LONGEST_REST_S, 2 * history.rest_s), why)
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncGenerator
 from typing import Self
 
-from edgeagent.core.errors import EdgeAgentError, EngineLostError
+from edgeagent.core.errors import EdgeAgentError, EngineLostError, OutOfMemoryError
 from edgeagent.execution.calls import Call, Received, close_files
 from edgeagent.execution.channel import (
     FILES,
@@ -24,6 +24,7 @@ from edgeagent.execution.channel import (
     unpack,
 )
 from edgeagent.execution.confine import WorkerLimits
+from edgeagent.execution.last_words import LastWords
 from edgeagent.execution.loss import Cause, cause_of
 from edgeagent.execution.oom import count_oom_kills
 from edgeagent.execution.vitals import Hang, Patience
@@ -46,12 +47,18 @@ class Worker:
     """
 
     def __init__(
-        self, engine: str, process: subprocess.Popen[bytes], sock: socket.socket, patience: Patience | None = None
+        self,
+        engine: str,
+        process: subprocess.Popen[bytes],
+        sock: socket.socket,
+        last_words: LastWords,
+        patience: Patience | None = None,
     ) -> None:
         self.engine = engine
         self.cause: Cause | None = None
         """Why it is gone; None while it is not."""
         self._process = process
+        self._last_words = last_words
         self.watch = Watch(process.pid, patience or Patience(), self._lose_hung)
         self._socket = sock
         self._ids = itertools.count(1)
@@ -83,15 +90,17 @@ class Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         command = [sys.executable, "-m", "edgeagent.execution.worker", engine, str(theirs.fileno())]
+        last_words = LastWords(is_quiet=is_quiet)
         process = subprocess.Popen(  # noqa: ASYNC220  (fork and exec take a millisecond; the pipe is ours)
             [*command, limits.encode()],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL if is_quiet else None,
+            stderr=last_words.writing_end,
         )
         theirs.close()
-        return cls(engine, process, ours, patience)
+        os.close(last_words.writing_end)
+        return cls(engine, process, ours, last_words, patience)
 
     @property
     def pid(self) -> int:
@@ -144,9 +153,13 @@ class Worker:
             if not is_done and self.is_alive:
                 await self._send({"id": 0, "op": "cancel", "params": {"request": request_id}}, ())
 
+    def retire(self) -> None:
+        """No new calls from now on."""
+        self._is_draining = True
+
     async def drain(self, bound_s: float) -> None:
         """No new calls; those under way have `bound_s` to end. The process is gone when this returns."""
-        self._is_draining = True
+        self.retire()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(bound_s):
                 await self._idle.wait()
@@ -240,10 +253,22 @@ class Worker:
         self.watch.stop()
         self._close_socket()
         status = self._end_process(may_end_itself=cause is None)
-        self.cause = cause or cause_of(status, num_oom_kills=count_oom_kills() - self._num_oom_kills)
-        error = EngineLostError(f"{self.engine} worker {reason} (exit {status}); the request can be repeated")
+        self._last_words.close()
+        self.cause = cause or self._cause(status)
+        error = self._error(reason, status)
         for call in self._pending.values():
             call.fail(error)
+
+    def _cause(self, status: int) -> Cause:
+        num_kills = count_oom_kills() - self._num_oom_kills
+        return cause_of(status, num_oom_kills=num_kills, told_of_memory=self._last_words.are_of_memory)
+
+    def _error(self, reason: str, status: int) -> EdgeAgentError:
+        if self.cause is Cause.NO_MEMORY:
+            return OutOfMemoryError(
+                f"the {self.engine} worker found no memory (exit {status}); use a smaller model or a shorter context"
+            )
+        return EngineLostError(f"{self.engine} worker {reason} (exit {status}); the request can be repeated")
 
     def _close_socket(self) -> None:
         self._loop.remove_reader(self._socket)

@@ -110,8 +110,10 @@ def main(arguments: list[str]) -> None:
     """`worker ENGINE FD LIMITS` (what `WorkerLimits.encode` gives)."""
     name, descriptor, limits = arguments[0], int(arguments[1]), WorkerLimits.decode(arguments[2])
     _die_with_parent()
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # or an abort of llama.cpp first runs a debugger on this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the daemon, which then closes the channel
     missing = confine(limits)
+    os.dup(descriptor)  # so that the daemon sees the channel's end when this process has ended, with its status
     channel = Channel(socket.socket(fileno=descriptor))
     if missing:
         channel.send({"id": 0, "missing_limits": missing})

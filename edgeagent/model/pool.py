@@ -10,10 +10,11 @@ from edgeagent.core.cards import KvType, ModelCard, Variant
 from edgeagent.core.config import EngineConfig
 from edgeagent.core.errors import BusyError, EngineError, ModelNotFoundError, OutOfMemoryError
 from edgeagent.core.hardware import Profile, Rates
-from edgeagent.execution.confine import WorkerLimits
+from edgeagent.core.invariance import EvaluationSettings
+from edgeagent.execution.kvstore.store import KvStore
 from edgeagent.execution.local import LoadSettings, LocalModel
-from edgeagent.model.fence import Load, fence
 from edgeagent.model.limits import Limits
+from edgeagent.model.loading import loading_of
 from edgeagent.model.locks import Hold
 from edgeagent.model.machine import Machine
 from edgeagent.model.recipe import load_of
@@ -22,6 +23,7 @@ from edgeagent.model.select import Choice, Selection, select
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.capability import ENGINE, ProbeModel
 from edgeagent.resource.drift import Drift
+from edgeagent.resource.invariance import verdict
 from edgeagent.resource.speed import position_s
 
 BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS = 192, 16
@@ -53,8 +55,8 @@ class Resident:
     """How far answers have lately been from what `rates` say."""
     hold: Hold | None = None
     """Keeps the file from eviction by any process."""
-    limits: WorkerLimits = field(default_factory=WorkerLimits)
-    """What its worker may take."""
+    single_bytes: int = 0
+    """`memory_bytes` if it held one sequence only."""
     num_users: int = 0
     """Requests that hold a lease of the pool."""
     is_promised: bool = False
@@ -92,12 +94,15 @@ class ModelPool:
         read_profile: ReadProfile,
         read_limits: Callable[[], Limits],
         describe: Callable[[Profile], Machine],
+        kept: KvStore | None = None,
     ) -> None:
+        """`kept` is where evaluated tokens outlive their worker."""
         self._store = store
         self._config = config
         self._read_profile = read_profile
         self._read_limits = read_limits
         self._describe = describe
+        self._kept = kept
         self._residents: dict[str, Resident] = {}
         self._choosing = asyncio.Lock()
         self._rooming = Rooming(lambda: self.residents, read_limits)
@@ -107,14 +112,15 @@ class ModelPool:
 
     @property
     def residents(self) -> list[Resident]:
-        return list(self._residents.values())
+        return list({id(resident): resident for resident in self._residents.values()}.values())
 
     def has(self, model_id: str) -> bool:
         """Whether some variant of the model is on disk. Raises ModelNotFoundError for an unknown id."""
         return bool(self._stored(model_id))
 
     async def get(self, model_id: str, *, wait_s: float | None = None) -> Resident:
-        """The model's best variant for this machine, chosen once, with memory promised to it.
+        """The model's best variant for this machine, chosen once, with memory promised to it; for
+        `ID/VARIANT`, that variant.
 
         Waits up to `wait_s` (None: as configured) until others leave room. Raises ModelNotFoundError (unknown, or no
         file here), ModelFileError, OutOfMemoryError, ConfigError, and BusyError when there is no room in time.
@@ -184,14 +190,14 @@ class ModelPool:
 
     async def _forget(self, resident: Resident) -> None:
         async with self._choosing:
-            if self._residents.get(resident.name) is resident and not resident.is_in_use:
+            if resident in self.residents and not resident.is_in_use:
                 await self._drop(resident)
 
     async def _drop(self, resident: Resident) -> None:
         await resident.unload()
         if resident.hold:
             resident.hold.close()
-        del self._residents[resident.name]
+        self._residents = {name: other for name, other in self._residents.items() if other is not resident}
 
     async def drain(self, bound_s: float) -> None:
         """No new requests; those under way have `bound_s` to end. Then as `close`."""
@@ -199,7 +205,7 @@ class ModelPool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(bound_s):
                 for resident in self.residents:
-                    async with resident.local.lease():  # behind all that were there before
+                    async with resident.local.admission.whole():
                         pass
         await self.close()
 
@@ -208,24 +214,31 @@ class ModelPool:
             await self._drop(resident)
 
     def _stored(self, model_id: str) -> list[StoredVariant]:
-        card = self._store.registry.card(model_id)
-        found = (self._store.find(model_id, variant.name) for variant in card.variants)
+        card_id, _, only = model_id.partition("/")
+        card = self._store.registry.card(card_id)
+        names = [self._store.registry.variant(card_id, only)[1].name] if only else [v.name for v in card.variants]
+        found = (self._store.find(card_id, name) for name in names)
         return [stored for stored in found if stored]
 
     async def _choose(self, model_id: str) -> Resident:
         stored = {s.variant.name: s for s in await asyncio.to_thread(self._stored, model_id)}
         if not stored:
-            raise ModelNotFoundError(f"no file of {model_id} is here; run 'edgeagent models pull {model_id}'")
-        selection, profile = await self._settle(self._store.registry.card(model_id), stored)
+            command = "edgeagent models pull " + model_id.replace("/", " --variant ")
+            raise ModelNotFoundError(f"no file of {model_id} is here; run '{command}'")
+        selection, profile, memory_bytes = await self._settle(next(iter(stored.values())).card, stored)
         chosen = stored[selection.variant]
-        resident = self._resident(chosen, selection, profile)
+        if twin := next((r for r in self.residents if _is_of(r, chosen)), None):
+            return twin
+        resident = self._resident(chosen, selection, profile, memory_bytes)
+        await self._probe_invariance(self._probe(chosen, selection.choice), resident.local)
         if self._config.threads:
             await self.measure(resident)
         resident.hold = self._store.hold(chosen)
         return resident
 
-    async def _settle(self, card: ModelCard, stored: Mapping[str, StoredVariant]) -> tuple[Selection, Profile]:
-        """A selection whose variant was measured here. What measuring teaches may change the selection, a few times.
+    async def _settle(self, card: ModelCard, stored: Mapping[str, StoredVariant]) -> tuple[Selection, Profile, int]:
+        """A selection whose variant was measured here, and the memory that may be used. What measuring teaches may
+        change the selection, a few times.
 
         One that fits beside the models that have memory; where there is none, one that fits when they are gone.
         """
@@ -242,8 +255,15 @@ class ModelPool:
             profile = await self._read_profile(self._probe(stored[tried.variant], tried))
             selection = select(card, sizes, self._describe(profile), limits)
             if (selection.variant, selection.choice.kv_type) == (tried.variant, tried.kv_type):
-                return selection, profile
-        return selection, await self._read_profile(self._probe(stored[selection.variant], selection.choice))
+                return selection, profile, limits.memory_bytes
+        profile = await self._read_profile(self._probe(stored[selection.variant], selection.choice))
+        return selection, profile, limits.memory_bytes
+
+    async def _probe_invariance(self, probe: ProbeModel, local: LocalModel) -> None:
+        """Some seconds, once for a variant under these settings on this machine; then the profile knows."""
+        evaluation = evaluation_of(local.settings)
+        profile = await self._read_profile(replace(probe, evaluation=evaluation))
+        local.set_invariance(verdict(profile, probe.key, evaluation))
 
     def _probe(self, stored: StoredVariant, choice: Choice) -> ProbeModel:
         return probe_of(stored, choice.kv_type, self._config.chunk_tokens)
@@ -256,45 +276,31 @@ class ModelPool:
         unknown = {"roofline_fraction": None, "compute_fraction": None, "prompt_tokens": BENCH_PROMPT_TOKENS}
         resident.rates = resident.rates.model_copy(update=measured | unknown)
 
-    def _resident(self, chosen: StoredVariant, selection: Selection, profile: Profile) -> Resident:
-        settings = self._load_settings(chosen, selection.choice, profile)
+    def _resident(self, chosen: StoredVariant, selection: Selection, profile: Profile, memory_bytes: int) -> Resident:
         rates = _rates(profile, chosen)
-        threads = settings.threads or rates.threads
+        threads = self._config.threads or rates.threads
+        loading = loading_of(chosen, selection.choice, profile, self._config, threads, memory_bytes)
         return Resident(
             card=chosen.card,
             variant=chosen.variant.model_copy(update={"sha256": chosen.sha256, "bytes": chosen.bytes}),
             why=selection.why,
             rates=rates,
-            memory_bytes=selection.choice.memory_bytes,
+            memory_bytes=loading.memory_bytes,
+            single_bytes=loading.single_bytes,
             local=LocalModel(
-                replace(settings, threads=threads), queue=self._config.queue, per_user=self._config.user_queue
+                loading.settings,
+                queue=self._config.queue,
+                per_user=self._config.user_queue,
+                limits=loading.limits,
+                store=self._kept,
             ),
             used_at=time.monotonic(),
             position_s=_position_s(profile, chosen, threads),
-            limits=_fenced(chosen, selection.choice, threads, self._config.nice),
         )
 
-    def _load_settings(self, chosen: StoredVariant, choice: Choice, profile: Profile) -> LoadSettings:
-        engine = profile.engine(ENGINE)
-        if engine is None or not engine.usable:
-            reason = engine.probe.reason if engine else "it was never probed"
-            raise EngineError(f"llama.cpp does not run on this machine ({reason}); run 'edgeagent doctor'")
-        safe, placement = engine.probe.settings, choice.option.placement
-        loading = placement.setup.loading
-        return LoadSettings(
-            path=str(chosen.path),
-            variant_sha256=chosen.sha256,
-            context_tokens=choice.context_tokens,
-            kv_type=choice.kv_type if safe["flash_attention"] else "f16",
-            flash_attention=safe["flash_attention"],
-            threads=self._config.threads,
-            extra_buffers=safe["extra_buffers"] and loading != "paged",
-            chunk_tokens=self._config.chunk_tokens,
-            load_mode="read" if loading == "read" else "map",
-            gpu_layers=placement.gpu_layers,
-            experts_on_cpu=placement.experts_on_cpu,
-            speculation=self._config.speculation == "auto",
-        )
+
+def _is_of(resident: Resident, stored: StoredVariant) -> bool:
+    return (resident.card.id, resident.variant.name) == (stored.card.id, stored.variant.name)
 
 
 def probe_of(stored: StoredVariant, kv_type: KvType, chunk_tokens: int) -> ProbeModel:
@@ -304,20 +310,17 @@ def probe_of(stored: StoredVariant, kv_type: KvType, chunk_tokens: int) -> Probe
     return ProbeModel(key, stored.path, kv_type, chunk_tokens, sum(load.layers.values()))
 
 
-def _fenced(chosen: StoredVariant, choice: Choice, threads: int, nice: int) -> WorkerLimits:
-    placement, shape = choice.option.placement, chosen.card.shape(chosen.variant)
-    if placement.gpu_layers:
-        return WorkerLimits(nice=nice)
-    load = Load(
-        forecast_bytes=choice.memory_bytes,
-        file_bytes=chosen.bytes,
-        sequence_bytes=shape.kv_bytes_per_token(choice.kv_type) * choice.context_tokens,
-        vocab=shape.vocab,
-        chunk_tokens=placement.setup.chunk_tokens,
-        threads=threads,
-        is_mapped=placement.setup.loading == "mapped",
+def evaluation_of(settings: LoadSettings) -> EvaluationSettings:
+    """Of how a variant is loaded, what its bits depend on."""
+    return EvaluationSettings(
+        kv_type=settings.kv_type,
+        flash_attention=settings.flash_attention,
+        extra_buffers=settings.extra_buffers,
+        threads=settings.threads,
+        chunk_tokens=settings.chunk_tokens,
+        gpu_layers=settings.gpu_layers,
+        experts_on_cpu=settings.experts_on_cpu,
     )
-    return fence(load, nice=nice)
 
 
 def _position_s(profile: Profile, chosen: StoredVariant, threads: int) -> tuple[float, float]:

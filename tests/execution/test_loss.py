@@ -26,6 +26,12 @@ def test_cause_by_status(status: int, num_kills: int, cause: Cause) -> None:
     assert cause_of(status, num_oom_kills=num_kills) is cause
 
 
+def test_worker_that_told_of_memory_was_refused_some() -> None:
+    for status in (1, -signal.SIGABRT):
+        assert cause_of(status, num_oom_kills=0, told_of_memory=True) is Cause.NO_MEMORY
+    assert cause_of(-signal.SIGSEGV, num_oom_kills=0, told_of_memory=True) is Cause.CRASHED
+
+
 def put(root: Path, path: str, text: str) -> None:
     target = root / path
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -83,10 +83,11 @@ def test_worker_that_others_ended_comes_back_as_it_was(cause: Cause, progress: b
     assert step == Step(USUAL)
 
 
-def test_out_of_memory_takes_sequences_first_then_context_down_to_a_floor() -> None:
+@pytest.mark.parametrize("cause", [Cause.OUT_OF_MEMORY, Cause.NO_MEMORY])
+def test_out_of_memory_takes_sequences_first_then_context_down_to_a_floor(cause: Cause) -> None:
     settings, seen = USUAL, []
     for i in range(20):
-        _, step = recover(History(), crash(100.0 * i, cause=Cause.OUT_OF_MEMORY), settings)
+        _, step = recover(History(), crash(100.0 * i, cause=cause), settings)
         settings = step.settings
         seen.append((settings.sequences, settings.context_tokens))
         assert not step.changes_bits
@@ -120,13 +121,6 @@ def test_success_forgives() -> None:
     history, _ = after(crash(0.0), crash(1.0))
     history, _ = recover(history.succeeded(), crash(2.0), USUAL)
     history.check(2.0)
-
-
-def test_memory_bound_is_named_when_it_may_be_the_reason() -> None:
-    bound = [replace(crash(float(i)), is_memory_bound=True) for i in range(3)]
-    history, _ = after(*bound)
-    with pytest.raises(EngineLostError, match="want of memory"):
-        history.check(2.0)
 
 
 @given(

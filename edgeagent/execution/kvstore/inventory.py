@@ -92,7 +92,7 @@ class Inventory:
         """Come back under the memory budget."""
         if self._fits_memory():
             return
-        by_age = sorted(self.blocks, key=lambda block: block.age)
+        by_age = sorted((b for b in self.blocks if b.memory is not None), key=lambda block: block.age)
         for block in by_age:
             if block.name is not None and not self._fits_memory():
                 self.drop_memory(block)
@@ -104,6 +104,8 @@ class Inventory:
     def make_room(self, file_bytes: int, wanted_by: Block | None = None) -> bool:
         """Room on disk for `file_bytes`, of blocks unused for longer than `wanted_by`; if there is none, all stays."""
         excess = self.disk_bytes + file_bytes - self.limits.disk_bytes
+        if excess <= 0:
+            return True
         victims: list[Block] = []
         for block in sorted((b for b in self.blocks if b.name is not None), key=lambda block: block.age):
             if excess <= 0 or (wanted_by and block.age >= wanted_by.age):
@@ -122,8 +124,7 @@ class Inventory:
             if block.memory is None:
                 self.forget(block)
             else:
-                self.drop_file(block)
-                block.is_demoted = True
+                self.drop_file(block)  # not written again before it is used: all that is left there is younger
 
     def _fits_memory(self) -> bool:
         return self.ram_bytes <= self.limits.ram_bytes and self.num_in_memory <= MAX_IN_MEMORY

@@ -37,8 +37,6 @@ class Block:
     """This process has read the file once and found it whole."""
     is_gathered: bool = False
     """As long as it was worth making it when it was last looked at."""
-    is_demoted: bool = False
-    """Its file had to make room: not written again unless it is used again."""
     nodes: list["Node"] = field(default_factory=list)
 
     @property
@@ -60,7 +58,6 @@ class Block:
 
     def touch(self, now: float) -> None:
         self.used_at = max(self.used_at, now)
-        self.is_demoted = False
 
 
 @dataclass(slots=True, eq=False)

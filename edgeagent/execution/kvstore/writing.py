@@ -130,7 +130,7 @@ class KvWriter:
 
 
 def _is_unwritten(block: Block) -> bool:
-    return block.name is None and not block.is_demoted
+    return block.name is None
 
 
 def _is_trusted(block: Block) -> bool:

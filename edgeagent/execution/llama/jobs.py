@@ -90,18 +90,18 @@ class Keeper:
             return
         started = time.monotonic()
         if (num_cells := len(self._slot.tokens)) > self._first:
-            self._request.event(Files([rows_file(self._slot, self._first)]), kept=[self._first, num_cells])
+            self._request.event(Files([rows_file(self._slot, self._first, num_cells)]), kept=[self._first, num_cells])
             self._first = num_cells
         ended = time.monotonic()
         self._due = ended + max(KEEP_EVERY_S, (ended - started) / KEEP_SHARE)
 
 
-def rows_file(slot: Slot, first: int) -> int:
-    """A descriptor of an anonymous memory file with the rows of the cells from `first` on; the caller closes it."""
+def rows_file(slot: Slot, first: int, end: int) -> int:
+    """A descriptor of an anonymous memory file with the rows of cells `[first, end)`; the caller closes it."""
     state = slot.read_state()
     descriptor = os.memfd_create("edgeagent-cells")
     with os.fdopen(os.dup(descriptor), "wb", buffering=0) as file:
-        for rows in kv.cut(state, first, state.num_cells):
+        for rows in kv.cut(state, first, end):
             file.write(rows)
     return descriptor
 
@@ -115,8 +115,8 @@ def keep(context: Context, request: Request) -> None:
     first, tokens = int(request.params["first"]), prompt + output
     for slot in context.slots:
         reusable, _ = slot.reusable(tokens, slot.canonical_spans(len(prompt), len(output)))
-        if not slot.is_busy and reusable == len(slot.tokens) > first:
-            request.reply(Files([rows_file(slot, first)]), kept=[first, reusable])
+        if not slot.is_busy and reusable > first:
+            request.reply(Files([rows_file(slot, first, reusable)]), kept=[first, reusable])
             return
     request.reply(kept=None)
 

@@ -11,6 +11,7 @@ from typing import Literal
 from edgeagent.core.cards import KvType
 from edgeagent.core.errors import EdgeAgentError, EngineLostError
 from edgeagent.core.hardware import EngineFacts, Verdict
+from edgeagent.core.invariance import EvaluationSettings
 from edgeagent.execution.loss import Cause
 from edgeagent.execution.supervisor import Worker
 
@@ -37,6 +38,8 @@ class ProbeModel:
     chunk_tokens: int
     active_weights: int | None = None
     """Weights that each prompt token passes through; None: not known."""
+    evaluation: EvaluationSettings | None = None
+    """How it is going to be evaluated: a profile then says what changes no bit of that; None: nobody asks."""
 
 
 @dataclass(frozen=True, slots=True)

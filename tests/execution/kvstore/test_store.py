@@ -266,6 +266,27 @@ def test_cancelled_persist_neither_leaks_nor_tears(make: Make) -> None:
     assert again.stats().num_damaged == 0
 
 
+def test_path_that_parts_while_others_are_written_is_written_right(make: Make) -> None:
+    store = make()
+    path, other = [*range(100)], [*range(10), *range(500, 520)]
+    add(store, KEY, path[:50], 0)
+    add(store, KEY, path, 50)
+    add(store, KEY, PATH, 0)
+
+    async def part_meanwhile() -> None:
+        writing = asyncio.create_task(store.persist())
+        await asyncio.sleep(0)  # PATH is being written, and all of `path` is to be one file after it
+        add(store, KEY, other, 10)
+        await writing
+        await store.persist()
+
+    asyncio.run(part_meanwhile())
+    store.close()
+    again = make()
+    assert [matched(again, KEY, each) for each in (PATH, path, other)] == [100, 100, 30]
+    assert again.stats().num_damaged == 0
+
+
 def test_symbol_out_of_range_is_an_error_of_the_caller(make: Make) -> None:
     before = num_open_files()
     with pytest.raises(OverflowError):

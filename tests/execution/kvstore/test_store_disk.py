@@ -200,3 +200,29 @@ def test_lock_ends_with_its_owner(tmp_path: Path) -> None:
     one.close()
     assert two.try_own()
     two.close()
+
+
+def test_store_is_usable_while_it_reads_the_folder(make: Make) -> None:
+    store = make()
+    paths = [[tail, *PATH] for tail in range(80)]  # more files than headers are read at once
+    for path in paths:
+        add(store, KEY, path, 0)
+    add(store, KEY, [*paths[-1], 7], 101)
+    add(store, KEY, [*paths[-1], 8], 101)
+    assert persist(store) == 82
+    store.close()
+    again = make()
+
+    async def use_while_reading() -> None:
+        reading = asyncio.create_task(again.prepare(KEY, paths[0]))
+        await asyncio.sleep(0)
+        while not reading.done():
+            assert matched(again, KEY, paths[-1]) in (0, 101)
+            add(again, KEY, paths[-1], 0)
+            add(again, KEY, [*paths[-1], 9], 101)
+            await asyncio.sleep(0)
+        await reading
+
+    asyncio.run(use_while_reading())
+    assert [matched(again, KEY, path) for path in paths] == [101] * 80
+    assert [matched(again, KEY, [*paths[-1], tail]) for tail in (7, 8, 9)] == [102] * 3

@@ -10,12 +10,13 @@ from edgeagent.execution.kvstore.store import KvLimits, KvStore
 from tests.execution.kvstore.rows import add
 
 KEY = "build"
-PLANES = (816, 408, 816, 408)
+PLANES = (4080, 2040, 4080, 2040)
+"""As many bytes a cell as a small model has, so that a kill often hits a write."""
 
 
 def main() -> None:
     chance = random.Random(int(sys.argv[2]))
-    store = KvStore(Path(sys.argv[1]), KvLimits(2**24, 2**30), time.time)
+    store = KvStore(Path(sys.argv[1]), KvLimits(2**26, 2**30), time.time)
     path: list[int] = []
     while True:
         if chance.random() < 0.2:
