@@ -1,5 +1,6 @@
 """The engine's figures as a client of a daemon sees them: time to the first word, alone and in a long conversation."""
 
+import asyncio
 import http.client
 import json
 import signal
@@ -48,7 +49,8 @@ class Chat:
             "edgeagent": {"plan": "local", "reduce": "L0", "memory": False},
         }
         client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
-        started, first_s, text, report = time.perf_counter(), 0.0, "", {}
+        report: Json = {}
+        started, first_s, text = time.perf_counter(), 0.0, ""
         client.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
         reply = client.getresponse()
         if reply.status != 200:
@@ -95,16 +97,16 @@ class Turns:
 
 
 async def later_turns(daemon: harness.Program, chat: Chat, model: LocalModel, raw: RawProcess, rounds: int) -> Turns:
-    found, text = Turns(), _prose()
+    found, text = Turns(), await asyncio.to_thread(_prose)
     for number in range(rounds):
         begin = 400 * number
         system = f"Edition {number}. {text[begin : begin + CONVERSATION_CHARS]}"
         messages: list[Json] = [{"role": "system", "content": system}, {"role": "user", "content": QUESTIONS[0]}]
         messages.append({"role": "assistant", "content": chat.ask(messages, max_tokens=48).text})
-        time.sleep(1.0)  # a person reads the answer
+        await asyncio.sleep(1.0)  # a person reads the answer
         messages, ratio = await _turn(chat, model, raw, messages, QUESTIONS[1], found)
         found.second.append(ratio)
-        time.sleep(4.0)
+        await asyncio.sleep(4.0)
         _restart(daemon)
         chat.ask([{"role": "user", "content": "Hello."}], max_tokens=2)  # loads the model
         _, ratio = await _turn(chat, model, raw, messages, QUESTIONS[2], found)

@@ -11,6 +11,7 @@ from edgeagent.core.generation import Generation, Sampling, TokenStep
 from edgeagent.execution.local import Evaluated, LocalModel
 
 GREEDY = Sampling()
+WARM_TOKENS = 40
 
 
 @dataclass(slots=True)
@@ -77,9 +78,7 @@ async def prompt_beside(model: LocalModel, prompts: Sequence[Sequence[int]], lon
     tasks = [asyncio.create_task(_running(model, prompt)) for prompt in prompts]
     running = [await task for task in tasks]
     try:
-        await asyncio.sleep(0)
-        while min(len(each.answered.token_s) for each in running) < 40:
-            await asyncio.sleep(0.02)
+        await asyncio.gather(*(each.warmed.wait() for each in running))
         idle = [gap for each in running for gap in each.answered.gaps_s[8:]]
         long_one = await answer(model, long_prompt, 1)
         begun, ended = long_one.begun_s, long_one.token_s[0]
@@ -99,12 +98,14 @@ async def prompt_beside(model: LocalModel, prompts: Sequence[Sequence[int]], lon
 @dataclass(slots=True)
 class _Running:
     answered: Answered
+    warmed: asyncio.Event
+    """Set when there are enough tokens to tell its pace."""
     task: "asyncio.Task[None]"
 
 
 async def _running(model: LocalModel, prompt: Sequence[int]) -> _Running:
     """An answer under way, once it has its first token."""
-    found, begun = Answered(time.perf_counter()), asyncio.Event()
+    found, begun, warmed = Answered(time.perf_counter()), asyncio.Event(), asyncio.Event()
     generation = Generation(f"bench-{id(found)}", model.settings.variant_sha256, tuple(prompt), GREEDY, 3000)
 
     async def run() -> None:
@@ -113,7 +114,9 @@ async def _running(model: LocalModel, prompt: Sequence[int]) -> _Running:
                 if isinstance(event, TokenStep):
                     found.token_s.append(time.perf_counter())
                     begun.set()
+                    if len(found.token_s) >= WARM_TOKENS:
+                        warmed.set()
 
     task = asyncio.create_task(run())
     await begun.wait()
-    return _Running(found, task)
+    return _Running(found, warmed, task)
