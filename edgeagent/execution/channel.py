@@ -1,13 +1,16 @@
-"""The framed pipe between daemon and worker: one JSON packet a message, bulk bytes in shared memory.
+"""The framed pipe between daemon and worker: one packet a message, its JSON and what bulk bytes fit behind it.
 
 A packet on a `SOCK_SEQPACKET` socket keeps its borders and can carry file descriptors, so tensors travel as
 an anonymous memory file (`memfd`) beside the packet instead of through it. Bulk is read by whoever receives it; files
 are handed over unread, under the message's key `files`.
+
+A packet is the length of its JSON (u32, little endian), the JSON, and the bulk, unless that is in a file.
 """
 
 import json
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +32,7 @@ Buffers = Sequence[bytes | memoryview] | Files
 MAX_PACKET_BYTES = 64 * 1024  # below the default socket buffer, so a packet is never refused for its size
 MAX_BULK_BYTES = 8 * 2**30  # checked before allocation: a broken worker must not exhaust the daemon
 MAX_DESCRIPTORS = 250  # a packet takes at most 253 (SCM_MAX_FD, unix(7))
+_HEAD = struct.Struct("<I")
 _SPILLED = "~json_bytes"
 _NUM_FILES = "~files"
 FILES = "files"
@@ -45,17 +49,17 @@ def pack(message: Message, bulk: Buffers) -> tuple[bytes, list[int]]:
         files = [os.dup(descriptor) for descriptor in bulk.descriptors]
         bulk = ()
         message = {**message, _NUM_FILES: len(files)}
-    packet = json.dumps(message, separators=(",", ":")).encode()
-    if len(packet) > MAX_PACKET_BYTES:
-        bulk = [packet, *bulk]
-        packet = json.dumps({_SPILLED: len(packet)}).encode()
-    if not bulk:
-        return packet, files
+    text = json.dumps(message, separators=(",", ":")).encode()
+    if _HEAD.size + len(text) + sum(len(part) for part in bulk) <= MAX_PACKET_BYTES:
+        return b"".join([_HEAD.pack(len(text)), text, *bulk]), files
+    if len(text) > MAX_PACKET_BYTES - _HEAD.size:
+        bulk = [text, *bulk]
+        text = json.dumps({_SPILLED: len(text)}).encode()
     descriptor = os.memfd_create("edgeagent-bulk")
     with os.fdopen(os.dup(descriptor), "wb") as file:
         for part in bulk:
             file.write(part)
-    return packet, [descriptor, *files]
+    return _HEAD.pack(len(text)) + text, [descriptor, *files]
 
 
 def unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
@@ -72,8 +76,11 @@ def unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
 
 
 def _unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
-    message, bulk = _object(packet), b""
-    if descriptors and _NUM_FILES not in message:
+    if len(packet) < _HEAD.size:
+        raise ChannelClosedError(f"a packet of {len(packet)} bytes is none")
+    end = _HEAD.size + _HEAD.unpack_from(packet)[0]
+    message, bulk = _object(packet[_HEAD.size : end]), packet[end:]
+    if _SPILLED in message or (descriptors and _NUM_FILES not in message):
         bulk = _take_bulk(descriptors)
     if (spilled := message.get(_SPILLED)) is not None:
         message, bulk = _object(bulk[:spilled]), bulk[spilled:]
@@ -85,6 +92,8 @@ def _unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
 
 
 def _take_bulk(descriptors: list[int]) -> bytes:
+    if not descriptors:
+        raise ChannelClosedError("a packet came without its bulk")
     size = os.fstat(descriptors[0]).st_size
     if size > MAX_BULK_BYTES:
         raise ChannelClosedError(f"a bulk of {size} bytes is over the limit")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import statistics
 import time
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from edgeagent.core.generation import Generation, Sampling, TokenStep
 from edgeagent.execution.local import Evaluated, LocalModel
 
 GREEDY = Sampling()
+ENDLESS = Sampling(logit_bias=((0, -100.0), (2, -100.0)))
+"""Greedy, and never one of SmolLM2's end tokens."""
 WARM_TOKENS = 40
 
 
@@ -37,9 +40,14 @@ class Answered:
         return (len(self.token_s) - 1) / (self.token_s[-1] - self.token_s[0])
 
 
+RUN = random.randrange(2**32)
+"""Prompts of another run are kept on disk: this one must not find them."""
+
+
 def any_tokens(num_vocab: int, count: int, seed: int) -> tuple[int, ...]:
-    """A prompt that no cache has: ids spread over the vocabulary. Answers to it do not soon end."""
-    return tuple((seed * 104_729 + i * 7_919 + 300) % (num_vocab - 300) + 300 for i in range(count))
+    """A prompt that no cache has: any ids but the control tokens."""
+    draw = random.Random(f"{RUN} {seed}")
+    return tuple(draw.randrange(300, num_vocab) for _ in range(count))
 
 
 async def answer(model: LocalModel, prompt: Sequence[int], max_tokens: int, *, sampling: Sampling = GREEDY) -> Answered:
@@ -106,7 +114,7 @@ class _Running:
 async def _running(model: LocalModel, prompt: Sequence[int]) -> _Running:
     """An answer under way, once it has its first token."""
     found, begun, warmed = Answered(time.perf_counter()), asyncio.Event(), asyncio.Event()
-    generation = Generation(f"bench-{id(found)}", model.settings.variant_sha256, tuple(prompt), GREEDY, 3000)
+    generation = Generation(f"bench-{id(found)}", model.settings.variant_sha256, tuple(prompt), ENDLESS, 3000)
 
     async def run() -> None:
         async with contextlib.aclosing(model.generate(generation)) as events:
