@@ -14,6 +14,7 @@ from edgeagent.core.chat import ChatRequest, Message
 from edgeagent.core.errors import EdgeAgentError, RequestError
 from edgeagent.core.events import Event, Finished, Planned, Text
 from edgeagent.core.plan import AnswerReport, CascadeReport, PlanKind
+from edgeagent.execution.admission import ANYONE, Claim
 from edgeagent.model import overlay
 from edgeagent.model.cascade import Calibration
 from edgeagent.model.confidence import TOP
@@ -26,17 +27,28 @@ Events = AsyncGenerator[Event, None]
 
 
 def ask_small(
-    answerer: Answerer, request: ChatRequest, material: Material, small: Resident, started_at: float
+    answerer: Answerer,
+    request: ChatRequest,
+    material: Material,
+    small: Resident,
+    started_at: float,
+    claim: Claim = ANYONE,
 ) -> Events:
     """The small model's own answer, with the log-probabilities that its confidence is made of."""
     sampling = request.sampling.model_copy(update={"logprobs": max(TOP, request.sampling.logprobs or 0)})
     wish = request.edgeagent.model_copy(update={"plan": PlanKind.LOCAL})
     own = request.model_copy(update={"model": small.card.id, "sampling": sampling, "edgeagent": wish})
-    return answerer.answer(own, material, small, None, started_at)
+    return answerer.answer(own, material, small, None, started_at, claim)
 
 
 async def ask_larger(
-    pool: ModelPool, answerer: Answerer, request: ChatRequest, material: Material, larger: str, small: Resident
+    pool: ModelPool,
+    answerer: Answerer,
+    request: ChatRequest,
+    material: Material,
+    larger: str,
+    small: Resident,
+    claim: Claim = ANYONE,
 ) -> AsyncGenerator[Event, None]:
     """The larger model's answer: of this machine, or of a peer that offers it, as the planner decides.
 
@@ -49,7 +61,8 @@ async def ask_larger(
     if must_be_here and resident is small:
         raise RequestError(f"{larger} is {small.card.id}/{small.variant.name} here, the small model; name another one")
     asked = request.model_copy(update={"model": model})
-    async with contextlib.aclosing(answerer.answer(asked, material, resident, None, time.monotonic())) as events:
+    source = answerer.answer(asked, material, resident, None, time.monotonic(), claim)
+    async with contextlib.aclosing(source) as events:
         async for event in events:
             yield event
 
@@ -76,7 +89,7 @@ class Cascade:
         return wish.cascade and wish.plan == "auto" and is_default and is_plain and not has_tools
 
     async def answer(
-        self, request: ChatRequest, material: Material, resident: Resident, started_at: float
+        self, request: ChatRequest, material: Material, resident: Resident, started_at: float, claim: Claim = ANYONE
     ) -> AsyncGenerator[Event, None]:
         """As `Answerer.answer`; of the small answer nothing is told before it stands. Raises EdgeAgentError.
 
@@ -84,19 +97,25 @@ class Cascade:
         """
         found = await self._calibrated()
         if isinstance(found, str):
-            source = _all_told(self._answerer.answer(request, material, resident, None, started_at), found)
+            source = _all_told(self._answerer.answer(request, material, resident, None, started_at, claim), found)
         else:
-            source = self._tried(request, material, *found, started_at)
+            source = self._tried(request, material, *found, started_at, claim)
         async with contextlib.aclosing(source) as events:
             async for event in events:
                 yield event
 
     async def _tried(
-        self, request: ChatRequest, material: Material, small: Resident, calibration: Calibration, started_at: float
+        self,
+        request: ChatRequest,
+        material: Material,
+        small: Resident,
+        calibration: Calibration,
+        started_at: float,
+        claim: Claim,
     ) -> AsyncGenerator[Event, None]:
-        trial = _Trial(request, Watch(calibration))
+        trial = _Trial(request, Watch(calibration), claim)
         try:
-            source = ask_small(self._answerer, request, material, small, started_at)
+            source = ask_small(self._answerer, request, material, small, started_at, claim)
             async with contextlib.aclosing(trial.events(source)) as events:
                 async for event in events:
                     yield self._marked(event, self._report(trial, small, calibration))
@@ -128,7 +147,7 @@ class Cascade:
     ) -> AsyncGenerator[Event, None]:
         """The larger model's answer; where it has none, the small one's after all."""
         begun_at, has_told = time.monotonic(), False
-        source = ask_larger(self._pool, self._answerer, request, material, self._larger, small)
+        source = ask_larger(self._pool, self._answerer, request, material, self._larger, small, trial.claim)
         try:
             async with contextlib.aclosing(source) as events:
                 async for event in events:
@@ -172,6 +191,7 @@ class _Trial:
 
     request: ChatRequest
     watch: Watch
+    claim: Claim
     begun_at: float = field(default_factory=time.monotonic)
     stands: bool | None = None
     decided_s: float = 0.0

@@ -90,8 +90,29 @@ class EngineConfig(Section):
     """Canonical prefill chunk; both ends of a handover must agree on it."""
     queue: Annotated[int, Field(ge=1, le=1024)] = 16
     """Requests that may wait for the engine before more are refused."""
+    queue_per_user: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Of these, how many may be one user's; 0: three quarters, so that nobody keeps all others out."""
     idle_unload_s: Annotated[float, Field(ge=0)] = 300.0
     """A model unused for so long is unloaded; 0: never."""
+    nice: Annotated[int, Field(ge=0, le=19)] = 2
+    """How far model workers stand back for other programs: at 2, 655 parts of CPU time for each 1024 of another's."""
+    sequences: Annotated[int, Field(ge=1, le=64)] = 4
+    """Answers of one model at once, where memory allows."""
+    kept_memory_bytes: Annotated[int, Field(ge=0)] = 128 * 2**20
+    """Cache rows of conversations kept in memory outside of the workers; 0: none, and none on disk either."""
+    kept_disk_bytes: Annotated[int, Field(ge=0)] = 2**30
+    """Cache rows kept on disk, which outlive the daemon; 0: none."""
+    room_wait_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """How long a request waits until models in use leave room for its own."""
+    speculation: Literal["auto", "off"] = "auto"
+    """Guess tokens ahead where that pays and changes no bit of an answer."""
+    drain_s: Annotated[float, Field(ge=0, le=600)] = 10.0
+    """How long answers under way have to end when the daemon stops."""
+
+    @property
+    def user_queue(self) -> int:
+        """`queue_per_user` in force."""
+        return self.queue_per_user or -(-self.queue * 3 // 4)
 
 
 class PolicyConfig(Section):
@@ -101,6 +122,8 @@ class PolicyConfig(Section):
     quality_floor: float | None = Field(default=None, gt=1)
     """Highest perplexity a chosen variant may have; None: no floor."""
     objective: Literal["latency", "energy", "quality"] = "latency"
+    layout: Literal["stable", "as_given"] = "stable"
+    """`stable`: lines of the instructions that change between requests are read last, so that the cache lasts."""
 
 
 class MemoryConfig(Section):

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgeagent.core.cards import KvType
+from edgeagent.core.invariance import Invariance
 
 
 class Fact(BaseModel):
@@ -195,7 +196,10 @@ class Kernels(Fact):
 
 
 class Profile(Fact):
-    """A machine's measured description. `rates` is keyed `<model id>/<variant>`."""
+    """A machine's measured description.
+
+    `rates` is keyed `<model id>/<variant>`, `invariance` by `core.invariance.EvaluationSettings.key` of that.
+    """
 
     fingerprint: str
     board: str
@@ -209,6 +213,7 @@ class Profile(Fact):
     storage: Storage
     engines: tuple[EngineFacts, ...] = ()
     rates: dict[str, Rates] = Field(default_factory=dict)
+    invariance: dict[str, Invariance] = Field(default_factory=dict)
     kernels: Kernels | None = None
     gaps: dict[str, str] = Field(default_factory=dict)
     """Facts that could not be read or measured, and why: `absent…`, `denied`, `malformed…`, `unreadable…`."""

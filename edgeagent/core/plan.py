@@ -13,7 +13,7 @@ class PlanKind(StrEnum):
 
 
 class ReductionLevel(StrEnum):
-    """`L0` leaves the prompt as it is; `L2` selects sentences by relevance to the question under a budget."""
+    """`L0` keeps every line, those that change last; `L2` selects sentences by relevance to the question."""
 
     L0 = "L0"
     L2 = "L2"
@@ -29,11 +29,21 @@ class Dropped(Value):
     reason: str
 
 
+class Moved(Value):
+    """Lines of the instructions that change between requests, now read in front of the newest question."""
+
+    lines: int
+    tokens: int
+    """Of the moved lines with what introduces them."""
+
+
 class ReductionReport(Value):
     level: ReductionLevel = ReductionLevel.L0
     tokens_in: int = 0
     tokens_kept: int = 0
     dropped: tuple[Dropped, ...] = ()
+    layout: Moved | None = None
+    """None: every line is where it came."""
 
 
 class Recalled(Value):
@@ -44,6 +54,8 @@ class Recalled(Value):
 class MemoryReport(Value):
     recalled: tuple[Recalled, ...] = ()
     written: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
+    """Recalled for earlier questions of the conversation, and still in front of these."""
 
 
 class Handover(Value):
@@ -154,6 +166,10 @@ class AnswerReport(Value):
     """Answer tokens that the peer drew."""
     reused_tokens: int = 0
     """Prompt tokens whose cache was here already."""
+    drafted_tokens: int = 0
+    """Tokens guessed ahead on this machine (speculative decoding)."""
+    accepted_tokens: int = 0
+    """Of these, those that were right."""
     notes: tuple[str, ...] = ()
     """Failures on the way that did not stop the answer."""
     cascade: CascadeReport | None = None

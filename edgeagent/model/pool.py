@@ -1,23 +1,29 @@
 """The models in use: which variant runs here, in which worker, and when it is unloaded."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from edgeagent.core.cards import KvType, ModelCard, Variant
 from edgeagent.core.config import EngineConfig
-from edgeagent.core.errors import EngineError, ModelNotFoundError
+from edgeagent.core.errors import BusyError, EngineError, ModelNotFoundError, OutOfMemoryError
 from edgeagent.core.hardware import Profile, Rates
+from edgeagent.core.invariance import EvaluationSettings
+from edgeagent.execution.kvstore.store import KvStore
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.model.limits import Limits
+from edgeagent.model.loading import loading_of
 from edgeagent.model.locks import Hold
 from edgeagent.model.machine import Machine
 from edgeagent.model.recipe import load_of
+from edgeagent.model.rooming import Rooming
 from edgeagent.model.select import Choice, Selection, select
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.capability import ENGINE, ProbeModel
 from edgeagent.resource.drift import Drift
+from edgeagent.resource.invariance import verdict
 from edgeagent.resource.speed import position_s
 
 BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS = 192, 16
@@ -49,6 +55,33 @@ class Resident:
     """How far answers have lately been from what `rates` say."""
     hold: Hold | None = None
     """Keeps the file from eviction by any process."""
+    single_bytes: int = 0
+    """`memory_bytes` if it held one sequence only."""
+    num_users: int = 0
+    """Requests that hold a lease of the pool."""
+    is_promised: bool = False
+    """Memory is kept for its worker, which may not have been started yet."""
+
+    @property
+    def name(self) -> str:
+        return self.card.id
+
+    @property
+    def is_loaded(self) -> bool:
+        return self.local.is_loaded
+
+    @property
+    def pid(self) -> int | None:
+        return self.local.pid
+
+    @property
+    def is_in_use(self) -> bool:
+        return self.num_users > 0 or self.local.num_waiting > 0
+
+    async def unload(self) -> None:
+        """End the worker; its memory may be promised to others."""
+        await self.local.close()
+        self.is_promised = False
 
 
 class ModelPool:
@@ -61,14 +94,19 @@ class ModelPool:
         read_profile: ReadProfile,
         read_limits: Callable[[], Limits],
         describe: Callable[[Profile], Machine],
+        kept: KvStore | None = None,
     ) -> None:
+        """`kept` is where evaluated tokens outlive their worker."""
         self._store = store
         self._config = config
         self._read_profile = read_profile
         self._read_limits = read_limits
         self._describe = describe
+        self._kept = kept
         self._residents: dict[str, Resident] = {}
         self._choosing = asyncio.Lock()
+        self._rooming = Rooming(lambda: self.residents, read_limits)
+        self._is_draining = False
         self.on_use: Callable[[], None] = lambda: None
         """Called when a model was asked for: it will be loaded soon, if it is not."""
 
@@ -80,28 +118,63 @@ class ModelPool:
         """Whether some variant of the model is on disk. Raises ModelNotFoundError for an unknown id."""
         return bool(self._stored(model_id))
 
-    async def get(self, model_id: str) -> Resident:
-        """The model's best variant for this machine, chosen once; for `ID/VARIANT`, that variant.
+    async def get(self, model_id: str, *, wait_s: float | None = None) -> Resident:
+        """The model's best variant for this machine, chosen once, with memory promised to it; for
+        `ID/VARIANT`, that variant.
 
-        Raises ModelNotFoundError (unknown, or no file here), ModelFileError, OutOfMemoryError, ConfigError.
+        Waits up to `wait_s` (None: as configured) until others leave room. Raises ModelNotFoundError (unknown, or no
+        file here), ModelFileError, OutOfMemoryError, ConfigError, and BusyError when there is no room in time.
         """
+        if self._is_draining:
+            raise BusyError("the daemon is stopping; ask again when it is back")
+        wait_s = self._config.room_wait_s if wait_s is None else wait_s
+        resident = await self._chosen(model_id)
+        try:
+            await self._rooming.admit(resident, wait_s)
+        except OutOfMemoryError:  # chosen when there was more
+            await self._forget(resident)
+            resident = await self._chosen(model_id)
+            await self._rooming.admit(resident, wait_s)
+        self.on_use()
+        return resident
+
+    async def _chosen(self, model_id: str) -> Resident:
         async with self._choosing:
             resident = self._residents.get(model_id)
             if resident is None:
                 resident = self._residents[model_id] = await self._choose(model_id)
             resident.used_at = time.monotonic()
-            await self._make_room(resident)
-        self.on_use()
-        return resident
+            return resident
+
+    @contextlib.asynccontextmanager
+    async def lease(self, model_id: str, *, wait_s: float | None = None) -> AsyncIterator[Resident]:
+        """As `get`; while inside, the model is not unloaded for others."""
+        resident = await self.get(model_id, wait_s=wait_s)
+        resident.num_users += 1
+        try:
+            yield resident
+        finally:
+            resident.num_users -= 1
+            resident.used_at = time.monotonic()
+
+    async def admit(self, resident: Resident) -> None:
+        """Promise memory again to a model that lost its worker, before another is started. Raises BusyError."""
+        await self._rooming.admit(resident, self._config.room_wait_s)
 
     async def unload_idle(self) -> None:
         """Run for ever: end the workers of models that nobody used for a while."""
         limit_s = self._config.idle_unload_s
         while limit_s > 0:
             await asyncio.sleep(max(1.0, limit_s / 4))
-            for resident in self.residents:
-                if time.monotonic() - resident.used_at > limit_s and resident.local.num_waiting == 0:
-                    await resident.local.close()
+            await self.release_idle(limit_s)
+
+    async def release_idle(self, unused_s: float) -> None:
+        """End the workers of models that nobody has used for so long."""
+        for resident in self.residents:
+            if resident.is_in_use:
+                resident.used_at = time.monotonic()
+            elif time.monotonic() - resident.used_at > unused_s:
+                await resident.unload()
 
     def smaller(self, resident: Resident) -> int | None:
         """Bytes of the next smaller variant of its model that is on disk; None: it is the smallest."""
@@ -111,18 +184,34 @@ class ModelPool:
     async def rechoose(self) -> None:
         """Forget the choices that no request uses: the next one chooses under the limits of then."""
         async with self._choosing:
-            for model_id, resident in list(self._residents.items()):
-                if resident.local.num_waiting == 0:
-                    await resident.local.close()
-                    if resident.hold:
-                        resident.hold.close()
-                    del self._residents[model_id]
+            for resident in self.residents:
+                if not resident.is_in_use:
+                    await self._drop(resident)
+
+    async def _forget(self, resident: Resident) -> None:
+        async with self._choosing:
+            if resident in self.residents and not resident.is_in_use:
+                await self._drop(resident)
+
+    async def _drop(self, resident: Resident) -> None:
+        await resident.unload()
+        if resident.hold:
+            resident.hold.close()
+        self._residents = {name: other for name, other in self._residents.items() if other is not resident}
+
+    async def drain(self, bound_s: float) -> None:
+        """No new requests; those under way have `bound_s` to end. Then as `close`."""
+        self._is_draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(bound_s):
+                for resident in self.residents:
+                    async with resident.local.admission.whole():
+                        pass
+        await self.close()
 
     async def close(self) -> None:
         for resident in self.residents:
-            await resident.local.close()
-            if resident.hold:
-                resident.hold.close()
+            await self._drop(resident)
 
     def _stored(self, model_id: str) -> list[StoredVariant]:
         card_id, _, only = model_id.partition("/")
@@ -136,86 +225,78 @@ class ModelPool:
         if not stored:
             command = "edgeagent models pull " + model_id.replace("/", " --variant ")
             raise ModelNotFoundError(f"no file of {model_id} is here; run '{command}'")
-        selection, profile = await self._settle(next(iter(stored.values())).card, stored)
+        selection, profile, memory_bytes = await self._settle(next(iter(stored.values())).card, stored)
         chosen = stored[selection.variant]
         if twin := next((r for r in self.residents if _is_of(r, chosen)), None):
             return twin
-        resident = self._resident(chosen, selection, profile)
+        resident = self._resident(chosen, selection, profile, memory_bytes)
+        await self._probe_invariance(self._probe(chosen, selection.choice), resident.local)
         if self._config.threads:
             await self.measure(resident)
         resident.hold = self._store.hold(chosen)
         return resident
 
-    async def _settle(self, card: ModelCard, stored: Mapping[str, StoredVariant]) -> tuple[Selection, Profile]:
-        """A selection whose variant was measured here. What measuring teaches may change the selection, a few times."""
-        limits, sizes = self._read_limits(), {name: s.bytes for name, s in stored.items()}
-        selection = select(card, sizes, self._describe(await self._read_profile(None)), limits)
+    async def _settle(self, card: ModelCard, stored: Mapping[str, StoredVariant]) -> tuple[Selection, Profile, int]:
+        """A selection whose variant was measured here, and the memory that may be used. What measuring teaches may
+        change the selection, a few times.
+
+        One that fits beside the models that have memory; where there is none, one that fits when they are gone.
+        """
+        sizes = {name: s.bytes for name, s in stored.items()}
+        machine = self._describe(await self._read_profile(None))
+        limits = replace(self._read_limits(), memory_bytes=self._rooming.beside(card.id))
+        try:
+            selection = select(card, sizes, machine, limits)
+        except OutOfMemoryError:
+            limits = replace(limits, memory_bytes=self._rooming.alone(card.id))
+            selection = select(card, sizes, machine, limits)
         for _ in range(MAX_TRIES):
             tried = selection.choice
             profile = await self._read_profile(self._probe(stored[tried.variant], tried))
             selection = select(card, sizes, self._describe(profile), limits)
             if (selection.variant, selection.choice.kv_type) == (tried.variant, tried.kv_type):
-                return selection, profile
-        return selection, await self._read_profile(self._probe(stored[selection.variant], selection.choice))
+                return selection, profile, limits.memory_bytes
+        profile = await self._read_profile(self._probe(stored[selection.variant], selection.choice))
+        return selection, profile, limits.memory_bytes
+
+    async def _probe_invariance(self, probe: ProbeModel, local: LocalModel) -> None:
+        """Some seconds, once for a variant under these settings on this machine; then the profile knows."""
+        evaluation = evaluation_of(local.settings)
+        profile = await self._read_profile(replace(probe, evaluation=evaluation))
+        local.set_invariance(verdict(profile, probe.key, evaluation))
 
     def _probe(self, stored: StoredVariant, choice: Choice) -> ProbeModel:
         return probe_of(stored, choice.kv_type, self._config.chunk_tokens)
 
     async def measure(self, resident: Resident) -> None:
         """Rates as configured, now: the profile's are at the fastest number of threads. Raises EngineError."""
-        async with resident.local.lease():
+        async with resident.local.admission.whole():
             prefill, decode = await resident.local.bench(BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS)
         measured = {"prefill_tok_s": prefill, "decode_tok_s": decode, "threads": resident.local.settings.threads}
         unknown = {"roofline_fraction": None, "compute_fraction": None, "prompt_tokens": BENCH_PROMPT_TOKENS}
         resident.rates = resident.rates.model_copy(update=measured | unknown)
 
-    def _resident(self, chosen: StoredVariant, selection: Selection, profile: Profile) -> Resident:
-        settings = self._load_settings(chosen, selection.choice, profile)
+    def _resident(self, chosen: StoredVariant, selection: Selection, profile: Profile, memory_bytes: int) -> Resident:
         rates = _rates(profile, chosen)
-        threads = settings.threads or rates.threads
+        threads = self._config.threads or rates.threads
+        loading = loading_of(chosen, selection.choice, profile, self._config, threads, memory_bytes)
         return Resident(
             card=chosen.card,
             variant=chosen.variant.model_copy(update={"sha256": chosen.sha256, "bytes": chosen.bytes}),
             why=selection.why,
             rates=rates,
-            memory_bytes=selection.choice.memory_bytes,
-            local=LocalModel(replace(settings, threads=threads), queue=self._config.queue),
+            memory_bytes=loading.memory_bytes,
+            single_bytes=loading.single_bytes,
+            local=LocalModel(
+                loading.settings,
+                queue=self._config.queue,
+                per_user=self._config.user_queue,
+                limits=loading.limits,
+                store=self._kept,
+            ),
             used_at=time.monotonic(),
             position_s=_position_s(profile, chosen, threads),
         )
-
-    def _load_settings(self, chosen: StoredVariant, choice: Choice, profile: Profile) -> LoadSettings:
-        engine = profile.engine(ENGINE)
-        if engine is None or not engine.usable:
-            reason = engine.probe.reason if engine else "it was never probed"
-            raise EngineError(f"llama.cpp does not run on this machine ({reason}); run 'edgeagent doctor'")
-        safe, placement = engine.probe.settings, choice.option.placement
-        loading = placement.setup.loading
-        return LoadSettings(
-            path=str(chosen.path),
-            variant_sha256=chosen.sha256,
-            context_tokens=choice.context_tokens,
-            kv_type=choice.kv_type if safe["flash_attention"] else "f16",
-            flash_attention=safe["flash_attention"],
-            threads=self._config.threads,
-            extra_buffers=safe["extra_buffers"] and loading != "paged",
-            chunk_tokens=self._config.chunk_tokens,
-            load_mode="read" if loading == "read" else "map",
-            gpu_layers=placement.gpu_layers,
-            experts_on_cpu=placement.experts_on_cpu,
-        )
-
-    async def _make_room(self, wanted: Resident) -> None:
-        """Unload the longest unused others until `wanted` fits beside what stays."""
-        if wanted.local.is_loaded:
-            return
-        others = sorted((r for r in self.residents if r is not wanted and r.local.is_loaded), key=lambda r: r.used_at)
-        room = self._read_limits().memory_bytes
-        while others and wanted.memory_bytes > room:
-            oldest = others.pop(0)
-            if oldest.local.num_waiting == 0:
-                await oldest.local.close()
-                room += oldest.memory_bytes
 
 
 def _is_of(resident: Resident, stored: StoredVariant) -> bool:
@@ -227,6 +308,19 @@ def probe_of(stored: StoredVariant, kv_type: KvType, chunk_tokens: int) -> Probe
     load = load_of(stored.card.shape(stored.variant), stored.variant.file_type)
     key = f"{stored.card.id}/{stored.variant.name}"
     return ProbeModel(key, stored.path, kv_type, chunk_tokens, sum(load.layers.values()))
+
+
+def evaluation_of(settings: LoadSettings) -> EvaluationSettings:
+    """Of how a variant is loaded, what its bits depend on."""
+    return EvaluationSettings(
+        kv_type=settings.kv_type,
+        flash_attention=settings.flash_attention,
+        extra_buffers=settings.extra_buffers,
+        threads=settings.threads,
+        chunk_tokens=settings.chunk_tokens,
+        gpu_layers=settings.gpu_layers,
+        experts_on_cpu=settings.experts_on_cpu,
+    )
 
 
 def _position_s(profile: Profile, chosen: StoredVariant, threads: int) -> tuple[float, float]:

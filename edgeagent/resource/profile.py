@@ -34,6 +34,8 @@ from edgeagent.resource.capability import (
     with_usable,
 )
 from edgeagent.resource.disk import read_rate
+from edgeagent.resource.invariance import BUDGET_S as INVARIANCE_BUDGET_S
+from edgeagent.resource.invariance import is_probed, probed, usual_evaluation
 from edgeagent.resource.kernel_pass import BUDGET_S, Pass, Progress, complete
 from edgeagent.resource.kernels import MAX_FILE_BYTES, RigBench
 from edgeagent.resource.machine import Places, fingerprint, read_machine
@@ -44,6 +46,7 @@ __all__ = ["Depth", "Effort", "Places", "ensure_profile", "fingerprint", "keep_r
 
 DISK_S = 0.5
 """How long the disk is read for its rate."""
+INVARIANCE_PART = 0.5
 SURVEY_PART = 0.4
 """Of a pass's budget, at most so much goes to trying what the engines can do."""
 MIN_TRIAL_S = 30.0
@@ -118,6 +121,7 @@ def with_measured(machine: Profile, cache: Path) -> Profile | None:
             "engines": before.engines,
             "accelerators": with_usable(machine.accelerators, before.engines),
             "rates": before.rates,
+            "invariance": before.invariance,
             "kernels": before.kernels,
             "storage": storage,
         }
@@ -142,7 +146,7 @@ def _is_complete(profile: Profile, model: ProbeModel | None) -> bool:
         return False
     if model is None:
         return True
-    return is_conclusive(engine) and (not engine.usable or _has_rates(profile, model))
+    return is_conclusive(engine) and (not engine.usable or (_has_rates(profile, model) and is_probed(profile, model)))
 
 
 def _has_rates(profile: Profile, model: ProbeModel) -> bool:
@@ -161,6 +165,8 @@ async def _completed(profile: Profile, model: ProbeModel | None, instruments: In
         profile = profile.model_copy(update={"engines": (engine, *others)})
     if model and engine.usable and not _has_rates(profile, model):
         profile = await _add_rates(profile, engine, model, instruments)
+    if model and engine.usable and not is_probed(profile, model):
+        profile = await probed(profile, model, spawn=instruments.spawn)
     return profile
 
 
@@ -172,6 +178,11 @@ async def _deepened(
     if profile.storage.read_bytes_s is None:
         rate = await asyncio.to_thread(read_rate, model.path, DISK_S)
         profile = profile.model_copy(update={"storage": profile.storage.model_copy(update={"read_bytes_s": rate})})
+    usual = replace(model, evaluation=model.evaluation or usual_evaluation(profile, model))
+    if not is_probed(profile, usual, wholly=True):
+        effort.progress("what changes no bit", 0.0)
+        budget_s = max(INVARIANCE_BUDGET_S, effort.budget_s * INVARIANCE_PART)
+        profile = await probed(profile, usual, spawn=instruments.spawn, budget_s=budget_s)
     profile = await _surveyed(profile, model, places, instruments, effort)
     engine = profile.engine(ENGINE)
     left_s = effort.budget_s - (instruments.clock() - started)
