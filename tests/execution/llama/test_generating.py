@@ -10,10 +10,10 @@ import pytest
 from edgeagent.core.generation import Sampling
 from edgeagent.core.invariance import Invariance
 from edgeagent.execution.batch_costs import BatchCosts
-from edgeagent.execution.channel import Buffers, Channel, Message
+from edgeagent.execution.channel import Buffers, Channel, Files, Message
 from edgeagent.execution.llama import generating
 from edgeagent.execution.llama.draft_model import DraftModel
-from edgeagent.execution.llama.drafting import Drafter
+from edgeagent.execution.llama.drafting import Drafter, Drafting
 from edgeagent.execution.llama.engine import LlamaEngine
 from edgeagent.execution.llama.jobs import Granted
 from edgeagent.execution.llama.rig import RigShape, write_rig
@@ -48,7 +48,8 @@ class Recorder(Channel):
     def __init__(self) -> None:
         self.sent: list[tuple[Message, list[bytes]]] = []
 
-    def send(self, message: Message, bulk: Buffers = ()) -> None:
+    def send(self, message: Message, bulk: Buffers | Files = ()) -> None:
+        assert not isinstance(bulk, Files)
         self.sent.append((message, [bytes(part) for part in bulk]))
 
 
@@ -97,7 +98,7 @@ class Engine:
         return Answer(events, told[-1]["reply"]["reason"])
 
     def plain(self, prompt: Sequence[int], sampling: Sampling, max_tokens: int = 40) -> "Answer":
-        drafting, self.engine._drafting = self.engine._drafting, generating.Drafting()
+        drafting, self.engine._drafting = self.engine._drafting, Drafting()
         try:
             return self.answer(prompt, sampling, max_tokens)
         finally:
