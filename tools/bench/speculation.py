@@ -124,7 +124,8 @@ class Bench:
             CONTEXT_TOKENS, "q8_0", flash_attention=True, threads=1, chunk_tokens=64, is_free=VERDICT.free_prefill
         )
         self._context = Context(Model(str(self.path), extra_buffers=True), settings)
-        self.drafting = make_drafting(self._context, VERDICT, {"speculation": True, "draft_path": self.draft_path})
+        load = {"speculation": True, "draft_path": self.draft_path, "extra_buffers": True}
+        self.drafting = make_drafting(self._context, VERDICT, load)
         if self.drafting.fault:
             raise RuntimeError(self.drafting.fault)
 
