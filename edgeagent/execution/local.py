@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ __all__ = [
     "LocalModel",
     "Reloaded",
 ]
+
+log = logging.getLogger(__name__)
 
 LOAD_STALL_S = 300.0  # a large file on an SD card takes minutes
 
@@ -242,6 +245,8 @@ class LocalModel:
         worker.watch.step_s = self._step_s
         reply, _ = await worker.call("load", (), stall_s=LOAD_STALL_S, **self.settings.parameters())
         self._facts = facts_of(self.settings, reply)
+        if reply["draft_fault"]:
+            log.warning("no draft model: %s", reply["draft_fault"])
         self._keeping = self._make_keeping(self._facts)
         await self._tell_pace(worker)
         self.on_load(worker.pid)

@@ -1,6 +1,7 @@
 """How a choice is loaded: the worker's settings, how many sequences it holds, and the limits it runs under. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from edgeagent.core.config import EngineConfig
 from edgeagent.core.errors import EngineError
@@ -8,6 +9,7 @@ from edgeagent.core.hardware import Profile
 from edgeagent.execution.confine import WorkerLimits
 from edgeagent.execution.local import LoadSettings
 from edgeagent.model.budget import memory_of, sequences_within
+from edgeagent.model.drafts import find_draft
 from edgeagent.model.fence import Load, fence
 from edgeagent.model.select import Choice
 from edgeagent.model.store import StoredVariant
@@ -25,26 +27,40 @@ class Loading:
 
 
 def loading_of(
-    chosen: StoredVariant, choice: Choice, profile: Profile, config: EngineConfig, threads: int, memory_bytes: int
+    chosen: StoredVariant,
+    choice: Choice,
+    profile: Profile,
+    config: EngineConfig,
+    threads: int,
+    memory_bytes: int,
+    drafts: Sequence[StoredVariant] = (),
 ) -> Loading:
-    """Raises EngineError when llama.cpp does not run here."""
+    """`drafts` are the files of a draft model that are here: one is loaded too, in memory that is left.
+
+    Raises EngineError when llama.cpp does not run here.
+    """
     shape = chosen.card.shape(chosen.variant)
     sequence_bytes = shape.kv_bytes_per_token(choice.kv_type) * choice.context_tokens
     sequences = sequences_within(config.sequences, choice.memory_bytes, sequence_bytes, memory_bytes)
     settings = _settings(chosen, choice, profile, config, threads, sequences)
     total = memory_of(sequences, choice.memory_bytes, sequence_bytes)
+    single, file_bytes = choice.memory_bytes, chosen.bytes
+    if draft := find_draft(chosen, choice.kv_type, drafts if settings.speculation else (), memory_bytes - total):
+        settings = replace(settings, draft_path=draft.path)
+        total, single = total + draft.memory_bytes, single + draft.memory_bytes
+        file_bytes += draft.file_bytes
     if settings.gpu_layers:
-        return Loading(settings, WorkerLimits(nice=config.nice), total, choice.memory_bytes)
+        return Loading(settings, WorkerLimits(nice=config.nice), total, single)
     load = Load(
         forecast_bytes=total,
-        file_bytes=chosen.bytes,
+        file_bytes=file_bytes,
         sequence_bytes=sequence_bytes,
         vocab=shape.vocab,
         chunk_tokens=config.chunk_tokens,
         threads=threads,
         is_mapped=choice.option.placement.setup.loading == "mapped",
     )
-    return Loading(settings, fence(load, nice=config.nice), total, choice.memory_bytes)
+    return Loading(settings, fence(load, nice=config.nice), total, single)
 
 
 def _settings(

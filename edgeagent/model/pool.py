@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from edgeagent.core.cards import KvType, ModelCard, Variant
@@ -229,7 +229,8 @@ class ModelPool:
         chosen = stored[selection.variant]
         if twin := next((r for r in self.residents if _is_of(r, chosen)), None):
             return twin
-        resident = self._resident(chosen, selection, profile, memory_bytes)
+        drafts = await asyncio.to_thread(self._stored, chosen.card.draft) if chosen.card.draft else []
+        resident = self._resident(chosen, selection, profile, memory_bytes, drafts)
         await self._probe_invariance(self._probe(chosen, selection.choice), resident.local)
         if self._config.threads:
             await self.measure(resident)
@@ -276,10 +277,17 @@ class ModelPool:
         unknown = {"roofline_fraction": None, "compute_fraction": None, "prompt_tokens": BENCH_PROMPT_TOKENS}
         resident.rates = resident.rates.model_copy(update=measured | unknown)
 
-    def _resident(self, chosen: StoredVariant, selection: Selection, profile: Profile, memory_bytes: int) -> Resident:
+    def _resident(
+        self,
+        chosen: StoredVariant,
+        selection: Selection,
+        profile: Profile,
+        memory_bytes: int,
+        drafts: Sequence[StoredVariant],
+    ) -> Resident:
         rates = _rates(profile, chosen)
         threads = self._config.threads or rates.threads
-        loading = loading_of(chosen, selection.choice, profile, self._config, threads, memory_bytes)
+        loading = loading_of(chosen, selection.choice, profile, self._config, threads, memory_bytes, drafts)
         return Resident(
             card=chosen.card,
             variant=chosen.variant.model_copy(update={"sha256": chosen.sha256, "bytes": chosen.bytes}),

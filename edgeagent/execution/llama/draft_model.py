@@ -121,9 +121,9 @@ def plain(sampling: Sampling) -> Sampling:
     )
 
 
-def load_draft_model(context: Context, path: str) -> DraftModel:
+def load_draft_model(context: Context, path: str, *, extra_buffers: bool) -> DraftModel:
     """A draft model for what `context` has loaded, with a context of its own. Raises ModelFileError."""
-    model = Model(path, extra_buffers=True)
+    model = Model(path, extra_buffers=extra_buffers)
     check_same_vocabulary(context.model, model)
     settings = replace(
         context.settings,

@@ -43,7 +43,7 @@ def make_drafting(context: Context, invariance: Invariance, load: Message) -> Dr
     if not path or max_rows == 1:
         return Drafting(max_rows)
     try:
-        return Drafting(max_rows, load_draft_model(context, path))
+        return Drafting(max_rows, load_draft_model(context, path, extra_buffers=bool(load["extra_buffers"])))
     except (ModelFileError, OutOfMemoryError) as error:  # answers do not depend on it
         return Drafting(max_rows, fault=str(error))
 
