@@ -126,6 +126,10 @@ class Speculator:
         self._costs.observe(1, seconds)
         self._credit += SHARE
 
+    def record_waste(self, draft_seconds: float) -> None:
+        """A draft was made and not evaluated."""
+        self._credit -= self._in_steps(draft_seconds)
+
     def record(self, draft: Draft, num_accepted: int, seconds: float, draft_seconds: float = 0.0) -> None:
         """The draft was evaluated in `seconds` (after `draft_seconds` of making it), and so many of it were right."""
         rows, offer = draft.num_tokens + 1, draft.offer
