@@ -16,13 +16,13 @@ from edgeagent.core.hardware import Profile
 from edgeagent.execution.embedding import CPU, Encoder, OnnxEmbedder, choose_provider
 from edgeagent.execution.kvstore.store import KvLimits, KvStore
 from edgeagent.model import overlay
+from edgeagent.model.choosing import probe_of
 from edgeagent.model.fetch import SourceFetcher
 from edgeagent.model.fetch_hub import HubFetcher
 from edgeagent.model.fetch_url import UrlFetcher
 from edgeagent.model.fetch_wheel import WheelFetcher
 from edgeagent.model.limits import Limits
 from edgeagent.model.machine import Machine
-from edgeagent.model.pool import probe_of
 from edgeagent.model.quota import Quota
 from edgeagent.model.registry import Registry
 from edgeagent.model.requantize import ensure_computing_in_int8, spawn_onnx

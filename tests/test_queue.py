@@ -15,7 +15,7 @@ from edgeagent.application.http.server import start_http
 from edgeagent.core.plan import PlanQuery
 from edgeagent.daemon import House, open_house
 from edgeagent.execution.admission import Admission, Claim, Priority
-from edgeagent.model.pool import Resident
+from edgeagent.model.resident import Resident
 from edgeagent.settings import load_settings
 
 Json = dict[str, Any]

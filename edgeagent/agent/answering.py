@@ -26,7 +26,7 @@ from edgeagent.core.plan import (
 )
 from edgeagent.execution.admission import ANYONE, Claim, Priority
 from edgeagent.execution.executors import PeerModel
-from edgeagent.model.pool import Resident
+from edgeagent.model.resident import Resident
 from edgeagent.resource.planner import Ask, PromptOption, Situation, decide
 
 DEFAULT_MAX_TOKENS = 512

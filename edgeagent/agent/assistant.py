@@ -25,8 +25,9 @@ from edgeagent.core.events import Event, Finished, FinishReason, Governed, Recal
 from edgeagent.core.memory import Embedder, MemoryHit, MemoryItem
 from edgeagent.core.plan import AnswerReport, Decision, MemoryReport, PlanKind, PlanQuery, Recalled, ReductionLevel
 from edgeagent.execution.admission import Claim
-from edgeagent.model.pool import ModelPool, Resident
+from edgeagent.model.pool import ModelPool
 from edgeagent.model.reduction import similarity
+from edgeagent.model.resident import Resident
 from edgeagent.resource.drift import Sample
 
 RECALL_ITEMS = 5

@@ -18,7 +18,8 @@ from edgeagent.execution.admission import ANYONE, Claim
 from edgeagent.model import overlay
 from edgeagent.model.cascade import Calibration
 from edgeagent.model.confidence import TOP
-from edgeagent.model.pool import ModelPool, Resident
+from edgeagent.model.pool import ModelPool
+from edgeagent.model.resident import Resident
 from edgeagent.model.watch import Watch
 
 log = logging.getLogger(__name__)

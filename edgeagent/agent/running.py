@@ -20,7 +20,7 @@ from edgeagent.execution.executors import Executor, LocalExecutor, RemoteExecuto
 from edgeagent.execution.handover import complete
 from edgeagent.execution.meeting import PrefillExecutor
 from edgeagent.execution.peers import Peers
-from edgeagent.model.pool import Resident
+from edgeagent.model.resident import Resident
 
 LOCAL_TRIES = 3
 """Engine workers that may die under one answer before it fails."""

@@ -1,6 +1,6 @@
 """What a machine is and can do, as measured: the document `edgeagent profile --json` prints."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -220,3 +220,7 @@ class Profile(Fact):
 
     def engine(self, name: str) -> EngineFacts | None:
         return next((e for e in self.engines if e.name == name), None)
+
+    def with_gap(self, fact: str, why: str) -> Self:
+        """This profile, saying why a fact is not in it."""
+        return self.model_copy(update={"gaps": {**self.gaps, fact: why}})

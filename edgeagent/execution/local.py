@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
@@ -99,6 +99,8 @@ class LocalModel:
         self._facts: LoadedFacts | None = None
         self._loading = asyncio.Lock()
         self._pace: tuple[int, float] | None = None
+        self.before_load: Callable[[], Awaitable[None]] | None = None
+        """Awaited before each worker is started; what it raises, the request gets."""
         self.on_load: Callable[[int], None] = lambda pid: None
         self.template_note: str | None = None
         """What was wrong with the model's own template when the newest prompt was made; None: nothing."""
@@ -240,6 +242,8 @@ class LocalModel:
             return self._worker
 
     async def _load(self) -> Worker:
+        if self.before_load is not None:
+            await self.before_load()
         worker = await Worker.spawn("llama", limits=self.limits)
         self._worker = worker
         worker.watch.step_s = self._step_s

@@ -44,10 +44,10 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """`unload` names what must go first, nothing if it is of no use. `is_hopeless`: no waiting for others helps."""
+    """`unload` is what must go first, nothing if it is of no use. `is_hopeless`: no waiting for others helps."""
 
     fits: bool
-    unload: tuple[str, ...] = ()
+    unload: tuple[Holding, ...] = ()
     is_hopeless: bool = False
 
 
@@ -56,7 +56,7 @@ def admit(wanted_bytes: int, holdings: Sequence[Holding], room: Room) -> Admissi
     idle = sorted((h for h in holdings if not h.is_in_use), key=lambda h: h.used_at_s)
     for count in range(len(idle) + 1):
         if room.fits(wanted_bytes, _without(holdings, idle[:count]), idle[:count]):
-            return Admission(True, tuple(h.name for h in _needed(wanted_bytes, holdings, idle[:count], room)))
+            return Admission(True, tuple(_needed(wanted_bytes, holdings, idle[:count], room)))
     return Admission(False, is_hopeless=not room.fits(wanted_bytes, (), holdings))
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from edgeagent.core.config import GovernorConfig
 from edgeagent.core.governor import EngineAdvice, Levers
 from edgeagent.model.limits import Limits
-from edgeagent.model.pool import Resident
+from edgeagent.model.resident import Resident
 from edgeagent.resource.governor import GovernorLimits, GovernorState, step
 from edgeagent.resource.sensors import Engine, Sensors
 

@@ -1,91 +1,26 @@
-"""The models in use: which variant runs here, in which worker, and when it is unloaded."""
+"""The models in use: who uses which, how much memory is promised to each, and when they are unloaded."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable
 
-from edgeagent.core.cards import KvType, ModelCard, Variant
 from edgeagent.core.config import EngineConfig
-from edgeagent.core.errors import BusyError, EngineError, ModelNotFoundError, OutOfMemoryError
-from edgeagent.core.hardware import Profile, Rates
-from edgeagent.core.invariance import SEQUENCES, EvaluationSettings
+from edgeagent.core.errors import BusyError, OutOfMemoryError
+from edgeagent.core.hardware import Profile
 from edgeagent.execution.kvstore.store import KvStore
-from edgeagent.execution.local import LoadSettings, LocalModel
+from edgeagent.model.choosing import Chooser, ReadProfile
 from edgeagent.model.limits import Limits
-from edgeagent.model.loading import loading_of
-from edgeagent.model.locks import Hold
 from edgeagent.model.machine import Machine
-from edgeagent.model.recipe import load_of
+from edgeagent.model.resident import Resident
 from edgeagent.model.rooming import Rooming
-from edgeagent.model.select import Choice, Selection, select
 from edgeagent.model.store import ModelStore, StoredVariant
-from edgeagent.resource.capability import ENGINE, ProbeModel
-from edgeagent.resource.drift import Drift
-from edgeagent.resource.invariance import verdict
-from edgeagent.resource.speed import position_s
 
 BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS = 192, 16
-MAX_TRIES = 3
-"""How many variants of a model are measured before one is settled on."""
-
-ReadProfile = Callable[[ProbeModel | None], Awaitable[Profile]]
-"""This machine's profile, with measured rates of the given variant."""
-
-
-@dataclass(slots=True)
-class Resident:
-    """A variant chosen for this machine. Its worker is started on first use."""
-
-    card: ModelCard
-    variant: Variant
-    why: str
-    rates: Rates
-    memory_bytes: int
-    local: LocalModel
-    used_at: float
-    pace: tuple[int, float] | None = None
-    """Threads and duty that the governor set last; None: as chosen."""
-    full_rates: Rates | None = None
-    """`rates` before the governor slowed it."""
-    position_s: tuple[float, float] = (0.0, 0.0)
-    """Seconds that each earlier position adds to a prompt token and to an answer token (0: not known)."""
-    drift: Drift = field(default_factory=Drift)
-    """How far answers have lately been from what `rates` say."""
-    hold: Hold | None = None
-    """Keeps the file from eviction by any process."""
-    single_bytes: int = 0
-    """`memory_bytes` if it held one sequence only."""
-    num_users: int = 0
-    """Requests that hold a lease of the pool."""
-    is_promised: bool = False
-    """Memory is kept for its worker, which may not have been started yet."""
-
-    @property
-    def name(self) -> str:
-        return self.card.id
-
-    @property
-    def is_loaded(self) -> bool:
-        return self.local.is_loaded
-
-    @property
-    def pid(self) -> int | None:
-        return self.local.pid
-
-    @property
-    def is_in_use(self) -> bool:
-        return self.num_users > 0 or self.local.num_waiting > 0
-
-    async def unload(self) -> None:
-        """End the worker; its memory may be promised to others."""
-        await self.local.close()
-        self.is_promised = False
 
 
 class ModelPool:
-    """At most one variant of each model, together within the memory that may be used."""
+    """At most one variant of each name that requests use, together within the memory that may be used."""
 
     def __init__(
         self,
@@ -97,14 +32,12 @@ class ModelPool:
         kept: KvStore | None = None,
     ) -> None:
         """`kept` is where evaluated tokens outlive their worker."""
-        self._store = store
+        self._chooser = Chooser(store, config, read_profile, read_limits, describe, kept)
         self._config = config
-        self._read_profile = read_profile
-        self._read_limits = read_limits
-        self._describe = describe
-        self._kept = kept
         self._residents: dict[str, Resident] = {}
+        self._retired: list[Resident] = []
         self._choosing = asyncio.Lock()
+        self._measuring = asyncio.Lock()
         self._rooming = Rooming(lambda: self.residents, read_limits)
         self._is_draining = False
         self.on_use: Callable[[], None] = lambda: None
@@ -112,50 +45,65 @@ class ModelPool:
 
     @property
     def residents(self) -> list[Resident]:
-        return list({id(resident): resident for resident in self._residents.values()}.values())
+        """With those that are on their way out."""
+        return [*{id(resident): resident for resident in self._residents.values()}.values(), *self._retired]
 
     def has(self, model_id: str) -> bool:
         """Whether some variant of the model is on disk. Raises ModelNotFoundError for an unknown id."""
-        return bool(self._stored(model_id))
+        return bool(self._chooser.stored(model_id))
 
-    async def get(self, model_id: str, *, wait_s: float | None = None) -> Resident:
-        """The model's best variant for this machine, chosen once, with memory promised to it; for
-        `ID/VARIANT`, that variant.
+    @contextlib.asynccontextmanager
+    async def lease(self, model_id: str, *, wait_s: float | None = None) -> AsyncIterator[Resident]:
+        """The model's best variant for this machine, chosen once, with memory promised to it; for `ID/VARIANT`, that
+        variant. While inside, it is not unloaded for others.
 
         Waits up to `wait_s` (None: as configured) until others leave room. Raises ModelNotFoundError (unknown, or no
-        file here), ModelFileError, OutOfMemoryError, ConfigError, and BusyError when there is no room in time.
+        file here), ModelFileError, OutOfMemoryError, ConfigError, EngineError, and BusyError when there is no room in
+        time.
         """
         if self._is_draining:
             raise BusyError("the daemon is stopping; ask again when it is back")
         wait_s = self._config.room_wait_s if wait_s is None else wait_s
-        resident = await self._chosen(model_id)
-        try:
-            await self._rooming.admit(resident, wait_s)
-        except OutOfMemoryError:  # chosen when there was more
-            await self._forget(resident)
-            resident = await self._chosen(model_id)
-            await self._rooming.admit(resident, wait_s)
-        self.on_use()
-        return resident
+        async with contextlib.AsyncExitStack() as stack:
+            resident = await self._entered(stack, model_id)
+            try:
+                await self._make_ready(resident, wait_s)
+            except OutOfMemoryError:  # chosen when there was more
+                await stack.aclose()
+                await self._forget(resident)
+                resident = await self._entered(stack, model_id)
+                await self._make_ready(resident, wait_s)
+            self.on_use()
+            yield resident
 
-    async def _chosen(self, model_id: str) -> Resident:
+    async def get(self, model_id: str, *, wait_s: float | None = None) -> Resident:
+        """As `lease`, for whoever only looks: others may have the model unloaded at any time."""
+        async with self.lease(model_id, wait_s=wait_s) as resident:
+            return resident
+
+    async def _entered(self, stack: contextlib.AsyncExitStack, model_id: str) -> Resident:
+        """The choice, in use from now until the stack is closed."""
         async with self._choosing:
             resident = self._residents.get(model_id)
             if resident is None:
                 resident = self._residents[model_id] = await self._choose(model_id)
-            resident.used_at = time.monotonic()
-            return resident
+            resident.num_users += 1
+        stack.push_async_callback(self._leave, resident)
+        resident.used_at = time.monotonic()
+        return resident
 
-    @contextlib.asynccontextmanager
-    async def lease(self, model_id: str, *, wait_s: float | None = None) -> AsyncIterator[Resident]:
-        """As `get`; while inside, the model is not unloaded for others."""
-        resident = await self.get(model_id, wait_s=wait_s)
-        resident.num_users += 1
-        try:
-            yield resident
-        finally:
-            resident.num_users -= 1
-            resident.used_at = time.monotonic()
+    async def _leave(self, resident: Resident) -> None:
+        resident.num_users -= 1
+        resident.used_at = time.monotonic()
+        if resident.is_retired and not resident.is_in_use:
+            await self._drop(resident)
+
+    async def _make_ready(self, resident: Resident, wait_s: float) -> None:
+        await self._rooming.admit(resident, wait_s)
+        if self._config.threads:
+            async with self._measuring:
+                if resident.rates.threads != resident.local.settings.threads:
+                    await self.measure(resident)
 
     async def admit(self, resident: Resident) -> None:
         """Promise memory again to a model that lost its worker, before another is started. Raises BusyError."""
@@ -173,20 +121,30 @@ class ModelPool:
         for resident in self.residents:
             if resident.is_in_use:
                 resident.used_at = time.monotonic()
+            elif resident.is_retired:
+                await self._drop(resident)
             elif time.monotonic() - resident.used_at > unused_s:
                 await resident.unload()
 
     def smaller(self, resident: Resident) -> int | None:
         """Bytes of the next smaller variant of its model that is on disk; None: it is the smallest."""
-        sizes = [stored.bytes for stored in self._stored(resident.card.id)]
+        sizes = [stored.bytes for stored in self._chooser.stored(resident.card.id)]
         return max((size for size in sizes if size < (resident.variant.bytes or 0)), default=None)
 
     async def rechoose(self) -> None:
-        """Forget the choices that no request uses: the next one chooses under the limits of then."""
+        """Requests from now on choose under the limits of now. A model in use ends when those who use it have."""
         async with self._choosing:
             for resident in self.residents:
-                if not resident.is_in_use:
+                if resident.is_in_use:
+                    self._retire(resident)
+                else:
                     await self._drop(resident)
+
+    def _retire(self, resident: Resident) -> None:
+        if not resident.is_retired:
+            resident.is_retired = True
+            self._take_out(resident)
+            self._retired.append(resident)
 
     async def _forget(self, resident: Resident) -> None:
         async with self._choosing:
@@ -194,10 +152,12 @@ class ModelPool:
                 await self._drop(resident)
 
     async def _drop(self, resident: Resident) -> None:
-        await resident.unload()
-        if resident.hold:
-            resident.hold.close()
+        await resident.end()
+        self._take_out(resident)
+
+    def _take_out(self, resident: Resident) -> None:
         self._residents = {name: other for name, other in self._residents.items() if other is not resident}
+        self._retired = [other for other in self._retired if other is not resident]
 
     async def drain(self, bound_s: float) -> None:
         """No new requests; those under way have `bound_s` to end. Then as `close`."""
@@ -213,61 +173,16 @@ class ModelPool:
         for resident in self.residents:
             await self._drop(resident)
 
-    def _stored(self, model_id: str) -> list[StoredVariant]:
-        card_id, _, only = model_id.partition("/")
-        card = self._store.registry.card(card_id)
-        names = [self._store.registry.variant(card_id, only)[1].name] if only else [v.name for v in card.variants]
-        found = (self._store.find(card_id, name) for name in names)
-        return [stored for stored in found if stored]
-
     async def _choose(self, model_id: str) -> Resident:
-        stored = {s.variant.name: s for s in await asyncio.to_thread(self._stored, model_id)}
-        if not stored:
-            command = "edgeagent models pull " + model_id.replace("/", " --variant ")
-            raise ModelNotFoundError(f"no file of {model_id} is here; run '{command}'")
-        selection, profile, memory_bytes = await self._settle(next(iter(stored.values())).card, stored)
-        chosen = stored[selection.variant]
-        if twin := next((r for r in self.residents if _is_of(r, chosen)), None):
+        stored = await self._chooser.candidates(model_id)
+        twins = [r for r in self.residents if not r.is_retired and any(_is_of(r, s) for s in stored.values())]
+        room = self._rooming.beside(twins), self._rooming.alone(twins)
+        settled = await self._chooser.settle(stored, room)
+        if twin := next((r for r in twins if _is_of(r, settled.stored)), None):
             return twin
-        drafts = await asyncio.to_thread(self._stored, chosen.card.draft) if chosen.card.draft else []
-        resident = self._resident(chosen, selection, profile, memory_bytes, drafts)
-        await self._probe_invariance(self._probe(chosen, selection.choice), resident.local)
-        if self._config.threads:
-            await self.measure(resident)
-        resident.hold = self._store.hold(chosen)
+        resident = await self._chooser.make(settled)
+        resident.local.before_load = lambda: self.admit(resident)
         return resident
-
-    async def _settle(self, card: ModelCard, stored: Mapping[str, StoredVariant]) -> tuple[Selection, Profile, int]:
-        """A selection whose variant was measured here, and the memory that may be used. What measuring teaches may
-        change the selection, a few times.
-
-        One that fits beside the models that have memory; where there is none, one that fits when they are gone.
-        """
-        sizes = {name: s.bytes for name, s in stored.items()}
-        machine = self._describe(await self._read_profile(None))
-        limits = replace(self._read_limits(), memory_bytes=self._rooming.beside(card.id))
-        try:
-            selection = select(card, sizes, machine, limits)
-        except OutOfMemoryError:
-            limits = replace(limits, memory_bytes=self._rooming.alone(card.id))
-            selection = select(card, sizes, machine, limits)
-        for _ in range(MAX_TRIES):
-            tried = selection.choice
-            profile = await self._read_profile(self._probe(stored[tried.variant], tried))
-            selection = select(card, sizes, self._describe(profile), limits)
-            if (selection.variant, selection.choice.kv_type) == (tried.variant, tried.kv_type):
-                return selection, profile, limits.memory_bytes
-        profile = await self._read_profile(self._probe(stored[selection.variant], selection.choice))
-        return selection, profile, limits.memory_bytes
-
-    async def _probe_invariance(self, probe: ProbeModel, local: LocalModel) -> None:
-        """Some seconds, once for a variant under these settings on this machine; then the profile knows."""
-        evaluation = evaluation_of(local.settings)
-        profile = await self._read_profile(replace(probe, evaluation=evaluation))
-        local.set_invariance(verdict(profile, probe.key, evaluation))
-
-    def _probe(self, stored: StoredVariant, choice: Choice) -> ProbeModel:
-        return probe_of(stored, choice.kv_type, self._config.chunk_tokens)
 
     async def measure(self, resident: Resident) -> None:
         """Rates as configured, now: the profile's are at the fastest number of threads. Raises EngineError."""
@@ -277,78 +192,6 @@ class ModelPool:
         unknown = {"roofline_fraction": None, "compute_fraction": None, "prompt_tokens": BENCH_PROMPT_TOKENS}
         resident.rates = resident.rates.model_copy(update=measured | unknown)
 
-    def _resident(
-        self,
-        chosen: StoredVariant,
-        selection: Selection,
-        profile: Profile,
-        memory_bytes: int,
-        drafts: Sequence[StoredVariant],
-    ) -> Resident:
-        rates = _rates(profile, chosen)
-        threads = self._config.threads or rates.threads
-        loading = loading_of(chosen, selection.choice, profile, self._config, threads, memory_bytes, drafts)
-        return Resident(
-            card=chosen.card,
-            variant=chosen.variant.model_copy(update={"sha256": chosen.sha256, "bytes": chosen.bytes}),
-            why=selection.why,
-            rates=rates,
-            memory_bytes=loading.memory_bytes,
-            single_bytes=loading.single_bytes,
-            local=LocalModel(
-                loading.settings,
-                queue=self._config.queue,
-                per_user=self._config.user_queue,
-                limits=loading.limits,
-                step_s=self._config.chunk_tokens / rates.prefill_tok_s,
-                store=self._kept,
-            ),
-            used_at=time.monotonic(),
-            position_s=_position_s(profile, chosen, threads),
-        )
-
 
 def _is_of(resident: Resident, stored: StoredVariant) -> bool:
     return (resident.card.id, resident.variant.name) == (stored.card.id, stored.variant.name)
-
-
-def probe_of(stored: StoredVariant, kv_type: KvType, chunk_tokens: int) -> ProbeModel:
-    """What measuring a variant takes. Raises ValueError for a model that is no decoder."""
-    load = load_of(stored.card.shape(stored.variant), stored.variant.file_type)
-    key = f"{stored.card.id}/{stored.variant.name}"
-    return ProbeModel(key, stored.path, kv_type, chunk_tokens, sum(load.layers.values()))
-
-
-def evaluation_of(settings: LoadSettings) -> EvaluationSettings:
-    """Of how a variant is loaded, what its bits depend on."""
-    return EvaluationSettings(
-        kv_type=settings.kv_type,
-        flash_attention=settings.flash_attention,
-        extra_buffers=settings.extra_buffers,
-        threads=settings.threads,
-        chunk_tokens=settings.chunk_tokens,
-        sequences=max(settings.sequences, SEQUENCES),
-        gpu_layers=settings.gpu_layers,
-        experts_on_cpu=settings.experts_on_cpu,
-    )
-
-
-def _position_s(profile: Profile, chosen: StoredVariant, threads: int) -> tuple[float, float]:
-    """See `Resident.position_s`; unknown before this machine's kernels were measured with so many threads."""
-    if profile.kernels is None:
-        return 0.0, 0.0
-    load = load_of(chosen.card.shape(chosen.variant), chosen.variant.file_type)
-    try:
-        return position_s(load, profile.kernels, threads)
-    except ValueError:
-        return 0.0, 0.0
-
-
-def _rates(profile: Profile, chosen: StoredVariant) -> Rates:
-    """The measured rates of a variant. Raises EngineError when they could not be measured."""
-    key = f"{chosen.card.id}/{chosen.variant.name}"
-    if (rates := profile.rates.get(key)) is None:
-        engine = profile.engine(ENGINE)
-        reason = profile.gaps.get(f"rates.{key}") or (engine.probe.reason if engine else "it was never probed")
-        raise EngineError(f"the speed of {key} cannot be measured ({reason}); run 'edgeagent doctor'")
-    return rates

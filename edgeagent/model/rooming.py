@@ -65,49 +65,50 @@ class Rooming:
             if wanted.is_loaded or wanted.is_promised:
                 wanted.is_promised = True
                 return True
-            others = {t.name: t for t in self._others(wanted)}
-            found = admit(wanted.memory_bytes, [holding_of(t) for t in others.values()], self._room())
+            others = {id(holding := holding_of(t)): (holding, t) for t in self._others([wanted])}
+            found = admit(wanted.memory_bytes, [holding for holding, _ in others.values()], self._room())
             if found.is_hopeless:
                 raise OutOfMemoryError(self._too_large(wanted))
-            for name in found.unload:
-                log.info("model unloaded to make room", extra={"model": name, "for": wanted.name})
-                await others[name].unload()
+            for holding in found.unload:
+                log.info("model unloaded to make room", extra={"model": holding.name, "for": wanted.name})
+                await others[id(holding)][1].unload()
             wanted.is_promised = found.fits
             return found.fits
 
-    def beside(self, wanted_name: str) -> int:
+    def beside(self, apart_from: Sequence[Tenant] = ()) -> int:
         """Bytes that a model may be chosen to take so that all others stay; 0 or less: nothing."""
-        held, room = self._held(wanted_name), self._room()
+        held, room = self._held(apart_from), self._room()
         free = room.free_bytes - sum(h.growth_bytes for h in held)
         if room.total_bytes is None:
             return free
         return min(free, room.total_bytes - sum(h.committed_bytes for h in held))
 
-    def alone(self, wanted_name: str) -> int:
+    def alone(self, apart_from: Sequence[Tenant] = ()) -> int:
         """Bytes that it may be chosen to take if all others were gone."""
         room = self._room()
-        free = room.free_bytes + sum(h.resident_bytes for h in self._held(wanted_name))
+        free = room.free_bytes + sum(h.resident_bytes for h in self._held(apart_from))
         return free if room.total_bytes is None else min(free, room.total_bytes)
 
-    def _held(self, wanted_name: str) -> list[Holding]:
-        return [holding_of(t) for t in self._tenants() if t.name != wanted_name and (t.is_loaded or t.is_promised)]
+    def _held(self, apart_from: Sequence[Tenant]) -> list[Holding]:
+        return [holding_of(t) for t in self._others(apart_from)]
 
-    def _others(self, wanted: Tenant) -> list[Tenant]:
-        return [t for t in self._tenants() if t is not wanted and (t.is_loaded or t.is_promised)]
+    def _others(self, apart_from: Sequence[Tenant]) -> list[Tenant]:
+        """Who has memory, or was promised some."""
+        return [t for t in self._tenants() if (t.is_loaded or t.is_promised) and not any(t is a for a in apart_from)]
 
     def _room(self) -> Room:
         limits = self._read_limits()
         return Room(limits.memory_bytes, limits.budget_bytes)
 
     def _too_large(self, wanted: Tenant) -> str:
-        allowed = megabytes(self.alone(wanted.name))
+        allowed = megabytes(self.alone([wanted]))
         return (
             f"{wanted.name} needs {megabytes(wanted.memory_bytes)} of memory, {allowed} may be used; "
             "free some, choose a smaller model, or raise models.memory_limit_bytes"
         )
 
     def _no_room(self, wanted: Tenant, wait_s: float) -> str:
-        held = tell(self._held(wanted.name))
+        held = tell(self._held([wanted]))
         return (
             f"{wanted.name} needs {megabytes(wanted.memory_bytes)} of memory and found no room within {wait_s:.0f} s "
             f"beside {held or 'other programs'}; try again later, or raise models.memory_limit_bytes"

@@ -20,7 +20,7 @@ from edgeagent.core.events import Finished
 from edgeagent.core.hardware import Rates
 from edgeagent.execution.embedding import Encoder, OnnxEmbedder
 from edgeagent.execution.local import LoadSettings, LocalModel
-from edgeagent.model.pool import Resident
+from edgeagent.model.resident import Resident
 from edgeagent.model.store import StoredVariant
 
 CONTEXT = 1024

@@ -12,7 +12,7 @@ from edgeagent.core.governor import Levers
 from edgeagent.core.hardware import Rates
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.model.governing import Governing
-from edgeagent.model.pool import Resident
+from edgeagent.model.resident import Resident
 from edgeagent.model.store import StoredVariant
 from edgeagent.resource.governor import GovernorLimits
 from edgeagent.resource.probes.sysroot import Sysroot

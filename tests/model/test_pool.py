@@ -12,7 +12,8 @@ from edgeagent.core.hardware import Cpu, EngineFacts, MemoryFacts, Profile, Rate
 from edgeagent.core.invariance import Invariance
 from edgeagent.model.limits import Limits
 from edgeagent.model.machine import machine_of
-from edgeagent.model.pool import ModelPool, Resident
+from edgeagent.model.pool import ModelPool
+from edgeagent.model.resident import Resident
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.capability import ENGINE, ProbeModel
 from edgeagent.resource.invariance import usual_evaluation

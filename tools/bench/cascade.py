@@ -29,7 +29,7 @@ from edgeagent.daemon import open_house
 from edgeagent.model.cascade import Fit, Outcome, Target, calibrate, confidence_of
 from edgeagent.model.confidence import FOLDS, auroc, calibration_error, fold_of
 from edgeagent.model.grading import Item, read_items
-from edgeagent.model.pool import Resident
+from edgeagent.model.resident import Resident
 from edgeagent.model.watch import Watch
 from edgeagent.resource.capability import engine_build
 from edgeagent.settings import load_settings

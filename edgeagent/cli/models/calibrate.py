@@ -13,7 +13,7 @@ from edgeagent.cli.steps import show_steps
 from edgeagent.model import overlay
 from edgeagent.model.cascade import EARLY_TOKENS, Calibration, Fit, Target, calibrate
 from edgeagent.model.grading import Item, read_items
-from edgeagent.model.pool import Resident
+from edgeagent.model.resident import Resident
 from edgeagent.model.store import ModelStore
 from edgeagent.resource.capability import engine_build
 from edgeagent.settings import Settings, load_settings
