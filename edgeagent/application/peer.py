@@ -47,7 +47,7 @@ class Offer:
 
 
 class PeerService:
-    """Serves sessions while `run` runs; at most MAX_SESSIONS at once, one at a time in each engine."""
+    """Serves sessions while `run` runs; at most MAX_SESSIONS at once; each waits for a turn at its engine."""
 
     def __init__(self, peer: str, version: str, transport: Transport, topics: Topics, offers: list[Offer]) -> None:
         self._peer = peer
