@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 from edgeagent.core.errors import EngineError, EngineLostError
-from edgeagent.core.generation import Sampling
 from edgeagent.execution.confine import WorkerLimits
 from edgeagent.execution.loss import Cause
-from edgeagent.execution.replacing import replace_worker
 from edgeagent.execution.supervisor import Worker
 from edgeagent.execution.vitals import Patience
 from edgeagent.model.store import StoredVariant
@@ -224,47 +222,3 @@ def test_worker_that_uses_up_its_cpu_time_is_ended_by_the_kernel() -> None:
             assert started.cause is Cause.OVERRAN
 
     asyncio.run(body())
-
-
-def replaced(smollm2: StoredVariant, *, fits_beside: bool) -> tuple[int, bool]:
-    """Tokens of an answer that was under way in the old worker, and whether it ended before its successor came."""
-
-    async def started(context: int) -> Worker:
-        new = await Worker.spawn("llama", is_quiet=True)
-        settings: dict[str, Any] = {"kv_type": "q8_0", "flash_attention": True, "threads": 1, "extra_buffers": False}
-        await new.call("load", path=str(smollm2.path), context_tokens=context, chunk_tokens=64, **settings)
-        return new
-
-    async def answer(old: Worker, under_way: asyncio.Event) -> int:
-        sampling = Sampling().model_dump()
-        stream = old.stream("generate", prompt=[5, 6, 7], output=[], sampling=sampling, max_tokens=20, export_kv=False)
-        num_tokens = 0
-        async for event, _ in stream:
-            num_tokens += "token" in event
-            under_way.set()
-        return num_tokens
-
-    async def body() -> tuple[int, bool]:
-        old, under_way = await started(256), asyncio.Event()
-        answering = asyncio.create_task(answer(old, under_way))
-        await under_way.wait()
-        new, draining = await replace_worker(old, lambda: started(512), fits_beside=fits_beside, drain_s=600.0)
-        was_first = answering.done()
-        with pytest.raises(EngineLostError):
-            await old.call("version")
-        assert (await new.call("count", texts=["one two"]))[0]["counts"] == [2]
-        num_tokens = await answering
-        if draining:
-            await draining
-        assert is_gone(old.pid)
-        await new.close()
-        return num_tokens, was_first
-
-    return asyncio.run(body())
-
-
-@pytest.mark.parametrize("fits_beside", [True, False])
-def test_successor_takes_over_while_the_answer_under_way_goes_on(smollm2: StoredVariant, fits_beside: bool) -> None:
-    num_tokens, was_first = replaced(smollm2, fits_beside=fits_beside)
-    assert num_tokens == 20
-    assert was_first or fits_beside
