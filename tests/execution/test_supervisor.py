@@ -25,8 +25,11 @@ def faults_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEAGENT_FAULTS", "1")
 
 
+NO_LIMITS = WorkerLimits()
+
+
 @contextlib.asynccontextmanager
-async def worker(patience: Patience = EAGER, limits: WorkerLimits | None = None) -> AsyncIterator[Worker]:
+async def worker(patience: Patience = EAGER, limits: WorkerLimits = NO_LIMITS) -> AsyncIterator[Worker]:
     started = await Worker.spawn("llama", is_quiet=True, patience=patience, limits=limits)
     try:
         await started.call("version")
@@ -160,35 +163,6 @@ def test_message_to_a_stopped_worker_whose_channel_is_full_does_not_wait_for_eve
         assert started.cause is Cause.STOPPED
 
     run(use)
-
-
-def test_draining_lets_a_call_end_and_takes_no_other(smollm2: StoredVariant) -> None:
-    async def use(started: Worker) -> None:
-        settings: dict[str, Any] = {"kv_type": "q8_0", "flash_attention": True, "threads": 1, "extra_buffers": False}
-        load = started.call("load", path=str(smollm2.path), context_tokens=256, chunk_tokens=64, **settings)
-        loading = asyncio.create_task(load)
-        await asyncio.sleep(0)
-        draining = asyncio.create_task(started.drain(60.0))
-        await asyncio.sleep(0)
-        with pytest.raises(EngineLostError, match="going away"):
-            await started.call("version")
-        reply, _ = await loading
-        assert reply["context_tokens"] == 256
-        await draining
-        assert started.cause is Cause.CLOSED
-        assert is_gone(started.pid)
-
-    run(use)
-
-
-def test_draining_ends_what_overstays() -> None:
-    async def use(started: Worker) -> None:
-        hung = asyncio.create_task(loss(started, hang="deadlock"))
-        await asyncio.sleep(0)
-        await started.drain(0.2)
-        assert "was unloaded" in await hung
-
-    run(use, Patience())
 
 
 def limits_of(pid: int) -> dict[str, str]:
