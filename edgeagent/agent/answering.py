@@ -24,7 +24,7 @@ from edgeagent.core.plan import (
     Recalled,
     ReductionLevel,
 )
-from edgeagent.execution.admission import ANYONE, Claim, Priority
+from edgeagent.execution.admission import ANYONE, Claim
 from edgeagent.execution.executors import PeerModel
 from edgeagent.model.resident import Resident
 from edgeagent.resource.planner import Ask, PromptOption, Situation, decide
@@ -33,15 +33,6 @@ DEFAULT_MAX_TOKENS = 512
 MIN_ANSWER_TOKENS = 16
 EXPECTED_TOKENS = 128
 """What an answer is priced at when its limit is higher: small models mostly stop before."""
-
-PRIORITIES = {"interactive": Priority.HIGH, "normal": Priority.NORMAL, "background": Priority.LOW}
-
-
-def claim_of(request: ChatRequest, user: str, started_at: float) -> Claim:
-    """What a request that came at `started_at` (monotonic seconds) may ask of the engine."""
-    wish = request.edgeagent
-    deadline = None if wish.deadline_s is None else started_at + wish.deadline_s
-    return Claim(user, PRIORITIES[wish.priority], deadline)
 
 
 class Answerer:

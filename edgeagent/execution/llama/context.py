@@ -133,3 +133,8 @@ class Context:
     def bytes_per_token(self) -> int:
         """Bytes of cache rows a token has; 0 when the cache has no exchangeable layout."""
         return sum(self.planes)
+
+    def close(self) -> None:
+        """Free it; nothing of it may be used any more. A worker's own context goes with its process."""
+        llama().llama_batch_free(self._batch)
+        llama().llama_free(self.handle)

@@ -99,17 +99,21 @@ class Slot:
         if not self._context.bytes_per_token:
             return
         self.clear()
-        self._set_state(kv.join(other.read_state(), num_tokens, []))
+        self.set_state(kv.join(other.read_state(), num_tokens, []))
         self.tokens, self.spans = other.tokens[:num_tokens], other.spans[:num_spans]
 
     def read_state(self) -> kv.SequenceState:
-        """The cache as rows (a copy)."""
+        """The cache as rows (a copy). Raises EngineError for a kind that has none."""
+        return kv.parse(self.state_bytes())
+
+    def state_bytes(self) -> memoryview:
+        """The cache as llama.cpp writes it (a copy)."""
         lib, handle = llama(), self._context.handle
         size = lib.llama_state_seq_get_size(handle, self.number)
         buffer = bytearray(size)
         raw = (ctypes.c_uint8 * size).from_buffer(buffer)
         written = lib.llama_state_seq_get_data(handle, raw, size, self.number)
-        return kv.parse(memoryview(buffer)[:written])
+        return memoryview(buffer)[:written]
 
     def splice(self, tokens: Sequence[int], spans: Sequence[int], blocks: Sequence[tuple[int, bytes]]) -> None:
         """Put blocks made elsewhere behind the cells that are here, so that the cache holds `tokens` in `spans`
@@ -122,16 +126,17 @@ class Slot:
         if kept < num_kept:
             raise EngineError(f"the cache holds {kept} of the {num_kept} tokens that come before the blocks")
         shape = self._context.shape if not self.tokens else self.read_state()
-        self._set_state(kv.join(shape, num_kept, blocks))
+        self.set_state(kv.join(shape, num_kept, blocks))
         self.tokens, self.spans = list(tokens), list(spans)
 
     def restore(self, tokens: Sequence[int], spans: Sequence[int], parts: Sequence[kv.Part]) -> None:
         """Fill the cache with cells that were kept of these tokens. Raises EngineError if their sizes are wrong."""
         self.clear()
-        self._set_state(kv.assemble(self._context.shape, parts))
+        self.set_state(kv.assemble(self._context.shape, parts))
         self.tokens, self.spans = list(tokens), list(spans)
 
-    def _set_state(self, blob: bytearray) -> None:
+    def set_state(self, blob: bytearray) -> None:
+        """Replace the cache by bytes that llama.cpp wrote; `tokens` are the caller's to set. Raises EngineError."""
         raw = (ctypes.c_uint8 * len(blob)).from_buffer(blob)
         if llama().llama_state_seq_set_data(self._context.handle, raw, len(blob), self.number) != len(blob):
             self.clear()
