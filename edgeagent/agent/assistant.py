@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from edgeagent.agent.answering import Answerer, claim_of
+from edgeagent.agent.answering import Answerer, adapter_of, claim_of
 from edgeagent.agent.builtin import CalculatorTool, ClockTool, MemoryTool
 from edgeagent.agent.cascading import Cascade
 from edgeagent.agent.drafting import Material
@@ -100,6 +100,7 @@ class Assistant:
         if self._governor:
             await self._governor.admit()
         resident = await self._resident(request.model)
+        await adapter_of(request, resident)  # an unknown name is an error before anything is done
         with resident.local.admission.place(claim_of(request, user, started_at)) as claim:
             events = self._answered(request, user, resident, claim, started_at)
             async with contextlib.aclosing(events) as stream:
@@ -267,6 +268,7 @@ def _sample(finished: Finished) -> Sample | None:
         report.plan is not PlanKind.LOCAL
         or report.handover
         or report.cascade
+        or report.adapter
         or predicted.ttft_s is None
         or predicted.tpot_s is None
     ):

@@ -5,10 +5,12 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from edgeagent.core.cards import KvType, ModelCard, Variant
 from edgeagent.core.config import EngineConfig
 from edgeagent.core.errors import BusyError, EngineError, ModelNotFoundError, OutOfMemoryError
+from edgeagent.core.generation import Adapter
 from edgeagent.core.hardware import Profile, Rates
 from edgeagent.core.invariance import SEQUENCES, EvaluationSettings
 from edgeagent.execution.kvstore.store import KvStore
@@ -32,6 +34,10 @@ MAX_TRIES = 3
 
 ReadProfile = Callable[[ProbeModel | None], Awaitable[Profile]]
 """This machine's profile, with measured rates of the given variant."""
+
+
+def _no_adapter(name: str) -> Adapter:
+    raise ModelNotFoundError(f"there is no adapter '{name}' here; leave it out")
 
 
 @dataclass(slots=True)
@@ -59,6 +65,8 @@ class Resident:
     """`memory_bytes` if it held one sequence only."""
     num_users: int = 0
     """Requests that hold a lease of the pool."""
+    find_adapter: Callable[[str], Adapter] = _no_adapter
+    """An adapter by name. Blocks while a file that was never checked is. Raises ModelNotFoundError, ModelFileError."""
     is_promised: bool = False
     """Memory is kept for its worker, which may not have been started yet."""
 
@@ -305,6 +313,7 @@ class ModelPool:
             ),
             used_at=time.monotonic(),
             position_s=_position_s(profile, chosen, threads),
+            find_adapter=partial(self._store.adapter, chosen.card.id, chosen.variant.name),
         )
 
 
