@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from edgeagent.agent.answering import Answerer
+from edgeagent.agent.answering import Answerer, adapter_of
 from edgeagent.agent.arriving import Door, claim_of
 from edgeagent.agent.builtin import CalculatorTool, ClockTool, MemoryTool
 from edgeagent.agent.cascading import Cascade
@@ -87,6 +87,7 @@ class Assistant:
         """The events of one answer, `Finished` last. Raises EdgeAgentError."""
         started_at = time.monotonic()
         async with self._door.entered(request, claim_of(request, user, started_at)) as (resident, claim):
+            await adapter_of(request, resident)  # an unknown name is an error before anything is done
             events = self._answered(request, user, resident, claim, started_at)
             async with contextlib.aclosing(events) as stream:
                 async for event in stream:
@@ -246,6 +247,7 @@ def _sample(finished: Finished) -> Sample | None:
         report.plan is not PlanKind.LOCAL
         or report.handover
         or report.cascade
+        or report.adapter
         or predicted.ttft_s is None
         or predicted.tpot_s is None
     ):

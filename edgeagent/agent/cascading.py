@@ -98,12 +98,13 @@ class Cascade:
         self._default_model = default_model
 
     def takes(self, request: ChatRequest, messages: Sequence[Message]) -> bool:
-        """Whether the small model is tried: for greedy text from the default model, without a named plan or tools."""
+        """Whether the small model is tried: for greedy text from the default model; no named plan, adapter or tools."""
         wish, sampling = request.edgeagent, request.sampling
         is_plain = sampling.temperature == 0 and sampling.grammar is None and not sampling.logit_bias
         has_tools = bool(request.tools) or any(message.role == "tool" for message in messages)
         is_default = request.model in (None, self._default_model)
-        return wish.cascade and wish.plan == "auto" and is_default and is_plain and not has_tools
+        is_own = wish.plan == "auto" and wish.adapter is None
+        return wish.cascade and is_own and is_default and is_plain and not has_tools
 
     async def answer(
         self, request: ChatRequest, material: Material, resident: Resident, started_at: float, claim: Claim = ANYONE
