@@ -73,7 +73,8 @@ class Scheduler:
     _span_s: float = 0.0
     """Seconds that the newest prompt span which may not be cut took."""
     _turn: int = 0
-    _group: int = 0
+    _first: int = 0
+    """Where the next batch of those that share begins, when not all of them fit."""
 
     def plan(self, wants: Sequence[Want]) -> list[Grant]:
         """The next batch: pieces of one kind only. Empty without wants."""
@@ -107,19 +108,23 @@ class Scheduler:
         return self._decoded_s > (0.0 if prompt.span is None else self._span_s)
 
     def _decode(self, decodes: Sequence[Want]) -> list[Grant]:
-        """Those that may share a batch, then in turn each of those that may not."""
-        groups = [[want] for want in decodes if want.is_alone]
-        if shared := [want for want in decodes if not want.is_alone]:
-            groups.append(shared)
-        self._group += len(groups) > 1
-        return self._decode_shared(groups[self._group % len(groups)])
+        """One token of each of those that may share a batch, or of one that may not, in turns.
 
-    def _decode_shared(self, decodes: Sequence[Want]) -> list[Grant]:
-        """One token of each, as many as may share a batch, in turns; guesses only of one that decodes alone."""
+        Guesses are only checked of an answer that decodes alone.
+        """
         if len(decodes) == 1:
             return [Grant(decodes[0].number, decodes[0].num_tokens)]
-        if len(decodes) <= self.decode_batch:
-            return [Grant(want.number, 1) for want in decodes]
-        self._turn += self.decode_batch
-        ordered = [decodes[(self._turn + i) % len(decodes)] for i in range(self.decode_batch)]
-        return [Grant(want.number, 1) for want in ordered]
+        alone = [want for want in decodes if want.is_alone]
+        shared = [want for want in decodes if not want.is_alone]
+        num_shared = -(-len(shared) // self.decode_batch)
+        self._turn += 1
+        turn = self._turn % (num_shared + len(alone))
+        if turn >= num_shared:
+            return [Grant(alone[turn - num_shared].number, 1)]
+        return self._next_shared(shared)
+
+    def _next_shared(self, shared: Sequence[Want]) -> list[Grant]:
+        count = min(self.decode_batch, len(shared))
+        if count < len(shared):
+            self._first += count
+        return [Grant(shared[(self._first + i) % len(shared)].number, 1) for i in range(count)]
