@@ -57,7 +57,7 @@ def test_unknown_name_is_told_the_names_of_the_card(tmp_path: Path) -> None:
 
 def test_adapter_of_one_variant_is_not_used_with_another(tmp_path: Path) -> None:
     store = store_of(tmp_path, listing("brief", variants=["Q8_0"]))
-    with pytest.raises(ModelNotFoundError, match="not made for .* Q4_1; .* none"):
+    with pytest.raises(ModelNotFoundError, match=r"not made for .* Q4_1; .* none"):
         store.adapter(ID, "Q4_1", "brief")
 
 
