@@ -124,4 +124,4 @@ def test_sequences_that_share_no_batch_decode_alone_and_everybody_in_turn(alone:
         assert len(numbers) <= batch
         for number in numbers:
             seen[number] += 1
-    assert min(seen) >= 64 // len(alone) // 2
+    assert min(seen) > 0
