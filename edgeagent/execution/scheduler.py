@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-STALL = 1.75
+STALL = 1.5
 """A prompt's piece between two decode steps may take so many times as long as one: TPOT stays below 3 x idle."""
 SLACK = 0.9
 """A piece that took less than this part of what it may take lets the next one be larger."""

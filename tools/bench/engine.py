@@ -57,7 +57,7 @@ async def _decode(model: LocalModel, raw: RawProcess, found: Measured, seed: int
     """Tokens a second behind a prompt, sampled greedily and sent here, against bare steps that nobody looks at."""
     prompt = streams.any_tokens(VOCAB, PAST_TOKENS, seed)
     bare = raw.decode(prompt, DECODE_TOKENS) if is_raw_first else []
-    ours = await streams.answer(model, prompt, DECODE_TOKENS + 1)
+    ours = await streams.answer(model, prompt, DECODE_TOKENS + 1, sampling=streams.ENDLESS)
     bare = bare or raw.decode(prompt, DECODE_TOKENS)
     found.note("decode_ratio", ours.tokens_s * sum(bare) / len(bare))
     found.note("raw_decode_tok_s", len(bare) / sum(bare))
@@ -75,7 +75,9 @@ async def _prefill(model: LocalModel, raw: RawProcess, found: Measured, seed: in
 async def _four_streams(model: LocalModel, raw: RawProcess, found: Measured, seed: int, *, is_raw_first: bool) -> None:
     prompts = [streams.any_tokens(VOCAB, PAST_TOKENS, 10_000 + 4 * seed + i) for i in range(4)]
     bare = raw.decode(prompts[0], DECODE_TOKENS, 4) if is_raw_first else []
-    ours = await asyncio.gather(*(streams.answer(model, prompt, DECODE_TOKENS + 1) for prompt in prompts))
+    ours = await asyncio.gather(
+        *(streams.answer(model, p, DECODE_TOKENS + 1, sampling=streams.ENDLESS) for p in prompts)
+    )
     bare = bare or raw.decode(prompts[0], DECODE_TOKENS, 4)
     found.note("batch4_ratio", streams.common_rate(ours) * sum(bare) / (4 * len(bare)))
     found.note("raw_batch4_tok_s", 4 * len(bare) / sum(bare))
@@ -86,7 +88,10 @@ async def _beside(model: LocalModel, raw: RawProcess, found: Measured, seed: int
     prompts = [streams.any_tokens(VOCAB, 64, 20_000 + OTHERS * seed + i) for i in range(OTHERS)]
     alone = await streams.answer(model, streams.any_tokens(VOCAB, LONG_TOKENS, 30_000 + seed), 1)
     together = await streams.prompt_beside(model, prompts, streams.any_tokens(VOCAB, LONG_TOKENS, 40_000 + seed))
-    found.note("beside_tpot_p99_ratio", harness.percentile(together.tpot_s, 0.99) / together.idle_tpot_s)
+    idle_s = statistics.median(together.idle_gaps_s)
+    for name, part in (("p50", 0.5), ("p99", 0.99)):
+        found.note(f"beside_tpot_{name}_ratio", harness.percentile(together.gaps_s, part) / idle_s)
+    found.note("idle_tpot_p99_ratio", harness.percentile(together.idle_gaps_s, 0.99) / idle_s)
     found.note("beside_prefill_ratio", alone.ttft_s / together.prefill_s)
 
 

@@ -1,7 +1,7 @@
 """What do drafts gain, and what do they cost at worst? Decode rate with them against without, over the same tokens.
 
-Every answer is made twice by the engine's own job, once with drafts and once without; which comes first alternates, and
-the tokens must be the same. The drafts' engine keeps what it learns from task to task, as a worker does. The clock is
+Every answer is made twice by the engine's own job, with drafts and without, in turns of some tokens; the tokens must be
+the same. The drafts' engine keeps what it learns from task to task, as a worker does. The clock is
 the process's CPU time on one thread: on an idle machine it is the time that passes. `lookup_speedup` is the median of
 the tasks that copy or edit a text, `worst_ratio` the lowest of all.
 """
@@ -22,10 +22,11 @@ from edgeagent.execution.llama import prompt
 from edgeagent.execution.llama.context import Context, ContextSettings, Item
 from edgeagent.execution.llama.drafting import Drafting, make_drafting
 from edgeagent.execution.llama.generating import generate
-from edgeagent.execution.llama.jobs import Granted
+from edgeagent.execution.llama.jobs import Granted, Want
 from edgeagent.execution.llama.library import engine_version
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.quantize import quantize
+from edgeagent.execution.llama.slots import Slot
 from edgeagent.execution.scheduler import Kind
 from edgeagent.execution.speculation import ROWS
 from edgeagent.execution.worker import Request
@@ -35,6 +36,7 @@ VERDICT = Invariance(draft_batch=32, free_prefill=True, rewind=True)
 CONTEXT_TOKENS = 2048
 MAX_TOKENS = 256
 ROUNDS, QUICK_ROUNDS = 3, 1
+TURN_TOKENS = 16
 LEAST_TOKENS = 32
 """Shorter answers say nothing of a rate."""
 
@@ -85,16 +87,6 @@ class Task:
     sampling: Sampling
 
 
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """One answer; `seconds` are of the tokens behind the first."""
-
-    tokens: list[int]
-    seconds: float
-    drafted: int
-    accepted: int
-
-
 class Recorder(Channel):
     """Keeps what a worker would send."""
 
@@ -121,7 +113,13 @@ class Bench:
 
     def __post_init__(self) -> None:
         settings = ContextSettings(
-            CONTEXT_TOKENS, "q8_0", flash_attention=True, threads=1, chunk_tokens=64, is_free=VERDICT.free_prefill
+            CONTEXT_TOKENS,
+            "q8_0",
+            flash_attention=True,
+            threads=1,
+            chunk_tokens=64,
+            sequences=2,
+            is_free=VERDICT.free_prefill,
         )
         self._context = Context(Model(str(self.path), extra_buffers=True), settings)
         load = {"speculation": True, "draft_path": self.draft_path, "extra_buffers": True}
@@ -156,44 +154,71 @@ class Bench:
         return Task(name, tokens, sampling)
 
     def _pair(self, task: Task, *, is_drafted_first: bool) -> None:
-        order = (self.drafting, Drafting()) if is_drafted_first else (Drafting(), self.drafting)
-        answers = {drafting is self.drafting: self._timed(task, drafting) for drafting in order}
-        drafted, plain = answers[True], answers[False]
+        """Both answers at once, some tokens of each in turn, so that what disturbs one disturbs the other."""
+        plain, drafted = self._run(task, 0, Drafting()), self._run(task, 1, self.drafting)
+        runs, goal = [drafted, plain] if is_drafted_first else [plain, drafted], 0
+        while not all(run.is_over for run in runs):
+            goal += TURN_TOKENS
+            for run in runs:
+                run.advance(goal)
         if drafted.tokens != plain.tokens:
             raise RuntimeError(f"{self.path.name}, {task.name}: drafts changed the answer")
         if len(plain.tokens) < LEAST_TOKENS:
             return
         self.ratios.setdefault(task.name, []).append(plain.seconds / drafted.seconds)
         self.num_tokens += len(plain.tokens)
-        self.drafted += drafted.drafted
-        self.accepted += drafted.accepted
+        self.drafted += drafted.total("drafted")
+        self.accepted += drafted.total("accepted")
 
-    def _timed(self, task: Task, drafting: Drafting) -> Timed:
-        recorder, slot = Recorder(), self._context.slots[0]
+    def _run(self, task: Task, number: int, drafting: Drafting) -> "Run":
         params = {"prompt": task.tokens, "max_tokens": MAX_TOKENS, "sampling": task.sampling.model_dump()}
-        request = Request(recorder, {"id": 1, "op": "generate", "params": params}, b"")
+        return Run(self._context, self._context.slots[number], params, drafting)
+
+
+class Run:
+    """One answer; `seconds` are of its decode steps, draws and decisions included."""
+
+    def __init__(self, context: Context, slot: Slot, params: Message, drafting: Drafting) -> None:
+        self._context = context
+        self._slot = slot
+        self._recorder = Recorder()
         slot.clear()
-        job = generate(self._context, slot, request, drafting)
-        begun: float | None = None
+        request = Request(self._recorder, {"id": 1, "op": "generate", "params": params}, b"")
+        self._job = generate(context, slot, request, drafting)
+        self._want: Want | None = next(self._job)
+        self.seconds = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        return self._want is None
+
+    @property
+    def tokens(self) -> list[int]:
+        return [event["token"] for event in self._told()]
+
+    def total(self, key: str) -> int:
+        return sum(event.get(key, 0) for event in self._told())
+
+    def advance(self, num_tokens: int) -> None:
+        """Until the answer has so many tokens, or ends."""
+        while self._want is not None and len(self._recorder.sent) < num_tokens:
+            self._step(self._want)
+
+    def _step(self, want: Want) -> None:
+        is_decode = want.kind is Kind.DECODE
+        tokens = want.tokens if is_decode else want.tokens[: self._context.settings.chunk_tokens]
+        started = time.process_time()
+        (row,) = self._context.evaluate([Item(self._slot, tokens, all_logits=is_decode, as_singles=is_decode)])
+        granted = Granted(len(tokens), row, time.process_time() - started, is_alone=True)
         try:
-            want = next(job)
-            while True:
-                started = time.process_time()
-                is_decode = want.kind is Kind.DECODE
-                if is_decode and begun is None:
-                    begun = started
-                tokens = want.tokens if is_decode else want.tokens[: self._context.settings.chunk_tokens]
-                (row,) = self._context.evaluate([Item(slot, tokens, all_logits=is_decode, as_singles=is_decode)])
-                want = job.send(Granted(len(tokens), row, time.process_time() - started, is_alone=True))
+            self._want = self._job.send(granted)
         except StopIteration:
-            ended = time.process_time()
-        told = [message["event"] for message in recorder.sent if "token" in message.get("event", {})]
-        return Timed(
-            [event["token"] for event in told],
-            ended - (begun or ended),
-            sum(event.get("drafted", 0) for event in told),
-            sum(event.get("accepted", 0) for event in told),
-        )
+            self._want = None
+        if is_decode:
+            self.seconds += time.process_time() - started
+
+    def _told(self) -> list[Message]:
+        return [message["event"] for message in self._recorder.sent if "token" in message.get("event", {})]
 
 
 def measure(path: Path, rounds: int, draft_path: str = "") -> tuple[dict[str, float], dict[str, Any]]:

@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import random
-import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from edgeagent.core.generation import Generation, Sampling, TokenStep
@@ -33,6 +32,15 @@ class Answered:
     @property
     def gaps_s(self) -> list[float]:
         return [b - a for a, b in zip(self.token_s, self.token_s[1:], strict=False)]
+
+    def between(self, begun_s: float, ended_s: float) -> tuple[int, int]:
+        """The gaps that lie within this time, as a range."""
+        inside = [
+            i
+            for i, (a, b) in enumerate(zip(self.token_s, self.token_s[1:], strict=False))
+            if a >= begun_s and b <= ended_s
+        ]
+        return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
     @property
     def tokens_s(self) -> float:
@@ -74,57 +82,57 @@ def common_rate(answers: Sequence[Answered]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What a long prompt beside other answers costs both."""
+    """What a long prompt beside other answers costs both. Gaps are between tokens of the other answers."""
 
-    idle_tpot_s: float
-    tpot_s: tuple[float, ...]
+    gaps_s: tuple[float, ...]
+    idle_gaps_s: tuple[float, ...]
+    """Of the same answers without the prompt, at the same positions: a later token costs more."""
     prefill_s: float
 
 
 async def prompt_beside(model: LocalModel, prompts: Sequence[Sequence[int]], long_prompt: Sequence[int]) -> Beside:
     """Answers to `prompts` decode; after a while `long_prompt` comes, and they go on until it has its first token."""
-    tasks = [asyncio.create_task(_running(model, prompt)) for prompt in prompts]
-    running = [await task for task in tasks]
-    try:
-        await asyncio.gather(*(each.warmed.wait() for each in running))
-        idle = [gap for each in running for gap in each.answered.gaps_s[8:]]
+    async with _running(model, prompts) as others:
+        await asyncio.gather(*(each.reached(WARM_TOKENS) for each in others))
         long_one = await answer(model, long_prompt, 1)
         begun, ended = long_one.begun_s, long_one.token_s[0]
-        gaps = [
-            b - a
-            for each in running
-            for a, b in zip(each.answered.token_s, each.answered.token_s[1:], strict=False)
-            if begun <= a and b <= ended
-        ]
-    finally:
-        for each in running:
-            each.task.cancel()
-        await asyncio.gather(*(each.task for each in running), return_exceptions=True)
-    return Beside(statistics.median(idle), tuple(gaps), long_one.ttft_s)
+        ranges = [each.answered.between(begun, ended) for each in others]
+        gaps = [gap for each, (a, b) in zip(others, ranges, strict=True) for gap in each.answered.gaps_s[a:b]]
+    async with _running(model, prompts) as others:
+        await asyncio.gather(*(each.reached(b + 1) for each, (_, b) in zip(others, ranges, strict=True)))
+        idle = [gap for each, (a, b) in zip(others, ranges, strict=True) for gap in each.answered.gaps_s[a:b]]
+    return Beside(tuple(gaps), tuple(idle), long_one.ttft_s)
 
 
-@dataclass(slots=True)
 class _Running:
-    answered: Answered
-    warmed: asyncio.Event
-    """Set when there are enough tokens to tell its pace."""
-    task: "asyncio.Task[None]"
+    """An endless answer under way."""
 
+    def __init__(self) -> None:
+        self.answered = Answered(time.perf_counter())
+        self._came = asyncio.Event()
 
-async def _running(model: LocalModel, prompt: Sequence[int]) -> _Running:
-    """An answer under way, once it has its first token."""
-    found, begun, warmed = Answered(time.perf_counter()), asyncio.Event(), asyncio.Event()
-    generation = Generation(f"bench-{id(found)}", model.settings.variant_sha256, tuple(prompt), ENDLESS, 3000)
-
-    async def run() -> None:
+    async def run(self, model: LocalModel, prompt: Sequence[int]) -> None:
+        generation = Generation(f"bench-{id(self)}", model.settings.variant_sha256, tuple(prompt), ENDLESS, 3000)
         async with contextlib.aclosing(model.generate(generation)) as events:
             async for event in events:
                 if isinstance(event, TokenStep):
-                    found.token_s.append(time.perf_counter())
-                    begun.set()
-                    if len(found.token_s) >= WARM_TOKENS:
-                        warmed.set()
+                    self.answered.token_s.append(time.perf_counter())
+                    self._came.set()
 
-    task = asyncio.create_task(run())
-    await begun.wait()
-    return _Running(found, warmed, task)
+    async def reached(self, num_tokens: int) -> None:
+        while len(self.answered.token_s) < num_tokens:
+            self._came.clear()
+            await self._came.wait()
+
+
+@contextlib.asynccontextmanager
+async def _running(model: LocalModel, prompts: Sequence[Sequence[int]]) -> AsyncIterator[list[_Running]]:
+    """Answers that are ended at the end."""
+    found = [_Running() for _ in prompts]
+    tasks = [asyncio.create_task(each.run(model, prompt)) for each, prompt in zip(found, prompts, strict=True)]
+    try:
+        yield found
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

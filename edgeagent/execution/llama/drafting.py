@@ -88,6 +88,7 @@ class Drafter:
         if proposal.draft and granted.num_tokens > 1:
             self._speculator.record(proposal.draft, len(drawn) - 1, granted.seconds, proposal.seconds)
         else:
+            self._speculator.record_waste(proposal.seconds)
             if granted.is_alone:
                 self._speculator.record_plain(granted.seconds)
             if proposal.offer and guesses:

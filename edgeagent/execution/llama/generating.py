@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 
+from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Sampling
 from edgeagent.execution.llama import jobs
 from edgeagent.execution.llama.context import Context
@@ -91,10 +92,18 @@ def _decode(answer: Answer, slot: Slot, keeper: Keeper, drafter: Drafter, row: i
         granted = yield Want(slot, Kind.DECODE, [drawn[-1], *guesses])
         drawn = answer.draw(granted.row, guesses[: granted.num_tokens - 1])
         if superfluous := granted.num_tokens - len(drawn):
-            slot.rewind(superfluous)
+            _drop(slot, superfluous)
         if not answer.is_over:
             drafter.note(drawn, granted)
     answer.reply()
+
+
+def _drop(slot: Slot, num_tokens: int) -> None:
+    """Cells of guesses that were wrong."""
+    num_kept = len(slot.tokens) - num_tokens
+    slot.rewind(num_tokens)
+    if len(slot.tokens) != num_kept:
+        raise EngineError("the cache of this model cannot be rewound, but guesses were evaluated; ask again")
 
 
 def _watched(filling: Generator[Want, Granted, int], drafting: Drafting) -> Generator[Want, Granted, int]:
