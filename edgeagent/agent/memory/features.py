@@ -111,6 +111,10 @@ _Session = tuple[float, float, float]
 """Mean of the best words and of the best nearness in a session, and the weight of the question's words it holds."""
 
 
+_Around = tuple[int, int, int, int]
+"""Rows one before, one after, two before, two after; 0 where there is none."""
+
+
 class Features:
     """Computes the features of candidates among `entries`, which hold their neighbours too."""
 
@@ -149,14 +153,13 @@ class Features:
         best_words = max((self._words[row] for row in rows), default=0.0) or 1.0
         best_near = max((self._near[row] for row in rows), default=0.0)
         sessions = self._sessions(rows)
-        return [
-            (
-                *self._of_words(row, best_words, sessions),
-                *self._of_nearness(row, best_near, sessions),
-                *self._of_cues(row),
-            )
-            for row in rows
-        ]
+        found: list[tuple[float, ...]] = []
+        for row in rows:
+            around = self._around(row)
+            session = sessions.get(self._entries[row].session)
+            words = self._of_words(row, around, best_words, session)
+            found.append((*words, *self._of_nearness(row, around, best_near, session), *self._of_cues(row)))
+        return found
 
     def _words_of(self, entry: Entry) -> float:
         if not (held := self._held.get(entry.row)):
@@ -174,6 +177,9 @@ class Features:
         other, session = self._entries.get(row + step), self._entries[row].session
         return other.row if other is not None and session is not None and other.session == session else 0
 
+    def _around(self, row: int) -> _Around:
+        return self._beside(row, -1), self._beside(row, 1), self._beside(row, -2), self._beside(row, 2)
+
     def _sessions(self, rows: Sequence[int]) -> dict[int | None, _Session]:
         members: defaultdict[int | None, list[int]] = defaultdict(list)
         for row in rows:
@@ -188,12 +194,11 @@ class Features:
             for session, inside in members.items()
         }
 
-    def _of_words(self, row: int, best: float, sessions: Mapping[int | None, _Session]) -> tuple[float, ...]:
+    def _of_words(self, row: int, around: _Around, best: float, session: _Session | None) -> tuple[float, ...]:
         words, held, lexicon = self._words, self._held.get(row, []), self._lexicon
-        before, after, before2, after2 = [self._beside(row, step) for step in (-1, 1, -2, 2)]
+        before, after, before2, after2 = around
         here = words[row]
         covered = self._weight(held)
-        session = sessions.get(self._entries[row].session)
         return (
             min(here, MAX_WORDS),
             words.get(before, 0.0),
@@ -205,25 +210,25 @@ class Features:
             covered,
             len(held) / max(1, len(lexicon.weights)),
             max([lexicon.weights[term] for term in held], default=0.0) / math.log(lexicon.num_memories + 2),
-            self._window(row, before, after, before2, after2),
+            self._window(row, around),
             session[2] if session else covered,
         )
 
-    def _window(self, row: int, before: int, after: int, before2: int, after2: int) -> float:
+    def _window(self, row: int, around: _Around) -> float:
         """Weight of the question's words here, those of neighbours at .7, of theirs at .4."""
         found: dict[str, float] = {}
+        before, after, before2, after2 = around
         for part, share in ((before2, 0.4), (after2, 0.4), (before, 0.7), (after, 0.7), (row, 1.0)):
             if held := self._held.get(part):
                 found.update(dict.fromkeys(held, share))
         weights = self._lexicon.weights
         return sum([share * weights[term] for term, share in found.items()]) / self._total
 
-    def _of_nearness(self, row: int, best: float, sessions: Mapping[int | None, _Session]) -> tuple[float, ...]:
+    def _of_nearness(self, row: int, around: _Around, best: float, session: _Session | None) -> tuple[float, ...]:
         near, words = self._near, min(self._words[row], MAX_WORDS)
-        before, after, before2, after2 = [self._beside(row, step) for step in (-1, 1, -2, 2)]
+        before, after, before2, after2 = around
         here = near[row]
         clipped = max(MIN_NEAR, min(MAX_NEAR, here))
-        session = sessions.get(self._entries[row].session)
         is_question = self._entries[row].cues & IS_QUESTION
         is_answer = before and self._entries[before].cues & HAS_QUESTION
         return (
