@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from edgeagent.agent.answering import Answerer
 from edgeagent.agent.assistant import Assistant
+from edgeagent.agent.cascading import Cascade
 from edgeagent.agent.memory.memory import Memory
 from edgeagent.agent.situation import Surroundings
+from edgeagent.application.backend import Load
 from edgeagent.core.cards import ModelCard
 from edgeagent.core.chat import ChatRequest
 from edgeagent.core.errors import MemoryStoreError, PeerLostError
@@ -29,6 +31,7 @@ from edgeagent.parts import (
     device_id,
     embedder,
     governor_limits,
+    kv_store,
     memory_path,
     model_store,
     places,
@@ -97,6 +100,10 @@ class House:
             return False, f"no file of {default} is here; run 'edgeagent models pull {default}'"
         return True, f"{default} can be loaded"
 
+    def load(self) -> Load:
+        queues = [resident.local.admission for resident in self.pool.residents]
+        return Load(sum(queue.num_running for queue in queues), sum(queue.num_waiting for queue in queues))
+
 
 @contextlib.asynccontextmanager
 async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
@@ -107,12 +114,14 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
     config = settings.config
     store = model_store(settings)
     encoder = embedder(settings, store)
+    kept = kv_store(settings)
     pool = ModelPool(
         store,
         config.engine,
         lambda model: profile_with(settings, model),
         lambda: governing.narrowed(selection_limits(settings)),
         lambda profile: selection_machine(settings, profile),
+        kept,
     )
     governing = Governing(
         config.governor,
@@ -126,7 +135,9 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
     rechecking = Rechecking(pool, lambda key, rates: keep_rates(places(settings), key, rates))
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(encoder.close)
-        stack.push_async_callback(pool.close)
+        if kept:
+            stack.callback(kept.close)
+        stack.push_async_callback(pool.drain, config.engine.drain_s)
         memory = None
         if config.memory.enabled:
             memory = await Memory.open(memory_path(settings), encoder, time.time)
@@ -135,19 +146,30 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         await stack.enter_async_context(background(pool.unload_idle(), "unload-idle"))
         await stack.enter_async_context(background(governing.run(), "governor"))
         await stack.enter_async_context(background(rechecking.run(), "recheck-rates"))
+        answerer = Answerer(Surroundings(config.policy, config.models, peers), encoder)
         assistant = Assistant(
             pool,
-            Answerer(Surroundings(config.policy, config.models, peers), encoder),
+            answerer,
             encoder,
             memory,
             default_model=config.models.default,
             tools=config.tools.enabled,
             new_id=lambda: f"call_{secrets.token_hex(8)}",
             now=time.time,
+            layout=config.policy.layout,
             governor=governing,
+            cascade=_cascade(settings, pool, answerer),
             on_local_answer=rechecking.note,
         )
         yield House(settings, store, pool, memory, assistant, peers)
+
+
+def _cascade(settings: Settings, pool: ModelPool, answerer: Answerer) -> Cascade | None:
+    models = settings.config.models
+    if not models.cascade:
+        return None
+    small, larger = models.cascade
+    return Cascade(pool, answerer, settings.paths.models, small=small, larger=larger, default_model=models.default)
 
 
 @contextlib.asynccontextmanager

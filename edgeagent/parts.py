@@ -14,14 +14,15 @@ from edgeagent.core.errors import ModelFileError
 from edgeagent.core.governor import Levers
 from edgeagent.core.hardware import Profile
 from edgeagent.execution.embedding import CPU, Encoder, OnnxEmbedder, choose_provider
+from edgeagent.execution.kvstore.store import KvLimits, KvStore
 from edgeagent.model import overlay
+from edgeagent.model.choosing import probe_of
 from edgeagent.model.fetch import SourceFetcher
 from edgeagent.model.fetch_hub import HubFetcher
 from edgeagent.model.fetch_url import UrlFetcher
 from edgeagent.model.fetch_wheel import WheelFetcher
 from edgeagent.model.limits import Limits
 from edgeagent.model.machine import Machine
-from edgeagent.model.pool import probe_of
 from edgeagent.model.quota import Quota
 from edgeagent.model.registry import Registry
 from edgeagent.model.requantize import ensure_computing_in_int8, spawn_onnx
@@ -58,6 +59,15 @@ def model_store(settings: Settings) -> ModelStore:
     return ModelStore(settings.paths.models, registry, fetcher, quota)
 
 
+def kv_store(settings: Settings) -> KvStore | None:
+    """Where evaluated tokens outlive the workers; None: nowhere."""
+    engine = settings.config.engine
+    if not engine.kept_memory_bytes:
+        return None
+    limits = KvLimits(engine.kept_memory_bytes, engine.kept_disk_bytes)
+    return KvStore(settings.paths.state / "kv" if engine.kept_disk_bytes else None, limits, time.time)
+
+
 def selection_limits(settings: Settings) -> Limits:
     """What a variant must respect on this machine now. More memory than is available would mean swapping."""
     config, engine = settings.config, settings.config.engine
@@ -74,6 +84,7 @@ def selection_limits(settings: Settings) -> Limits:
         coarse_cache=config.models.coarse_cache,
         objective=config.policy.objective,
         threads=engine.threads or None,
+        budget_bytes=config.models.memory_limit_bytes or None,
     )
 
 

@@ -3,14 +3,14 @@
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from edgeagent.agent.drafting import Draft, Material, draft_selected, draft_whole
+from edgeagent.agent.drafting import Draft, Material, draft_selected, draft_whole, shifted
 from edgeagent.agent.running import Run
 from edgeagent.agent.situation import Surroundings, imagined
 from edgeagent.agent.tally import Tally
 from edgeagent.core.chat import ChatRequest, Message
-from edgeagent.core.errors import NoPlanError
+from edgeagent.core.errors import ContextLengthError, DeadlineError, NoPlanError
 from edgeagent.core.events import Event, Planned, Reduced
 from edgeagent.core.generation import Generation, Sampling, TokenStep
 from edgeagent.core.memory import Embedder
@@ -24,14 +24,24 @@ from edgeagent.core.plan import (
     Recalled,
     ReductionLevel,
 )
+from edgeagent.execution.admission import ANYONE, Claim, Priority
 from edgeagent.execution.executors import PeerModel
-from edgeagent.model.pool import Resident
+from edgeagent.model.resident import Resident
 from edgeagent.resource.planner import Ask, PromptOption, Situation, decide
 
 DEFAULT_MAX_TOKENS = 512
 MIN_ANSWER_TOKENS = 16
 EXPECTED_TOKENS = 128
 """What an answer is priced at when its limit is higher: small models mostly stop before."""
+
+PRIORITIES = {"interactive": Priority.HIGH, "normal": Priority.NORMAL, "background": Priority.LOW}
+
+
+def claim_of(request: ChatRequest, user: str, started_at: float) -> Claim:
+    """What a request that came at `started_at` (monotonic seconds) may ask of the engine."""
+    wish = request.edgeagent
+    deadline = None if wish.deadline_s is None else started_at + wish.deadline_s
+    return Claim(user, PRIORITIES[wish.priority], deadline)
 
 
 class Answerer:
@@ -42,10 +52,16 @@ class Answerer:
         self._embedder = embedder
 
     async def answer(
-        self, request: ChatRequest, material: Material, resident: Resident, grammar: str | None, started_at: float
+        self,
+        request: ChatRequest,
+        material: Material,
+        resident: Resident,
+        grammar: str | None,
+        started_at: float,
+        claim: Claim = ANYONE,
     ) -> AsyncGenerator[Event, None]:
         """Reduced, Planned, then Text and HandedOver, then Finished. Raises EdgeAgentError."""
-        async with resident.local.lease():
+        async with resident.local.lease(claim):
             tally = await self._plan(request, material, resident, started_at)
             yield Reduced(tally.draft.report)
             yield Planned(tally.decision, requested=request.edgeagent.plan != "auto")
@@ -55,11 +71,17 @@ class Answerer:
                     yield event
 
     async def complete(
-        self, resident: Resident, messages: Sequence[Message], *, max_tokens: int, grammar: str | None
+        self,
+        resident: Resident,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        grammar: str | None,
+        claim: Claim = ANYONE,
     ) -> str:
-        """A short greedy answer of the local model: the agent's decisions. Raises EngineError."""
+        """A short greedy answer of the local model: the agent's decisions. Raises EngineError, and as a turn does."""
         local = resident.local
-        async with local.lease():
+        async with local.lease(claim):
             prompt = await local.encode([{"role": m.role, "content": m.content} for m in messages])
             generation = Generation(
                 "decision", resident.variant.sha256 or "", prompt, Sampling(grammar=grammar), max_tokens
@@ -82,34 +104,60 @@ class Answerer:
     async def _plan(self, request: ChatRequest, material: Material, resident: Resident, started_at: float) -> Tally:
         needs_peer = request.edgeagent.plan not in ("auto", PlanKind.LOCAL)
         situation = await self._surroundings.situation(resident, needs_peer=needs_peer)
-        drafts = await self._drafts(request, material, resident)
-        max_tokens = _max_tokens(request, drafts, situation)
-        ask = _ask(request, drafts, max_tokens, resident, self._surroundings)
-        decision, instead = self._decide(ask, situation)
+        spent_s = time.monotonic() - started_at
+        choice = await self._chosen(request, material, resident, situation, spent_s)
+        material, decision, max_tokens = choice.material, choice.decision, choice.max_tokens
         recalled = tuple(Recalled(id=hit.item.id, score=hit.score) for hit in material.memories)
         return Tally(
             started_at=started_at,
             planned_at=time.monotonic(),
             decision=decision,
-            draft=next(d for d in drafts if d.level is decision.chosen.reduction),
-            memory=MemoryReport(recalled=recalled),
+            draft=next(d for d in choice.drafts if d.level is decision.chosen.reduction),
+            memory=MemoryReport(
+                recalled=recalled, earlier=tuple(id_ for ids in material.earlier.values() for id_ in ids)
+            ),
             max_tokens=max_tokens,
             seed=request.sampling.seed,
             target=_target(decision.chosen, situation),
             model=decision.chosen.model,
             variant=decision.chosen.variant,
             notes=[note] if (note := resident.local.template_note) else [],
-            handovers=instead,
+            handovers=choice.instead,
+            limit_note=_limit_note(request, max_tokens, situation),
         )
 
-    def _decide(self, ask: Ask, situation: Situation) -> tuple[Decision, list[Handover]]:
+    async def _chosen(
+        self, request: ChatRequest, material: Material, resident: Resident, situation: Situation, spent_s: float
+    ) -> "_Choice":
+        """Drafts and a decision on them; where nothing fits and it is allowed, of a shorter conversation.
+
+        Raises NoPlanError, and ContextLengthError when even the newest question does not fit.
+        """
+        room = situation.local.context_tokens - (request.max_tokens or DEFAULT_MAX_TOKENS)
+        while True:
+            drafts = await self._drafts(request, material, resident)
+            max_tokens = _max_tokens(request, drafts, situation)
+            ask = _ask(request, drafts, max_tokens, resident, self._surroundings, spent_s)
+            try:
+                return _Choice(material, drafts, max_tokens, *self._decide(ask, situation, spent_s))
+            except ContextLengthError:
+                if request.edgeagent.reduce is ReductionLevel.L0:
+                    raise
+                shorter = await shifted(material, resident.local, room, drafts)
+                if shorter is None:
+                    raise
+                material, room = shorter, room * 3 // 4
+
+    def _decide(self, ask: Ask, situation: Situation, spent_s: float) -> tuple[Decision, list[Handover]]:
         """The decision; when a named plan was lost with its peer, the best of the others, marked as a handover.
 
-        Raises NoPlanError when no peer was ever there: then the plan was not lost, it is not to be had.
+        Raises NoPlanError when no peer was ever there: then the plan was not lost, it is not to be had; DeadlineError
+        when there would be a plan, had the request not waited for `spent_s`.
         """
         try:
             return decide(ask, situation), []
         except NoPlanError as error:
+            _check_wait(ask, situation, spent_s)
             if ask.plan in (None, PlanKind.LOCAL) or not self._surroundings.has_met_peers:
                 raise
             decision = decide(replace(ask, plan=None), situation)
@@ -126,6 +174,32 @@ class Answerer:
         return [whole, selected] if selected else [whole]
 
 
+def _check_wait(ask: Ask, situation: Situation, spent_s: float) -> None:
+    """Raises DeadlineError when it is the time spent waiting that leaves no plan."""
+    if ask.deadline_s is None:
+        return
+    with contextlib.suppress(NoPlanError):
+        decide(replace(ask, deadline_s=ask.deadline_s + spent_s), situation)
+        left = f"{ask.deadline_s:g} s are left after {spent_s:.3g} s of waiting, too few for any plan"
+        raise DeadlineError(f"{left}; allow more time, or ask less at once")
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    material: Material
+    drafts: Sequence[Draft]
+    max_tokens: int
+    decision: Decision
+    instead: list[Handover]
+
+
+def _limit_note(request: ChatRequest, max_tokens: int, situation: Situation) -> str | None:
+    """What to tell when the answer reaches a limit that is the context's and not the caller's."""
+    if request.max_tokens is not None or max_tokens >= DEFAULT_MAX_TOKENS:
+        return None
+    return f"the answer ends where the context of {situation.local.context_tokens} tokens is full"
+
+
 def _max_tokens(request: ChatRequest, drafts: Sequence[Draft], situation: Situation) -> int:
     """The asked limit; else the default, or what the context leaves."""
     if request.max_tokens is not None:
@@ -135,7 +209,12 @@ def _max_tokens(request: ChatRequest, drafts: Sequence[Draft], situation: Situat
 
 
 def _ask(
-    request: ChatRequest, drafts: Sequence[Draft], max_tokens: int, resident: Resident, surroundings: Surroundings
+    request: ChatRequest,
+    drafts: Sequence[Draft],
+    max_tokens: int,
+    resident: Resident,
+    surroundings: Surroundings,
+    spent_s: float,
 ) -> Ask:
     wish = request.edgeagent
     level = None if wish.reduce == "auto" else wish.reduce
@@ -148,7 +227,7 @@ def _ask(
         level=level if any(draft.level is level for draft in drafts) else None,
         model=request.model or resident.card.id,
         objective=wish.policy or surroundings.objective,
-        deadline_s=wish.deadline_s,
+        deadline_s=None if wish.deadline_s is None else max(round(wish.deadline_s - spent_s, 2), 0.0),
     )
 
 

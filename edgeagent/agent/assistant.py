@@ -2,26 +2,32 @@
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
-from edgeagent.agent.answering import Answerer
+from edgeagent.agent.answering import Answerer, claim_of
 from edgeagent.agent.builtin import CalculatorTool, ClockTool, MemoryTool
+from edgeagent.agent.cascading import Cascade
 from edgeagent.agent.drafting import Material
+from edgeagent.agent.earlier import EarlierTurns
+from edgeagent.agent.layout import Layout
 from edgeagent.agent.loop import Agent
 from edgeagent.agent.memory.memory import Memory
-from edgeagent.agent.prompting import question_of, split_pasted
+from edgeagent.agent.prompting import as_first_asked, question_of, split_pasted, system_of
+from edgeagent.agent.seen_prompts import SeenPrompts
 from edgeagent.agent.selection import ToolSelector
 from edgeagent.agent.toolcall import ToolCaller
 from edgeagent.agent.tools import Tool, ToolRegistry
 from edgeagent.core.chat import ChatRequest, Message, ToolChoice
 from edgeagent.core.errors import DownloadError, EngineError, ModelFileError
 from edgeagent.core.events import Event, Finished, FinishReason, Governed, RecalledMemories, ToolCalled, Usage
-from edgeagent.core.memory import Embedder, MemoryHit
+from edgeagent.core.memory import Embedder, MemoryHit, MemoryItem
 from edgeagent.core.plan import AnswerReport, Decision, MemoryReport, PlanKind, PlanQuery, Recalled, ReductionLevel
-from edgeagent.model.pool import ModelPool, Resident
+from edgeagent.execution.admission import Claim
+from edgeagent.model.pool import ModelPool
 from edgeagent.model.reduction import similarity
+from edgeagent.model.resident import Resident
 from edgeagent.resource.drift import Sample
 
 RECALL_ITEMS = 5
@@ -68,7 +74,9 @@ class Assistant:
         tools: Sequence[str],
         new_id: Callable[[], str],
         now: Callable[[], float],
+        layout: Literal["stable", "as_given"] = "stable",
         governor: Governor | None = None,
+        cascade: Cascade | None = None,
         on_local_answer: Callable[[Resident, Sample], None] = lambda _resident, _sample: None,
     ) -> None:
         self._pool = pool
@@ -80,7 +88,11 @@ class Assistant:
         self._tools = tools
         self._new_id = new_id
         self._now = now
+        self._layout = layout
+        self._seen = SeenPrompts()
+        self._earlier = EarlierTurns()
         self._governor = governor
+        self.cascade = cascade
         self._on_local_answer = on_local_answer
 
     async def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
@@ -88,8 +100,18 @@ class Assistant:
         started_at = time.monotonic()
         if self._governor:
             await self._governor.admit()
-        told: tuple[str, ...] = ()
         resident = await self._resident(request.model)
+        with resident.local.admission.place(claim_of(request, user, started_at)) as claim:
+            events = self._answered(request, user, resident, claim, started_at)
+            async with contextlib.aclosing(events) as stream:
+                async for event in stream:
+                    yield event
+
+    async def _answered(
+        self, request: ChatRequest, user: str, resident: Resident, claim: Claim, started_at: float
+    ) -> AsyncGenerator[Event, None]:
+        """The answer to a request that has its place in the queue."""
+        told: tuple[str, ...] = ()
         lack = await self._lack_of_encoder(request)
         if lack:
             request = _without_encoder(request)
@@ -97,11 +119,13 @@ class Assistant:
         if memories:
             yield RecalledMemories(tuple((Recalled(id=h.item.id, score=h.score), h.item.text) for h in memories))
         notebook = _Notebook(self._memory) if self._memory and request.edgeagent.memory else None
-        turn = _Turn(self, request, resident, memories, started_at)
+        earlier = await self._kept(request, user)
+        self._earlier.keep(user, request.messages, [hit.item for hit in memories])
+        turn = _Turn(self, request, user, resident, memories, earlier, started_at, claim)
         if request.tool_choice.mode == "none" or not (request.tools or request.edgeagent.agent):
             events = turn.answer(request.messages, None)
         else:
-            events = self._agent(request, resident, notebook).run(request, user, turn.answer)
+            events = self._agent(request, resident, notebook, claim).run(request, user, turn.answer)
         last: Event | None = None
         async with contextlib.aclosing(events) as stream:
             async for last in stream:
@@ -124,6 +148,13 @@ class Assistant:
     @property
     def answerer(self) -> Answerer:
         return self._answerer
+
+    def laid_out(self, request: ChatRequest, user: str, messages: Sequence[Message]) -> Layout:
+        """Where the instructions' lines go: those that change, to the newest question, if there is one."""
+        system, wanted = system_of(messages), request.edgeagent.layout or self._layout
+        if wanted == "as_given" or not any(m.role == "user" for m in messages):
+            return Layout(system)
+        return self._seen.arrange(user, system)
 
     async def _resident(self, model: str | None) -> Resident:
         """The local model of a request: the one it names if it is here, else the default."""
@@ -151,12 +182,21 @@ class Assistant:
         close = zip(hits, vectors, strict=True)
         return [hit for hit, vector in close if similarity(asked, vector) >= MIN_RECALL_SIMILARITY]
 
-    def _agent(self, request: ChatRequest, resident: Resident, notebook: _Notebook | None) -> Agent:
+    async def _kept(self, request: ChatRequest, user: str) -> Mapping[int, Sequence[MemoryItem]]:
+        """What was recalled for the earlier questions, as far as it was not forgotten since."""
+        if self._memory is None or not request.edgeagent.memory:
+            return {}
+        earlier = self._earlier.of(user, request.messages)
+        texts = list({item.text for items in earlier.values() for item in items})
+        held = {text for text, is_held in zip(texts, await self._memory.holds(user, texts), strict=True) if is_held}
+        return {at: [item for item in items if item.text in held] for at, items in earlier.items()}
+
+    def _agent(self, request: ChatRequest, resident: Resident, notebook: _Notebook | None, claim: Claim) -> Agent:
         available: dict[str, Tool] = {"clock": ClockTool(self._now), "calculator": CalculatorTool()}
         if notebook:
             available["memory"] = MemoryTool(notebook)
         own = [available[name] for name in self._tools if name in available] if request.edgeagent.agent else []
-        caller = ToolCaller(_Completer(self._answerer, resident), self._selector, self._new_id)
+        caller = ToolCaller(_Completer(self._answerer, resident, claim), self._selector, self._new_id)
         return Agent(caller, ToolRegistry(own))
 
     async def _finished(
@@ -182,9 +222,12 @@ class Assistant:
 class _Completer:
     answerer: Answerer
     resident: Resident
+    claim: Claim
 
     async def complete(self, messages: Sequence[Message], *, max_tokens: int, grammar: str | None = None) -> str:
-        return await self.answerer.complete(self.resident, messages, max_tokens=max_tokens, grammar=grammar)
+        return await self.answerer.complete(
+            self.resident, messages, max_tokens=max_tokens, grammar=grammar, claim=self.claim
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,29 +236,48 @@ class _Turn:
 
     assistant: Assistant
     request: ChatRequest
+    user: str
     resident: Resident
     memories: Sequence[MemoryHit]
+    earlier: Mapping[int, Sequence[MemoryItem]]
     started_at: float
+    claim: Claim
 
     def answer(self, messages: Sequence[Message], grammar: str | None) -> AsyncGenerator[Event, None]:
-        kept, pasted = split_pasted(messages)
+        shown = as_first_asked(messages, {at: [item.text for item in items] for at, items in self.earlier.items()})
+        kept, pasted = split_pasted(shown)
         documents = (*self.request.documents, pasted) if pasted else self.request.documents
-        material = Material(kept, documents, self.memories, question_of(kept))
-        return self.assistant.answerer.answer(self.request, material, self.resident, grammar, self.started_at)
+        layout = self.assistant.laid_out(self.request, self.user, kept)
+        material = Material(kept, documents, self.memories, question_of(kept), layout, _ids(self.earlier))
+        if (cascade := self.assistant.cascade) and grammar is None and cascade.takes(self.request, messages):
+            return cascade.answer(self.request, material, self.resident, self.started_at, self.claim)
+        return self.assistant.answerer.answer(
+            self.request, material, self.resident, grammar, self.started_at, self.claim
+        )
+
+
+def _ids(earlier: Mapping[int, Sequence[MemoryItem]]) -> Mapping[int, Sequence[str]]:
+    return {at: [item.id for item in items] for at, items in earlier.items()}
 
 
 def _sample(finished: Finished) -> Sample | None:
     """What an answer of this machine alone tells of its speed; None for others."""
     report = finished.report
     predicted, measured = report.predicted, report.measured
-    if report.plan is not PlanKind.LOCAL or report.handover or predicted.ttft_s is None or predicted.tpot_s is None:
+    if (
+        report.plan is not PlanKind.LOCAL
+        or report.handover
+        or report.cascade
+        or predicted.ttft_s is None
+        or predicted.tpot_s is None
+    ):
         return None
     return Sample(
         prompt_tokens=finished.usage.prompt_tokens,
         answer_tokens=finished.usage.completion_tokens,
         ttft_s=None if report.reused_tokens else measured.ttft_s,
         predicted_ttft_s=predicted.ttft_s,
-        tpot_s=measured.tpot_s,
+        tpot_s=None if report.accepted_tokens else measured.tpot_s,
         predicted_tpot_s=predicted.tpot_s,
     )
 

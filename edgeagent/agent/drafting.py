@@ -1,18 +1,21 @@
 """The prompt of a request at each reduction level that is worth considering."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from edgeagent.agent.context_shift import shift
+from edgeagent.agent.layout import Layout
 from edgeagent.agent.prompting import compose
 from edgeagent.core.chat import Document, Message
 from edgeagent.core.memory import Embedder, MemoryHit
-from edgeagent.core.plan import ReductionLevel, ReductionReport
+from edgeagent.core.plan import Dropped, Moved, ReductionLevel, ReductionReport
 from edgeagent.execution.local import LocalModel
 from edgeagent.model.reduction import Sentence, select, similarity
 from edgeagent.model.sentences import split_sentences
 
 REDUCTION_FACTOR = 4
 """Selection keeps a quarter. Measured on long conversations with this recall: the answer's log-probability rose."""
+CONVERSATION = "conversation"
 MIN_REDUCIBLE_TOKENS = 256
 """Less than this is not worth shortening."""
 
@@ -35,14 +38,53 @@ class Material:
     documents: Sequence[Document]
     memories: Sequence[MemoryHit]
     question: str
+    layout: Layout = field(default_factory=lambda: Layout(""))
+    """The instructions among `messages`, as they are laid out."""
+    earlier: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """Ids of the memories in front of earlier questions, by the number of the user's message."""
+    gone: "Gone | None" = None
+    """The oldest part of the conversation, when there was no room for it."""
+
+    @property
+    def recalled(self) -> list[str]:
+        return [hit.item.text for hit in self.memories]
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Messages that a context shift left out of a prompt that would have had `prompt_tokens`."""
+
+    messages: int
+    prompt_tokens: int
+
+
+async def shifted(material: Material, model: LocalModel, room: int, drafts: Sequence[Draft]) -> Material | None:
+    """The material without the oldest part of its conversation; None when nothing may go.
+
+    `room` is for the prompt in tokens, `drafts` are those that do not fit, the whole one first.
+    """
+    counts = await model.count([message.content for message in material.messages])
+    if (left := shift(material.messages, counts, room, min(len(draft.tokens) for draft in drafts))) is None:
+        return None
+    before = material.gone or Gone(0, len(drafts[0].tokens))
+    earlier = {at - left.num_questions: ids for at, ids in material.earlier.items() if at >= left.num_questions}
+    gone = Gone(before.messages + left.num_messages, before.prompt_tokens)
+    return replace(material, messages=left.messages, earlier=earlier, gone=gone)
 
 
 async def draft_whole(material: Material, model: LocalModel) -> Draft:
-    """Level L0: everything as it came."""
+    """Level L0: every line, the changing ones last."""
     documents = {d.source: d.text for d in material.documents}
-    turns = compose(material.messages, documents, material.memories)
+    turns = compose(material.messages, documents, material.recalled, material.layout)
     tokens = await model.encode(turns)
-    report = ReductionReport(level=ReductionLevel.L0, tokens_in=len(tokens), tokens_kept=len(tokens))
+    moved = await _moved(material.layout, model)
+    report = ReductionReport(
+        level=ReductionLevel.L0,
+        tokens_in=material.gone.prompt_tokens if material.gone else len(tokens),
+        tokens_kept=len(tokens),
+        dropped=_dropped(material.gone, len(tokens)),
+        layout=moved,
+    )
     return Draft(ReductionLevel.L0, turns, tokens, report)
 
 
@@ -60,9 +102,29 @@ async def draft_selected(material: Material, model: LocalModel, embedder: Embedd
     asked, *vectors = await embedder.embed([material.question, *(s.text for s in sentences)])
     relevance = [similarity(asked, vector) for vector in vectors]
     chosen = select(sentences, relevance, sum(counts) // REDUCTION_FACTOR)
-    turns = compose(material.messages, chosen.texts, material.memories)
+    turns = compose(material.messages, chosen.texts, material.recalled, material.layout)
     tokens = await model.encode(turns)
     report = chosen.report.model_copy(
-        update={"level": ReductionLevel.L2, "tokens_in": len(whole.tokens), "tokens_kept": len(tokens)}
+        update={
+            "level": ReductionLevel.L2,
+            "tokens_in": whole.report.tokens_in,
+            "tokens_kept": len(tokens),
+            "dropped": (*whole.report.dropped, *chosen.report.dropped),
+            "layout": whole.report.layout,
+        }
     )
     return Draft(ReductionLevel.L2, turns, tokens, report)
+
+
+def _dropped(gone: Gone | None, num_tokens: int) -> tuple[Dropped, ...]:
+    if gone is None:
+        return ()
+    reason = f"the oldest {gone.messages} messages: the conversation is longer than the context"
+    return (Dropped(source=CONVERSATION, tokens=gone.prompt_tokens - num_tokens, reason=reason),)
+
+
+async def _moved(layout: Layout, model: LocalModel) -> Moved | None:
+    if not layout.moved:
+        return None
+    [tokens] = await model.count([layout.block])
+    return Moved(lines=len(layout.moved), tokens=tokens)

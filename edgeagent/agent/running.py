@@ -20,7 +20,7 @@ from edgeagent.execution.executors import Executor, LocalExecutor, RemoteExecuto
 from edgeagent.execution.handover import complete
 from edgeagent.execution.meeting import PrefillExecutor
 from edgeagent.execution.peers import Peers
-from edgeagent.model.pool import Resident
+from edgeagent.model.resident import Resident
 
 LOCAL_TRIES = 3
 """Engine workers that may die under one answer before it fails."""
@@ -65,6 +65,8 @@ class Run:
                     if self._stream.is_stopped:
                         reason = "stop"
                         break
+        if reason == "length" and self._tally.limit_note:
+            self._tally.notes.append(self._tally.limit_note)
         if text := await self._rest(reason):
             yield text
         usage = Usage(len(self._generation.prompt), self._tally.num_tokens)
@@ -117,6 +119,12 @@ class Run:
         """Another model's answer broke off: this machine's model goes on from its text, marked in the report."""
         tally, resident = self._tally, self._resident
         made = tally.num_tokens
+        rest = await self._fitting(await self._continued(max(1, tally.max_tokens - made)))
+        if rest is None and not made:
+            raise error
+        if rest is None:
+            tally.notes.append(f"the answer ends where the peer was lost ({error}): no more fits the context here")
+            return
         here = f"{resident.card.id} {resident.variant.name}"
         yield Handover(
             at_token=made,
@@ -125,10 +133,19 @@ class Run:
             reason=f"{error}; another model goes on",
         )
         tally.model, tally.variant = resident.card.id, resident.variant.name
-        rest = await self._continued(max(1, tally.max_tokens - made))
         async with contextlib.aclosing(complete(rest, self._local())) as steps:
             async for step in steps:
                 yield step
+
+    async def _fitting(self, rest: Generation) -> Generation | None:
+        """As much of it as this machine's context holds, which may be smaller than the peer's; None: nothing."""
+        context = (await self._resident.local.facts()).context_tokens
+        left = context - len(rest.prompt)
+        if left <= len(rest.output):
+            return None
+        if rest.max_tokens > left:
+            self._tally.limit_note = f"the answer ends where the context of {context} tokens is full"
+        return replace(rest, max_tokens=min(rest.max_tokens, left))
 
     async def _continued(self, num_left: int) -> Generation:
         """This machine's Generation behind the text that is there. A grammar has to take that text first."""

@@ -12,7 +12,7 @@ from edgeagent.core.link import LinkEstimate
 from edgeagent.core.plan import PlanQuery
 from edgeagent.execution.local import LoadedFacts
 from edgeagent.execution.peers import Peers, PeerView
-from edgeagent.model.pool import Resident
+from edgeagent.model.resident import Resident
 from edgeagent.resource.cost import LinkSpeeds, Speeds
 from edgeagent.resource.planner import LocalOption, Objective, PeerOption, Rules, Situation
 from edgeagent.wire.messages import OfferedModel

@@ -21,6 +21,8 @@ class Tally:
     target: PeerModel | None
     model: str
     variant: str
+    limit_note: str | None = None
+    """What to tell when the answer reaches its limit."""
     notes: list[str] = field(default_factory=list)
     """What the caller should know of how this answer was made, besides what its executors note."""
     traffic: Traffic = field(default_factory=Traffic)
@@ -57,6 +59,8 @@ class Tally:
             kv_tokens=traffic.kv_tokens,
             peer_tokens=min(traffic.peer_tokens, self.num_tokens),
             reused_tokens=traffic.reused_tokens,
+            drafted_tokens=traffic.drafted_tokens,
+            accepted_tokens=traffic.accepted_tokens,
             notes=(*self.notes, *traffic.notes),
             decision=self.decision,
         )

@@ -1,6 +1,7 @@
 """What a surface may ask of the house: the seam between HTTP (or MQTT) and the assistant behind it."""
 
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Protocol
 
 from edgeagent.core.cards import ModelCard
@@ -9,6 +10,14 @@ from edgeagent.core.events import Event
 from edgeagent.core.hardware import Profile
 from edgeagent.core.memory import MemoryHit
 from edgeagent.core.plan import Decision, PlanQuery
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Turns at all engines: an answer is one, and so is each decision of an agent on the way to it."""
+
+    running: int
+    waiting: int
 
 
 class Backend(Protocol):
@@ -37,4 +46,8 @@ class Backend(Protocol):
 
     def is_ready(self) -> tuple[bool, str]:
         """Whether a question would be answered now, and why or why not."""
+        ...
+
+    def load(self) -> Load:
+        """How much the engines have to do now."""
         ...

@@ -7,9 +7,10 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgeagent.core.errors import EdgeAgentError, PeerError, PeerLostError, RequestError, WireError
+from edgeagent.core.errors import BusyError, EdgeAgentError, PeerError, PeerLostError, RequestError, WireError
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.execution import canonical
+from edgeagent.execution.admission import Claim
 from edgeagent.execution.executors import token_of
 from edgeagent.execution.local import Exported, LocalModel
 from edgeagent.execution.session import BlockArrived, Session
@@ -105,10 +106,13 @@ class PeerService:
             return
         if frame.kind is not Kind.MESSAGE or not isinstance(message := decode_message(frame.payload), Open):
             return  # a late word of a session that is over
+        session = Session(frame.session, self._sender(device))
         if len(self._sessions) >= MAX_SESSIONS:
             log.warning("refused a session: %d are open", len(self._sessions))
+            busy = BusyError(f"{len(self._sessions)} sessions are open on this peer; try again later")
+            with contextlib.suppress(PeerLostError):
+                session.send(Failed(code=busy.code, message=str(busy)))
             return
-        session = Session(frame.session, self._sender(device))
         session.expect({0: message.prompt_bytes})
         self._sessions[key] = session
         group.create_task(self._serve(key, session, message), name=f"peer-session-{device}")
@@ -122,7 +126,7 @@ class PeerService:
         log.info("session opened device=%s job=%s", key[0], job.job)
         try:
             async with session.kept_alive():
-                await _Job(session, job, self._offers).run()
+                await _Job(session, job, self._offers, Claim(key[0])).run()
         except (PeerLostError, _StoppedError) as error:
             log.info("session ended device=%s job=%s reason=%s", key[0], job.job, error)
         except EdgeAgentError as error:
@@ -140,7 +144,8 @@ class _StoppedError(PeerError):
 class _Job:
     """One job: the work on one side, the device's messages on the other; the first to end ends both."""
 
-    def __init__(self, session: Session, job: Open, offers: dict[str, Offer]) -> None:
+    def __init__(self, session: Session, job: Open, offers: dict[str, Offer], claim: Claim) -> None:
+        self._claim = claim
         self._session = session
         self._job = job
         self._offers = offers
@@ -175,13 +180,18 @@ class _Job:
             await self._probe()
             return
         offer = self._find()
+        # A place in the queue comes first, so that a device need not send what would be refused.
+        with offer.engine.admission.place(self._claim) as claim:
+            await self._answer(offer, claim)
+
+    async def _answer(self, offer: Offer, claim: Claim) -> None:
         # The prompt comes before the engine is taken: a device that never sends it must not hold the engine.
         try:
             async with asyncio.timeout(PROMPT_S):
                 await self._prompt_here.wait()
         except TimeoutError:
             raise WireError(f"the prompt did not come within {PROMPT_S:g} s") from None
-        async with offer.engine.lease():
+        async with offer.engine.lease(claim):
             facts = await offer.engine.facts()
             if self._job.exact_key and self._job.exact_key != facts.exact_key:
                 raise RequestError("this peer's build or settings differ, its cache would not be the same bits")

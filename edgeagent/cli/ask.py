@@ -56,7 +56,9 @@ def ask(
         model=model,
         sampling=Sampling(seed=seed, temperature=temperature),
         max_tokens=max_tokens,
-        edgeagent=Extension.model_validate({"plan": plan, "reduce": reduce, "memory": not no_memory, "agent": True}),
+        edgeagent=Extension.model_validate(
+            {"plan": plan, "reduce": reduce, "memory": not no_memory, "agent": True, "priority": "interactive"}
+        ),
     )
     outcome = run(_ask(settings, request, is_quiet=as_json))
     if as_json:

@@ -54,7 +54,7 @@ class Chat:
     async def _turn(self, text: str) -> None:
         request = ChatRequest(
             messages=(*self._messages, Message(role="user", content=text)),
-            edgeagent=Extension.model_validate({"plan": self._plan, "agent": True}),
+            edgeagent=Extension.model_validate({"plan": self._plan, "agent": True, "priority": "interactive"}),
         )
         outcome = Outcome()
         try:
@@ -68,6 +68,8 @@ class Chat:
         self._messages += [*request.messages[-1:], Message(role="assistant", content=outcome.text)]
         self._report = summary(outcome.edgeagent)
         click.secho(self._report[0] + " · /why for more", err=True, dim=True)
+        for line in (line for line in self._report if line.startswith("dropped")):
+            click.secho(line, err=True, dim=True)
 
 
 def _read_line() -> str | None:

@@ -10,9 +10,11 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from edgeagent.core.cards import KvType, ModelCard, RequantizedSource
-from edgeagent.core.config import HttpConfig, MqttConfig
+from edgeagent.core.config import EngineConfig, HttpConfig, MqttConfig
 from edgeagent.core.errors import EdgeAgentError
 from edgeagent.core.hardware import Capability, EngineFacts, Profile
+from edgeagent.core.invariance import Invariance
+from edgeagent.execution.confine import WorkerLimits, missing_here
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.boards import Board
 from edgeagent.resource.calibration import is_disturbed
@@ -157,6 +159,23 @@ def check_rates(profile: Profile) -> Check:
     return Check("rates", "ok", f"measured for {', '.join(profile.rates)}")
 
 
+def check_batches(profile: Profile) -> Check:
+    """May answers share batches without changing each other's words?"""
+    if not profile.invariance:
+        return Check("batches", "ok", "not probed yet: the first answer with a model does it")
+    told = [f"{_batches(found)} ({key.partition(' ')[0]})" for key, found in profile.invariance.items()]
+    return Check("batches", "ok", f"answers share batches: {', '.join(dict.fromkeys(told))}")
+
+
+def _batches(found: Invariance) -> str:
+    if found.decode_batch > 1:
+        return f"yes, up to {found.decode_batch}"
+    differences = [d for check, d in found.max_abs_logit.items() if check.startswith("decode ")]
+    if not differences:
+        return "no, because they were not tried together" + ("" if found.complete else " in the time there was")
+    return f"no, because a batch changes their logits by up to {max(differences):.2g}"
+
+
 def check_memory(profile: Profile, card: ModelCard, context_tokens: int, kv_type: KvType) -> Check:
     """Do the model's weights and a full cache fit what is available?"""
     available = profile.memory.available_bytes
@@ -168,6 +187,16 @@ def check_memory(profile: Profile, card: ModelCard, context_tokens: int, kv_type
     if available < needed:
         return Check("memory", "fail", told, "free memory, choose a smaller model or a shorter models.context_tokens")
     return Check("memory", "ok", told)
+
+
+def check_workers(config: EngineConfig) -> Check:
+    """Can workers put themselves under their limits here?"""
+    usual = WorkerLimits(address_bytes=2**40, data_bytes=2**40, cpu_s=3600, nice=config.nice)
+    missing = missing_here(usual)
+    if missing:
+        todo = "allow it in the container or service that edgeagent runs in; it works without, less safely"
+        return Check("workers", "warn", f"limits that cannot be set: {', '.join(missing)}", todo)
+    return Check("workers", "ok", f"bounded in memory and CPU time, nice {config.nice}, ended before the daemon")
 
 
 def check_disk(profile: Profile, store: ModelStore, card: ModelCard) -> Check:

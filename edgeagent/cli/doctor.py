@@ -7,6 +7,7 @@ import click
 
 from edgeagent.cli.checks import (
     Check,
+    check_batches,
     check_broker,
     check_capabilities,
     check_database,
@@ -19,6 +20,7 @@ from edgeagent.cli.checks import (
     check_python,
     check_rates,
     check_system,
+    check_workers,
     failure,
 )
 from edgeagent.cli.governed import check_governor
@@ -86,6 +88,8 @@ def _machine(settings: Settings, store: ModelStore, card: ModelCard) -> list[Che
         check_engine(profile.engine("llama")),
         *check_capabilities(profile),
         check_rates(profile),
+        check_batches(profile),
+        check_workers(config.engine),
         check_memory(profile, card, config.models.context_tokens, config.engine.kv_type),
         check_disk(profile, store, card),
         check_heat(profile, board),

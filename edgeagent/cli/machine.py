@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from edgeagent.core.hardware import Accelerator, Cpu, CpuCluster, EngineFacts, Kernels, MemoryFacts, Profile, Rates
+from edgeagent.core.invariance import Invariance
 from edgeagent.resource.probes.features import vector_extensions
 
 GIB, MIB, KIB = 2**30, 2**20, 2**10
@@ -24,6 +25,7 @@ def describe(profile: Profile) -> list[Line]:
         *(line for engine in profile.engines for line in _engine(engine)),
         *_kernels(profile.kernels),
         *(("rates", f"{key}: {_rates(rates)}") for key, rates in profile.rates.items()),
+        *(("invariance", f"{key}: {tell_invariance(found)}") for key, found in profile.invariance.items()),
         *(("not known", f"{fact}: {why}") for fact, why in profile.gaps.items()),
         ("fingerprint", profile.fingerprint[:16]),
     ]
@@ -122,6 +124,22 @@ def _rates(rates: Rates) -> str:
     share += f", {rates.compute_fraction:.0%} of the arithmetic peak" if rates.compute_fraction else ""
     speeds = f"prefill {rates.prefill_tok_s:.0f} tok/s, decode {rates.decode_tok_s:.1f} tok/s"
     return f"{speeds} with {rates.threads} threads and a {rates.kv_type} cache{share}"
+
+
+def tell_invariance(found: Invariance) -> str:
+    """What changes no bit of answers, and what does."""
+    batch = f"up to {found.decode_batch} answers share a batch" if found.decode_batch > 1 else "answers decode alone"
+    drafts = f"drafts of up to {found.draft_batch} tokens" if found.draft_batch > 1 else "no drafts"
+    others = {
+        "prompts in any pieces": found.free_prefill,
+        "prompts beside answers": found.mixed,
+        "rewinding": found.rewind,
+        "saving and restoring": found.restore,
+        "any number of threads": found.threads,
+    }
+    told = ", ".join([batch, drafts, *(what for what, holds in others.items() if holds)])
+    lacking = ", ".join(what for what, holds in others.items() if not holds)
+    return told + (f"; not {lacking}" if lacking else "") + ("" if found.complete else "; not all was tried")
 
 
 def _gib(size: int) -> str:

@@ -181,6 +181,8 @@ class ModelCard(CardPart):
     dimensions: int | None = None
     """Length of an embedding; only for kind `embedding`."""
     notes: str = ""
+    draft: str | None = None
+    """Id of a smaller model of the same vocabulary that may draft for this one where both files are here."""
     variants: tuple[Variant, ...] = Field(min_length=1)
 
     def variant(self, name: str) -> Variant | None:

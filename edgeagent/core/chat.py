@@ -61,12 +61,19 @@ class Extension(Frozen):
 
     plan: PlanKind | Literal["auto"] = "auto"
     reduce: ReductionLevel | Literal["auto"] = "auto"
+    layout: Literal["stable", "as_given"] | None = None
+    """Whether changing lines of the instructions are read last; None: as `policy.layout` says."""
     memory: bool = True
     agent: bool = False
     """Whether the assistant may use its own tools (clock, calculator, memory) for this request."""
     user: str | None = None
     policy: Literal["latency", "energy", "quality"] | None = None
     deadline_s: float | None = Field(default=None, gt=0)
+    """From when the request came: it is not begun, and no plan is chosen, that would end later."""
+    priority: Literal["interactive", "normal", "background"] = "normal"
+    """Before whom it waits for the engine."""
+    cascade: bool = True
+    """Whether a smaller model may answer first, where `models.cascade` names one."""
 
 
 class ChatRequest(Frozen):

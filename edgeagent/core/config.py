@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from edgeagent.core.cards import KvType
 from edgeagent.core.errors import ConfigError
@@ -48,6 +48,15 @@ class PeerConfig(Section):
     """Card ids this peer offers; empty: the default model."""
 
 
+CascadeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}(/[A-Za-z0-9_.-]{1,32})?$")]
+
+
+def _none_or_two(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(names) not in (0, 2) or len(set(names)) != len(names):
+        raise ValueError("it names two models, the small one first, or none")
+    return names
+
+
 class ModelsConfig(Section):
     default: str = "smollm2-135m-instruct"
     dir: str = ""
@@ -69,6 +78,8 @@ class ModelsConfig(Section):
     """Opens repositories with a licence gate; `HF_TOKEN` when neither file nor variable set it."""
     quota_bytes: Annotated[int, Field(ge=0)] = 0
     """0: as much as the disk has."""
+    cascade: Annotated[tuple[CascadeName, ...], AfterValidator(_none_or_two)] = ()
+    """A small and a larger model, `ID` or `ID/VARIANT`; the larger is asked where the small answer does not stand."""
 
 
 class EngineConfig(Section):
@@ -79,8 +90,29 @@ class EngineConfig(Section):
     """Canonical prefill chunk; both ends of a handover must agree on it."""
     queue: Annotated[int, Field(ge=1, le=1024)] = 16
     """Requests that may wait for the engine before more are refused."""
+    queue_per_user: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Of these, how many may be one user's; 0: three quarters, so that nobody keeps all others out."""
     idle_unload_s: Annotated[float, Field(ge=0)] = 300.0
     """A model unused for so long is unloaded; 0: never."""
+    nice: Annotated[int, Field(ge=0, le=19)] = 2
+    """How far model workers stand back for other programs: at 2, 655 parts of CPU time for each 1024 of another's."""
+    sequences: Annotated[int, Field(ge=1, le=64)] = 4
+    """Answers of one model at once, where memory allows."""
+    kept_memory_bytes: Annotated[int, Field(ge=0)] = 128 * 2**20
+    """Cache rows of conversations kept in memory outside of the workers; 0: none, and none on disk either."""
+    kept_disk_bytes: Annotated[int, Field(ge=0)] = 2**30
+    """Cache rows kept on disk, which outlive the daemon; 0: none."""
+    room_wait_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """How long a request waits until models in use leave room for its own."""
+    speculation: Literal["auto", "off"] = "auto"
+    """Guess tokens ahead where that pays and changes no bit of an answer."""
+    drain_s: Annotated[float, Field(ge=0, le=600)] = 10.0
+    """How long answers under way have to end when the daemon stops."""
+
+    @property
+    def user_queue(self) -> int:
+        """`queue_per_user` in force."""
+        return self.queue_per_user or -(-self.queue * 3 // 4)
 
 
 class PolicyConfig(Section):
@@ -90,6 +122,8 @@ class PolicyConfig(Section):
     quality_floor: float | None = Field(default=None, gt=1)
     """Highest perplexity a chosen variant may have; None: no floor."""
     objective: Literal["latency", "energy", "quality"] = "latency"
+    layout: Literal["stable", "as_given"] = "stable"
+    """`stable`: lines of the instructions that change between requests are read last, so that the cache lasts."""
 
 
 class MemoryConfig(Section):

@@ -69,11 +69,32 @@ class OutOfMemoryError(EdgeAgentError):
 
 
 class BusyError(EdgeAgentError):
-    """Every place in the queue is taken."""
+    """Every place in the queue is taken. `retry_after_s`: when one is likely to be free; None: not known."""
 
     code = "overloaded"
     status = 503
     retryable = True
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TooManyRequestsError(BusyError):
+    """One user's share of the queue is taken; others may still have places."""
+
+    code = "rate_limit_exceeded"
+    status = 429
+
+
+class DeadlineError(EdgeAgentError):
+    """The time a request gave itself ended while it waited: 504, as gRPC's DEADLINE_EXCEEDED is mapped to HTTP.
+
+    The same request sent again would have missed its deadline already, so no client should retry by itself.
+    """
+
+    code = "deadline_exceeded"
+    status = 504
 
 
 class EngineError(EdgeAgentError):

@@ -1,10 +1,11 @@
 """What a machine is and can do, as measured: the document `edgeagent profile --json` prints."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgeagent.core.cards import KvType
+from edgeagent.core.invariance import Invariance
 
 
 class Fact(BaseModel):
@@ -195,7 +196,10 @@ class Kernels(Fact):
 
 
 class Profile(Fact):
-    """A machine's measured description. `rates` is keyed `<model id>/<variant>`."""
+    """A machine's measured description.
+
+    `rates` is keyed `<model id>/<variant>`, `invariance` by `core.invariance.EvaluationSettings.key` of that.
+    """
 
     fingerprint: str
     board: str
@@ -209,9 +213,14 @@ class Profile(Fact):
     storage: Storage
     engines: tuple[EngineFacts, ...] = ()
     rates: dict[str, Rates] = Field(default_factory=dict)
+    invariance: dict[str, Invariance] = Field(default_factory=dict)
     kernels: Kernels | None = None
     gaps: dict[str, str] = Field(default_factory=dict)
     """Facts that could not be read or measured, and why: `absent…`, `denied`, `malformed…`, `unreadable…`."""
 
     def engine(self, name: str) -> EngineFacts | None:
         return next((e for e in self.engines if e.name == name), None)
+
+    def with_gap(self, fact: str, why: str) -> Self:
+        """This profile, saying why a fact is not in it."""
+        return self.model_copy(update={"gaps": {**self.gaps, fact: why}})

@@ -13,7 +13,7 @@ class PlanKind(StrEnum):
 
 
 class ReductionLevel(StrEnum):
-    """`L0` leaves the prompt as it is; `L2` selects sentences by relevance to the question under a budget."""
+    """`L0` keeps every line, those that change last; `L2` selects sentences by relevance to the question."""
 
     L0 = "L0"
     L2 = "L2"
@@ -29,11 +29,21 @@ class Dropped(Value):
     reason: str
 
 
+class Moved(Value):
+    """Lines of the instructions that change between requests, now read with the newest question."""
+
+    lines: int
+    tokens: int
+    """Of the moved lines with what introduces them."""
+
+
 class ReductionReport(Value):
     level: ReductionLevel = ReductionLevel.L0
     tokens_in: int = 0
     tokens_kept: int = 0
     dropped: tuple[Dropped, ...] = ()
+    layout: Moved | None = None
+    """None: every line is where it came."""
 
 
 class Recalled(Value):
@@ -44,6 +54,8 @@ class Recalled(Value):
 class MemoryReport(Value):
     recalled: tuple[Recalled, ...] = ()
     written: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
+    """Recalled for earlier questions of the conversation, and still in front of these."""
 
 
 class Handover(Value):
@@ -112,6 +124,24 @@ class PlanQuery(Value):
     policy: Literal["latency", "energy", "quality"] | None = None
 
 
+class CascadeReport(Value):
+    """What became of the smaller model's answer. Times are of this request, whole and in wall time."""
+
+    small: str
+    larger: str
+    confidence: float | None = None
+    """Probability that the small answer is right; None: there was none to judge."""
+    threshold: float
+    """What the confidence had to reach; of an early decision the bound that it passed."""
+    stood: bool
+    early_at: int | None = None
+    """Tokens after which it was decided, when that was before the end."""
+    small_tokens: int = 0
+    small_s: float = 0.0
+    """Until it was decided; as long was nothing shown."""
+    larger_s: float | None = None
+
+
 class AnswerReport(Value):
     """The `edgeagent` object of every answer: what was done, and why."""
 
@@ -136,7 +166,13 @@ class AnswerReport(Value):
     """Answer tokens that the peer drew."""
     reused_tokens: int = 0
     """Prompt tokens whose cache was here already."""
+    drafted_tokens: int = 0
+    """Tokens guessed ahead on this machine (speculative decoding)."""
+    accepted_tokens: int = 0
+    """Of these, those that were right."""
     notes: tuple[str, ...] = ()
     """Failures on the way that did not stop the answer."""
+    cascade: CascadeReport | None = None
+    """Only where `models.cascade` was used."""
     decision: Decision | None = None
     """The whole table the planner chose from."""

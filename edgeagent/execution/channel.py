@@ -1,22 +1,41 @@
-"""The framed pipe between daemon and worker: one JSON packet a message, bulk bytes in shared memory.
+"""The framed pipe between daemon and worker: one packet a message, its JSON and what bulk bytes fit behind it.
 
-A packet on a `SOCK_SEQPACKET` socket keeps its borders and can carry a file descriptor, so tensors travel as
-an anonymous memory file (`memfd`) beside the packet instead of through it.
+A packet on a `SOCK_SEQPACKET` socket keeps its borders and can carry file descriptors, so tensors travel as
+an anonymous memory file (`memfd`) beside the packet instead of through it. Bulk is read by whoever receives it; files
+are handed over unread, under the message's key `files`.
+
+A packet is the length of its JSON (u32, little endian), the JSON, and the bulk, unless that is in a file.
 """
 
 import json
 import os
 import socket
+import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Message = dict[str, Any]
 """JSON between two halves of this program; each end validates what it uses."""
-Buffers = Sequence[bytes | memoryview]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Descriptors that go beside a message unread."""
+
+    descriptors: Sequence[int]
+
+
+Buffers = Sequence[bytes | memoryview] | Files
+
 
 MAX_PACKET_BYTES = 64 * 1024  # below the default socket buffer, so a packet is never refused for its size
 MAX_BULK_BYTES = 8 * 2**30  # checked before allocation: a broken worker must not exhaust the daemon
+MAX_DESCRIPTORS = 250  # a packet takes at most 253 (SCM_MAX_FD, unix(7))
+_HEAD = struct.Struct("<I")
 _SPILLED = "~json_bytes"
+_NUM_FILES = "~files"
+FILES = "files"
 
 
 class ChannelClosedError(Exception):
@@ -24,39 +43,63 @@ class ChannelClosedError(Exception):
 
 
 def pack(message: Message, bulk: Buffers) -> tuple[bytes, list[int]]:
-    """The packet, and the descriptors to send beside it (the caller closes them)."""
-    packet = json.dumps(message, separators=(",", ":")).encode()
-    if len(packet) > MAX_PACKET_BYTES:
-        bulk = [packet, *bulk]
-        packet = json.dumps({_SPILLED: len(packet)}).encode()
-    if not bulk:
-        return packet, []
+    """The packet, and the descriptors to send beside it (the caller closes them; files are duplicated)."""
+    files: list[int] = []
+    if isinstance(bulk, Files):
+        files = [os.dup(descriptor) for descriptor in bulk.descriptors]
+        bulk = ()
+        message = {**message, _NUM_FILES: len(files)}
+    text = json.dumps(message, separators=(",", ":")).encode()
+    if _HEAD.size + len(text) + sum(len(part) for part in bulk) <= MAX_PACKET_BYTES:
+        return b"".join([_HEAD.pack(len(text)), text, *bulk]), files
+    if len(text) > MAX_PACKET_BYTES - _HEAD.size:
+        bulk = [text, *bulk]
+        text = json.dumps({_SPILLED: len(text)}).encode()
     descriptor = os.memfd_create("edgeagent-bulk")
     with os.fdopen(os.dup(descriptor), "wb") as file:
         for part in bulk:
             file.write(part)
-    return packet, [descriptor]
+    return _HEAD.pack(len(text)) + text, [descriptor, *files]
 
 
 def unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
-    """The message and its bulk bytes (empty without). Closes the descriptors.
+    """The message and its bulk bytes (empty without). Closes the bulk's descriptor; files are the receiver's to close.
 
-    Raises ChannelClosedError or ValueError for a packet that `pack` did not make.
+    Raises ChannelClosedError or ValueError for a packet that `pack` did not make; all descriptors are closed then.
     """
-    bulk = b""
     try:
-        message = _object(packet)
-        if descriptors:
-            size = os.fstat(descriptors[0]).st_size
-            if size > MAX_BULK_BYTES:
-                raise ChannelClosedError(f"a bulk of {size} bytes is over the limit")
-            bulk = _read_all(descriptors[0], size)
-    finally:
+        return _unpack(packet, descriptors)
+    except BaseException:
         for descriptor in descriptors:
             os.close(descriptor)
+        raise
+
+
+def _unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
+    if len(packet) < _HEAD.size:
+        raise ChannelClosedError(f"a packet of {len(packet)} bytes is none")
+    end = _HEAD.size + _HEAD.unpack_from(packet)[0]
+    message, bulk = _object(packet[_HEAD.size : end]), packet[end:]
+    if _SPILLED in message or (descriptors and _NUM_FILES not in message):
+        bulk = _take_bulk(descriptors)
     if (spilled := message.get(_SPILLED)) is not None:
         message, bulk = _object(bulk[:spilled]), bulk[spilled:]
+    if (count := message.pop(_NUM_FILES, 0)) != len(descriptors):
+        raise ChannelClosedError(f"a packet came with {len(descriptors)} files instead of {count}")
+    if descriptors:
+        message[FILES] = list(descriptors)
     return message, bulk
+
+
+def _take_bulk(descriptors: list[int]) -> bytes:
+    if not descriptors:
+        raise ChannelClosedError("a packet came without its bulk")
+    size = os.fstat(descriptors[0]).st_size
+    if size > MAX_BULK_BYTES:
+        raise ChannelClosedError(f"a bulk of {size} bytes is over the limit")
+    bulk = _read_all(descriptors[0], size)
+    os.close(descriptors.pop(0))
+    return bulk
 
 
 def _object(packet: bytes) -> Message:
@@ -97,7 +140,7 @@ class Channel:
         """The next message; None when there is none and `block` is false."""
         self._socket.setblocking(block)
         try:
-            packet, descriptors, _, _ = socket.recv_fds(self._socket, MAX_PACKET_BYTES + 1, 1)
+            packet, descriptors, _, _ = socket.recv_fds(self._socket, MAX_PACKET_BYTES + 1, MAX_DESCRIPTORS)
         except BlockingIOError:
             return None
         except ConnectionResetError:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from edgeagent.core.errors import PeerError
 from edgeagent.core.generation import Alternative, Generation, TokenStep
-from edgeagent.execution.local import Evaluated, LocalModel
+from edgeagent.execution.local import Drafted, Evaluated, LocalModel, Reloaded
 from edgeagent.execution.peers import Peers, until_accepted
 from edgeagent.execution.session import Session
 from edgeagent.wire.messages import Done, Failed, Open, Stop, Token, Turn, encode_tokens, encode_turns
@@ -27,6 +27,10 @@ class Traffic:
     """Answer tokens that a peer drew."""
     reused_tokens: int = 0
     """Prompt tokens whose cache was here already."""
+    drafted_tokens: int = 0
+    """Answer tokens guessed ahead here."""
+    accepted_tokens: int = 0
+    """Of these, those that stood."""
     notes: list[str] = field(default_factory=list)
     """Failures that did not stop the answer."""
 
@@ -56,8 +60,13 @@ class LocalExecutor:
             async for event in events:
                 if isinstance(event, TokenStep):
                     yield event
+                elif isinstance(event, Drafted):
+                    self._traffic.drafted_tokens += event.tokens
+                    self._traffic.accepted_tokens += event.accepted
                 elif isinstance(event, Evaluated) and event.reused is not None:
                     self._traffic.reused_tokens = event.reused
+                elif isinstance(event, Reloaded):
+                    self._traffic.notes.append(f"the engine was lost and loaded again: {event.change}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,54 +2,38 @@
 
 import asyncio
 import contextlib
-import hashlib
 import logging
-import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 
-from edgeagent.core.errors import BusyError, EngineError
+from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Alternative, Generation, TokenStep
+from edgeagent.core.invariance import Invariance
+from edgeagent.execution.admission import ANYONE, Admission, Claim
+from edgeagent.execution.calls import Received
 from edgeagent.execution.channel import Message
+from edgeagent.execution.confine import WorkerLimits
+from edgeagent.execution.keeping import Cells, Keeping
+from edgeagent.execution.kvstore.store import KvStore
+from edgeagent.execution.loading import LoadedFacts, LoadSettings, facts_of
+from edgeagent.execution.recovering import Recovering
 from edgeagent.execution.supervisor import Worker
+
+__all__ = [
+    "Drafted",
+    "EngineEvent",
+    "Evaluated",
+    "Exported",
+    "LoadSettings",
+    "LoadedFacts",
+    "LocalModel",
+    "Reloaded",
+]
 
 log = logging.getLogger(__name__)
 
 LOAD_STALL_S = 300.0  # a large file on an SD card takes minutes
-CRASH_SIGNALS = {signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGBUS, signal.SIGFPE}
-
-
-LoadMode = Literal["map", "read"]
-
-
-@dataclass(frozen=True, slots=True)
-class LoadSettings:
-    """How a variant is loaded. `chunk_tokens` is the canonical prefill chunk; `read` keeps no mapping of the file."""
-
-    path: str
-    variant_sha256: str
-    context_tokens: int
-    kv_type: str
-    flash_attention: bool
-    threads: int
-    extra_buffers: bool
-    chunk_tokens: int
-    load_mode: LoadMode = "map"
-    gpu_layers: int = 0
-    experts_on_cpu: bool = False
-    """Of the layers on a GPU, the experts' tensors stay in the machine's own memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedFacts:
-    """What the engine says of a loaded variant. `kv_bytes_per_token` is 0 when its cache cannot be exchanged."""
-
-    context_tokens: int
-    kv_bytes_per_token: int
-    has_template: bool
-    exact_key: str
-    """Two engines with one key compute the same bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +52,55 @@ class Exported:
     data: bytes
 
 
-EngineEvent = Evaluated | Exported | TokenStep
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """The worker was lost, and the next one is loaded with other settings: what `change`d, for the answer's notes."""
+
+    change: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """A draft of so many tokens was checked, and so many of them stand."""
+
+    tokens: int
+    accepted: int
+
+
+EngineEvent = Evaluated | Exported | Reloaded | Drafted | TokenStep
 
 
 class LocalModel:
     """Loads on first use, once more after a crash, and unloads when told.
 
-    The worker holds one sequence: `lease` gives one request at a time the whole of it.
+    The worker holds as many sequences as `settings` say: so many requests can have a `lease` together. With a `store`,
+    what was evaluated outlives the worker. `step_s` is how long one step is predicted to take: silence far beyond that
+    (and beyond the longest step seen) counts as a hang.
     """
 
-    def __init__(self, settings: LoadSettings, *, queue: int = 16, memory_limit_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        settings: LoadSettings,
+        *,
+        queue: int = 16,
+        per_user: int | None = None,
+        limits: WorkerLimits = WorkerLimits(),  # noqa: B008  (frozen)
+        step_s: float = 0.0,
+        store: KvStore | None = None,
+    ) -> None:
         self.settings = settings
-        self.num_waiting = 0
-        self._queue = queue
-        self._memory_limit_bytes = memory_limit_bytes
+        self.admission = Admission(slots=settings.sequences, queue=queue, per_user=per_user)
+        self.limits = limits
+        self._step_s = step_s
+        self._recovering = Recovering()
+        self._store = store
+        self._keeping: Keeping | None = None
         self._worker: Worker | None = None
         self._facts: LoadedFacts | None = None
-        self._lease = asyncio.Lock()
         self._loading = asyncio.Lock()
         self._pace: tuple[int, float] | None = None
+        self.before_load: Callable[[], Awaitable[None]] | None = None
+        """Awaited before each worker is started; what it raises, the request gets."""
         self.on_load: Callable[[int], None] = lambda pid: None
         self.template_note: str | None = None
         """What was wrong with the model's own template when the newest prompt was made; None: nothing."""
@@ -99,17 +113,18 @@ class LocalModel:
     def pid(self) -> int | None:
         return self._worker.pid if self._worker else None
 
-    @contextlib.asynccontextmanager
-    async def lease(self) -> AsyncIterator[None]:
-        """The engine for one request. Raises BusyError when too many wait already."""
-        if self.num_waiting >= self._queue:
-            raise BusyError(f"{self.num_waiting} requests wait for the model already; try again later")
-        self.num_waiting += 1
-        try:
-            async with self._lease:
-                yield
-        finally:
-            self.num_waiting -= 1
+    @property
+    def num_waiting(self) -> int:
+        """Requests that hold the engine or wait for it."""
+        return self.admission.num_requests
+
+    def lease(self, claim: Claim = ANYONE) -> AbstractAsyncContextManager[None]:
+        """One of the engine's sequences for one request. Raises BusyError, TooManyRequestsError, DeadlineError."""
+        return self.admission.turn(claim)
+
+    def set_invariance(self, invariance: Invariance) -> None:
+        """What the probe found, for the next load."""
+        self.settings = replace(self.settings, invariance=invariance)
 
     async def facts(self) -> LoadedFacts:
         """Loads the variant if need be. Raises ModelFileError, OutOfMemoryError, EngineLostError."""
@@ -133,26 +148,48 @@ class LocalModel:
     async def generate(self, generation: Generation, *, export_kv: bool = False) -> AsyncGenerator[EngineEvent, None]:
         """Extend a Generation from its journal. Raises EngineLostError when the worker dies on the way."""
         worker = await self._ready()
-        stream = worker.stream(
+        if change := self._recovering.began(generation.id):
+            yield Reloaded(change)
+        keeping, output = self._keeping, list(generation.output)
+        try:
+            kept = await keeping.restore(worker, generation.prompt, output) if keeping else None
+            async with contextlib.aclosing(self._stream(worker, generation, export_kv, kept)) as stream:
+                async for event, bulk in stream:
+                    if "token" in event:
+                        self._recovering.progressed()
+                        output.append(event["token"])
+                        if "drafted" in event:
+                            yield Drafted(event["drafted"], event["accepted"])
+                        yield _token_step(event, bulk)
+                    elif "cells" in event:
+                        yield Exported(event["cells"], bulk)
+                    elif "evaluated" in event:
+                        yield Evaluated(event["evaluated"], event.get("reused"))
+                    elif keeping:
+                        keeping.take(event, generation.prompt, output)
+        finally:
+            self._recovering.ended(generation.id, is_lost=not worker.is_alive)
+            if keeping:
+                keeping.note_finished(worker, generation.prompt, tuple(output))
+
+    def _stream(
+        self, worker: Worker, generation: Generation, export_kv: bool, keep_from: int | None
+    ) -> AsyncGenerator[Received, None]:
+        return worker.stream(
             "generate",
             prompt=generation.prompt,
             output=generation.output,
             sampling=generation.sampling.model_dump(),
             max_tokens=generation.max_tokens,
             export_kv=export_kv,
+            keep_from=keep_from,
         )
-        async with contextlib.aclosing(stream):
-            async for event, bulk in stream:
-                if "token" in event:
-                    yield _token_step(event, bulk)
-                elif "cells" in event:
-                    yield Exported(event["cells"], bulk)
-                elif "evaluated" in event:
-                    yield Evaluated(event["evaluated"], event.get("reused"))
 
     async def prefill(self, prompt: Sequence[int]) -> AsyncGenerator[Evaluated, None]:
         """Fill the cache chunk by chunk; leaving the iteration keeps what was evaluated."""
         worker = await self._ready()
+        if self._keeping:
+            await self._keeping.restore(worker, prompt, ())
         async with contextlib.aclosing(worker.stream("prefill", prompt=prompt)) as stream:
             async for event, _ in stream:
                 yield Evaluated(event["evaluated"], event.get("reused"))
@@ -171,8 +208,10 @@ class LocalModel:
     async def set_pace(self, threads: int, duty: float) -> None:
         """Threads and share of the time to compute, from the next token or chunk on; no bits change.
 
-        A worker that is not loaded starts with it.
+        A worker that is not loaded starts with it. Where the number of threads would change bits, it rests instead.
         """
+        if not self.settings.is_thread_invariant and threads < self.settings.threads:
+            threads, duty = self.settings.threads, duty * threads / self.settings.threads
         self._pace = (threads, duty)
         if self._worker is not None and self._facts is not None and self._worker.is_alive:
             with contextlib.suppress(EngineError):  # one that dies now is told again when it comes back
@@ -182,56 +221,52 @@ class LocalModel:
         if self._pace is not None:
             await worker.call("set_threads", threads=self._pace[0])
             await worker.call("set_duty", duty=self._pace[1])
+            worker.watch.duty = self._pace[1]
 
     async def close(self) -> None:
+        """End the worker, when what it evaluated is kept."""
         if self._worker is not None:
+            if self._keeping is not None and self._worker.is_alive:
+                await self._keeping.flush(self._worker)
             await self._worker.close()
             self._worker = None
 
     async def _ready(self) -> Worker:
         async with self._loading:
             if self._worker is None or not self._worker.is_alive:
-                self._after_loss()
-                worker = await Worker.spawn("llama", memory_limit_bytes=self._memory_limit_bytes)
-                self._worker = worker
-                reply, _ = await worker.call("load", stall_s=LOAD_STALL_S, **asdict(self.settings))
-                self._facts = _facts(self.settings, reply)
-                await self._tell_pace(worker)
-                self.on_load(worker.pid)
+                lost, self._worker = self._worker, None
+                if lost is not None:
+                    self._adopt(self._recovering.lost(lost, self.settings))
+                self._recovering.check()
+                self._worker = await self._load()
             return self._worker
 
-    def _after_loss(self) -> None:
-        """A worker that crashed by itself is loaded again without weight repacking, the riskiest setting.
-        One that was killed (by the kernel, by a person) comes back as it was, so that its bits stay the same."""
-        if self._worker is None:
-            return
-        status = self._worker.exit_status or 0
-        log.warning("engine worker lost pid=%d exit=%d", self._worker.pid, status)
-        if -status in CRASH_SIGNALS and self.settings.extra_buffers:
-            self.settings = replace(self.settings, extra_buffers=False)
-            log.warning("loading again with safer settings extra_buffers=false")
+    async def _load(self) -> Worker:
+        if self.before_load is not None:
+            await self.before_load()
+        worker = await Worker.spawn("llama", limits=self.limits)
+        self._worker = worker
+        worker.watch.step_s = self._step_s
+        reply, _ = await worker.call("load", (), stall_s=LOAD_STALL_S, **self.settings.parameters())
+        self._facts = facts_of(self.settings, reply)
+        if reply["draft_fault"]:
+            log.warning("no draft model: %s", reply["draft_fault"])
+        self._keeping = self._make_keeping(self._facts)
+        await self._tell_pace(worker)
+        self.on_load(worker.pid)
+        return worker
+
+    def _adopt(self, settings: LoadSettings) -> None:
+        self.settings = settings
+        self.admission.set_slots(settings.sequences)
+
+    def _make_keeping(self, facts: LoadedFacts) -> Keeping | None:
+        if self._store is None or not facts.kv_planes:
+            return None
+        is_free = self.settings.invariance.free_prefill
+        return Keeping(self._store, Cells(facts.exact_key, facts.kv_planes, self.settings.chunk_tokens, is_free))
 
 
 def _token_step(event: Message, piece: bytes) -> TokenStep:
     top = tuple(Alternative(token, bytes.fromhex(raw), logprob) for token, raw, logprob in event.get("top", ()))
     return TokenStep(event["position"], event["token"], piece, event["is_end"], event.get("logprob"), top)
-
-
-def _facts(settings: LoadSettings, reply: dict[str, object]) -> LoadedFacts:
-    identity = [
-        settings.variant_sha256,
-        settings.kv_type,
-        settings.flash_attention,
-        settings.extra_buffers,
-        settings.chunk_tokens,
-        reply["engine_version"],
-        reply["system"],
-    ]
-    if settings.gpu_layers:
-        identity += [settings.gpu_layers, settings.experts_on_cpu]
-    return LoadedFacts(
-        context_tokens=int(str(reply["context_tokens"])),
-        kv_bytes_per_token=int(str(reply["kv_bytes_per_token"])),
-        has_template=bool(reply["has_template"]),
-        exact_key=hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest(),
-    )

@@ -2,8 +2,8 @@
 
 import ctypes
 import importlib
+import mmap
 import os
-import resource
 import signal
 import socket
 import sys
@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from edgeagent.core.errors import EdgeAgentError, OutOfMemoryError
-from edgeagent.execution.channel import Buffers, Channel, ChannelClosedError, Message
+from edgeagent.execution import faults
+from edgeagent.execution.channel import FILES, Buffers, Channel, ChannelClosedError, Files, Message
+from edgeagent.execution.confine import WorkerLimits, confine
 
 ENGINES = {
     "llama": "edgeagent.execution.llama.engine",
@@ -19,7 +21,6 @@ ENGINES = {
     "litert": "edgeagent.execution.litert.engine",
 }
 PR_SET_PDEATHSIG = 1
-FAULTS_VARIABLE = "EDGEAGENT_FAULTS"
 
 
 class Request:
@@ -31,12 +32,33 @@ class Request:
         self.op: str = message["op"]
         self.params: Message = message.get("params", {})
         self.bulk = bulk
+        self._files: list[int] = message.get(FILES, [])
+
+    def read_files(self) -> list[mmap.mmap]:
+        """The files that came with the request, mapped; empty ones cannot be. Each call can be made once."""
+        try:
+            return [mmap.mmap(file, 0, access=mmap.ACCESS_READ) for file in self._files]
+        finally:
+            self.close_files()
+
+    def close_files(self) -> None:
+        """Those that nobody read."""
+        while self._files:
+            os.close(self._files.pop())
 
     def event(self, bulk: Buffers = (), **facts: object) -> None:
-        self._channel.send({"id": self.id, "event": facts}, bulk)
+        self._send({"id": self.id, "event": facts}, bulk)
 
     def reply(self, bulk: Buffers = (), **facts: object) -> None:
-        self._channel.send({"id": self.id, "reply": facts}, bulk)
+        self._send({"id": self.id, "reply": facts}, bulk)
+
+    def _send(self, message: Message, bulk: Buffers) -> None:
+        """Files are handed over: they are closed here."""
+        try:
+            self._channel.send(message, bulk)
+        finally:
+            for file in bulk.descriptors if isinstance(bulk, Files) else ():
+                os.close(file)
 
     def fail(self, error: EdgeAgentError) -> None:
         self._channel.send({"id": self.id, "error": {"type": type(error).__name__, "message": str(error)}})
@@ -64,8 +86,8 @@ def serve(channel: Channel, engine: Engine) -> None:
 
 
 def _dispatch(channel: Channel, engine: Engine, message: Message, bulk: bytes) -> None:
-    if message["op"] == "fault" and os.environ.get(FAULTS_VARIABLE) == "1":
-        os.kill(os.getpid(), message["params"]["signal"])  # tests only: die the way a real fault kills
+    if message["op"] == "fault" and faults.are_allowed(os.environ):
+        faults.commit(message["params"])
     if message["op"] == "cancel":
         engine.cancel(message["params"]["request"])
         return
@@ -76,6 +98,8 @@ def _dispatch(channel: Channel, engine: Engine, message: Message, bulk: bytes) -
         request.fail(error)
     except MemoryError:
         request.fail(OutOfMemoryError(f"the worker has no memory left for '{request.op}'; use a smaller model"))
+    finally:
+        request.close_files()
 
 
 def _die_with_parent() -> None:
@@ -83,13 +107,16 @@ def _die_with_parent() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """`worker ENGINE FD MEMORY_LIMIT_BYTES` (0: no limit)."""
-    name, descriptor, limit = arguments[0], int(arguments[1]), int(arguments[2])
+    """`worker ENGINE FD LIMITS` (what `WorkerLimits.encode` gives)."""
+    name, descriptor, limits = arguments[0], int(arguments[1]), WorkerLimits.decode(arguments[2])
     _die_with_parent()
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # or an abort of llama.cpp first runs a debugger on this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the daemon, which then closes the channel
-    if limit:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    missing = confine(limits)
+    os.dup(descriptor)  # so that the daemon sees the channel's end when this process has ended, with its status
     channel = Channel(socket.socket(fileno=descriptor))
+    if missing:
+        channel.send({"id": 0, "missing_limits": missing})
     create: Callable[[], Engine] = importlib.import_module(ENGINES[name]).create
     try:
         serve(channel, create())

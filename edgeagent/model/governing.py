@@ -12,13 +12,15 @@ from typing import Protocol
 from edgeagent.core.config import GovernorConfig
 from edgeagent.core.governor import EngineAdvice, Levers
 from edgeagent.model.limits import Limits
-from edgeagent.model.pool import Resident
+from edgeagent.model.resident import Resident
 from edgeagent.resource.governor import GovernorLimits, GovernorState, step
 from edgeagent.resource.sensors import Engine, Sensors
 
 log = logging.getLogger(__name__)
 
 MAX_REMEMBERED = 64
+PRESSED_IDLE_S = 15.0
+"""Under memory pressure, models that nobody used for so long end."""
 LEAST_DUTY_STEP = 0.05
 """Duty that has moved by less reaches no worker."""
 
@@ -37,6 +39,8 @@ class Pool(Protocol):
     def smaller(self, resident: Resident) -> int | None: ...
 
     async def rechoose(self) -> None: ...
+
+    async def release_idle(self, unused_s: float) -> None: ...
 
 
 class Governing:
@@ -91,6 +95,8 @@ class Governing:
         conditions = await asyncio.to_thread(self._sensors.read, self._engine())
         self._state, advice = step(self._state, conditions, self._levers(), self._limits)
         await self._apply(advice)
+        if _slow(advice) != _slow(EngineAdvice()):
+            await self._pool.release_idle(PRESSED_IDLE_S)
 
     async def admit(self) -> None:
         """Before a request: wait out a pause, within bounds, and let slow levers take effect."""
@@ -136,7 +142,7 @@ class Governing:
         smaller = self._pool.smaller(resident) if resident else None
         if resident is None or smaller is None or resident.variant.bytes is None:
             return None
-        return resident.memory_bytes - (resident.variant.bytes - smaller) // 2
+        return (resident.single_bytes or resident.memory_bytes) - (resident.variant.bytes - smaller) // 2
 
     async def _apply(self, advice: EngineAdvice) -> None:
         before, self.advice = self.advice, advice

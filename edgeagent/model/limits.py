@@ -35,3 +35,5 @@ class Limits:
     objective: Objective = "latency"
     threads: int | None = None
     """A fixed number; None: the fastest known."""
+    budget_bytes: int | None = None
+    """What all loaded models may take together; None: as much as there is."""

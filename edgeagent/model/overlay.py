@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeagent.core.cards import ModelCard, Quality, Sha256, Variant
 from edgeagent.core.errors import ConfigError
 from edgeagent.model import files
+from edgeagent.model.cascade import Calibration
 from edgeagent.model.registry import Registry
 
 WIKITEXT_SHA256 = "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0"
@@ -63,12 +64,13 @@ class Measurement(BaseModel):
 
 
 class Overlay(BaseModel):
-    """Local facts of one model. `measurements` keeps the newest of each variant."""
+    """Local facts of one model. `measurements` keeps the newest of each variant, `calibrations` of each pair."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variants: tuple[Variant, ...] = ()
     measurements: tuple[Measurement, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
 
     def with_variant(self, variant: Variant) -> "Overlay":
         others = tuple(v for v in self.variants if v.name != variant.name)
@@ -77,6 +79,16 @@ class Overlay(BaseModel):
     def with_measurement(self, measurement: Measurement) -> "Overlay":
         others = tuple(m for m in self.measurements if m.variant != measurement.variant)
         return self.model_copy(update={"measurements": (*others, measurement)})
+
+    def with_calibration(self, calibration: Calibration) -> "Overlay":
+        own = (calibration.variant, calibration.larger)
+        others = tuple(c for c in self.calibrations if (c.variant, c.larger) != own)
+        return self.model_copy(update={"calibrations": (*others, calibration)})
+
+    def calibration(self, variant: str, sha256: str | None, larger: str) -> Calibration | None:
+        """That of this very file, chosen against `larger`; else one that was chosen against nobody."""
+        own = {c.larger: c for c in self.calibrations if (c.variant, c.sha256) == (variant, sha256)}
+        return own.get(larger) or own.get("")
 
 
 def path_of(folder: Path, model_id: str) -> Path:

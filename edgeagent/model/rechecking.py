@@ -1,13 +1,15 @@
 """Measures a model's rates again when answers have lately been much slower or faster than they say."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from edgeagent.core.errors import BusyError, EngineError, OutOfMemoryError
 from edgeagent.core.hardware import Rates
-from edgeagent.model.pool import Resident
+from edgeagent.model.resident import Resident
 from edgeagent.resource.drift import Drift, Sample
 
 log = logging.getLogger(__name__)
@@ -49,8 +51,9 @@ class Rechecking:
             await self._drifted.wait()
             await asyncio.sleep(QUIET_S)
             for resident in [r for r in self._pool.residents if r.drift.is_drifted]:
-                if time.monotonic() - resident.used_at >= QUIET_S and resident.local.num_waiting == 0:
-                    await self._measure(resident)
+                if time.monotonic() - resident.used_at >= QUIET_S and not resident.is_in_use:
+                    with contextlib.suppress(EngineError, BusyError, OutOfMemoryError):  # later, then
+                        await self._measure(resident)
             if not any(r.drift.is_drifted for r in self._pool.residents):
                 self._drifted.clear()
 

@@ -29,7 +29,13 @@ class Registry:
         paths = sorted(folder.glob("*.toml"))
         if not paths:
             raise ConfigError(f"no model card in {folder}; reinstall the package")
-        return cls(_read_card(path) for path in paths)
+        found = cls(_read_card(path) for path in paths)
+        for card in found.cards:
+            if card.draft is not None and card.draft not in found._cards:
+                raise ConfigError(
+                    f"model card {folder / card.id}.toml: key 'draft': no card '{card.draft}'; correct it"
+                )
+        return found
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:

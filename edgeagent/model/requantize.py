@@ -4,6 +4,7 @@ import logging
 
 from edgeagent.core.cards import RequantizedSource
 from edgeagent.core.errors import DownloadError, EngineError, ModelFileError
+from edgeagent.execution.confine import HOSTILE_FILE
 from edgeagent.execution.supervisor import Worker
 from edgeagent.model import making
 from edgeagent.model.making import Spawn
@@ -13,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 async def spawn_onnx() -> Worker:
-    return await Worker.spawn("onnx")
+    return await Worker.spawn("onnx", limits=HOSTILE_FILE)
 
 
 async def ensure_computing_in_int8(store: ModelStore, model_id: str, spawn: Spawn) -> StoredVariant:

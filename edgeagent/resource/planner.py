@@ -244,7 +244,8 @@ def _nothing_left(ask: Ask, candidates: Sequence[Candidate]) -> NoPlanError | Co
     if not wanted:
         return NoPlanError(f"{what} is not possible: no peer offers it; start a peer or leave the plan to the planner")
     reasons = dict.fromkeys(f"{c.plan} {c.reduction}: {c.rejected}" for c in wanted)
-    if all(c.rejected and c.rejected.endswith(TOO_LONG) for c in wanted):
+    here = [c for c in wanted if c.plan is PlanKind.LOCAL] or wanted
+    if all(c.rejected and c.rejected.endswith(TOO_LONG) for c in here):
         return ContextLengthError(f"{'; '.join(reasons)}: shorten the prompt or ask for fewer tokens")
     return NoPlanError(f"{what} is not possible ({'; '.join(reasons)}); change the request or the policy")
 

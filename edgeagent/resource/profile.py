@@ -1,9 +1,5 @@
 """The profile: what was measured once, kept under the machine's fingerprint, and what is missing measured now."""
 
-import asyncio
-import tempfile
-from dataclasses import dataclass, replace
-from enum import Enum
 from pathlib import Path
 
 from edgeagent.core.errors import EdgeAgentError
@@ -16,7 +12,6 @@ from edgeagent.resource.calibration import (
     is_disturbed,
     measure_bandwidth,
     measure_rates,
-    thread_candidates,
 )
 from edgeagent.resource.capability import (
     ENGINE,
@@ -24,30 +19,20 @@ from edgeagent.resource.capability import (
     EngineSettings,
     ProbeModel,
     Spawn,
-    Survey,
     engine_build,
     is_conclusive,
-    probe_capabilities,
     probe_engine,
     try_engine,
     untested,
     with_usable,
 )
-from edgeagent.resource.disk import read_rate
-from edgeagent.resource.kernel_pass import BUDGET_S, Pass, Progress, complete
-from edgeagent.resource.kernels import MAX_FILE_BYTES, RigBench
+from edgeagent.resource.deepening import Depth, Effort, deepened
+from edgeagent.resource.invariance import is_probed, probed
 from edgeagent.resource.machine import Places, fingerprint, read_machine
 from edgeagent.resource.probes.cpu import read_cache_bytes
 from edgeagent.resource.probes.sysroot import Sysroot
 
 __all__ = ["Depth", "Effort", "Places", "ensure_profile", "fingerprint", "keep_rates", "read_machine", "with_measured"]
-
-DISK_S = 0.5
-"""How long the disk is read for its rate."""
-SURVEY_PART = 0.4
-"""Of a pass's budget, at most so much goes to trying what the engines can do."""
-MIN_TRIAL_S = 30.0
-"""A child that loads a model from a slow card needs so long, whatever the budget."""
 
 
 async def keep_rates(places: Places, key: str, rates: Rates) -> None:
@@ -57,33 +42,13 @@ async def keep_rates(places: Places, key: str, rates: Rates) -> None:
             save_profile(places.cache, kept.model_copy(update={"rates": {**kept.rates, key: rates}}))
 
 
-class Depth(Enum):
-    """`NEEDED`: what answering with a variant takes, seconds. `ALL`: the whole measuring pass, a minute."""
-
-    NEEDED = "needed"
-    ALL = "all"
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How much is measured now: within `budget_s` seconds (of the pass), telling `progress`.
-
-    `encoder` is the sentence encoder's file, if it is here: a pass tries ONNX Runtime's providers with it.
-    """
-
-    depth: Depth = Depth.NEEDED
-    encoder: Path | None = None
-    budget_s: float = BUDGET_S
-    progress: Progress = lambda _what, _share: None
-
-
 async def ensure_profile(
     places: Places,
     model: ProbeModel | None,
     *,
     refresh: bool,
     instruments: Instruments,
-    effort: Effort = Effort(),
+    effort: Effort = Effort(),  # noqa: B008  (frozen)
 ) -> Profile:
     """This machine's profile with `model`'s rates; what is missing is measured, and kept for the next call.
 
@@ -102,7 +67,7 @@ async def ensure_profile(
         profile = await _completed(kept or machine, model, instruments)
         save_profile(places.cache, profile)
         if effort.depth is Depth.ALL and model:
-            profile = await _deepened(profile, model, places, instruments, effort)
+            profile = await deepened(profile, model, places, instruments, effort)
             save_profile(places.cache, profile)
     return profile if model is None else _with_compute_fraction(profile, model)
 
@@ -118,6 +83,7 @@ def with_measured(machine: Profile, cache: Path) -> Profile | None:
             "engines": before.engines,
             "accelerators": with_usable(machine.accelerators, before.engines),
             "rates": before.rates,
+            "invariance": before.invariance,
             "kernels": before.kernels,
             "storage": storage,
         }
@@ -142,7 +108,7 @@ def _is_complete(profile: Profile, model: ProbeModel | None) -> bool:
         return False
     if model is None:
         return True
-    return is_conclusive(engine) and (not engine.usable or _has_rates(profile, model))
+    return is_conclusive(engine) and (not engine.usable or (_has_rates(profile, model) and is_probed(profile, model)))
 
 
 def _has_rates(profile: Profile, model: ProbeModel) -> bool:
@@ -161,92 +127,16 @@ async def _completed(profile: Profile, model: ProbeModel | None, instruments: In
         profile = profile.model_copy(update={"engines": (engine, *others)})
     if model and engine.usable and not _has_rates(profile, model):
         profile = await _add_rates(profile, engine, model, instruments)
+    if model and engine.usable and not is_probed(profile, model):
+        profile = await probed(profile, model, spawn=instruments.spawn)
     return profile
-
-
-async def _deepened(
-    profile: Profile, model: ProbeModel, places: Places, instruments: Instruments, effort: Effort
-) -> Profile:
-    """The profile with what a pass adds: the disk's rate, what engines can do, the machine's arithmetic."""
-    started = instruments.clock()
-    if profile.storage.read_bytes_s is None:
-        rate = await asyncio.to_thread(read_rate, model.path, DISK_S)
-        profile = profile.model_copy(update={"storage": profile.storage.model_copy(update={"read_bytes_s": rate})})
-    profile = await _surveyed(profile, model, places, instruments, effort)
-    engine = profile.engine(ENGINE)
-    left_s = effort.budget_s - (instruments.clock() - started)
-    if engine is None or not engine.usable or left_s <= 0:
-        return profile
-    with tempfile.TemporaryDirectory(prefix="rigs-", dir=places.cache.parent) as folder:
-        rest = replace(effort, budget_s=left_s)
-        work = _pass(profile, engine, model, Path(folder), places.cache, instruments, rest)
-        try:
-            kernels = await complete(profile.kernels, work)
-        except EdgeAgentError as error:
-            return _with_gap(profile, "kernels", f"unreadable: {error}")
-    return profile.model_copy(update={"kernels": kernels})
-
-
-async def _surveyed(
-    profile: Profile, model: ProbeModel, places: Places, instruments: Instruments, effort: Effort
-) -> Profile:
-    """The profile with verdicts on what engines can do, as many as a part of the budget allows."""
-
-    def taking(survey: Survey) -> Profile:
-        usable = with_usable(profile.accelerators, survey.engines)
-        return profile.model_copy(update={"engines": survey.engines, "accelerators": usable})
-
-    effort.progress("what the engines can do", 0.0)
-    budget_s = effort.budget_s * SURVEY_PART
-    survey = await probe_capabilities(
-        model,
-        profile.engines,
-        today=instruments.today(),
-        budget_s=budget_s,
-        clock=instruments.clock,
-        onnx_model=effort.encoder,
-        trial_s=max(budget_s, MIN_TRIAL_S),
-        keep=lambda survey: save_profile(places.cache, taking(survey)),
-    )
-    surveyed = taking(survey)
-    return _with_gap(surveyed, "capabilities", f"not tried yet: {', '.join(survey.left)}") if survey.left else surveyed
-
-
-def _pass(
-    profile: Profile,
-    engine: EngineFacts,
-    model: ProbeModel,
-    folder: Path,
-    cache: Path,
-    instruments: Instruments,
-    effort: Effort,
-) -> Pass:
-    settings = EngineSettings(**engine.probe.settings)
-    bench = RigBench(
-        spawn=instruments.spawn,
-        settings=settings,
-        kv_type=model.kv_type if settings.flash_attention else "f16",
-        chunk_tokens=model.chunk_tokens,
-        threads=thread_candidates(profile.cpu.cores),
-        folder=folder,
-        cache_bytes=read_cache_bytes(Sysroot()),
-        max_bytes=min(MAX_FILE_BYTES, profile.memory.available_bytes // 4, profile.storage.free_bytes // 4),
-    )
-    return Pass(
-        bench=bench,
-        clock=instruments.clock,
-        today=instruments.today(),
-        budget_s=effort.budget_s,
-        progress=effort.progress,
-        keep=lambda kernels: save_profile(cache, profile.model_copy(update={"kernels": kernels})),
-    )
 
 
 async def _add_bandwidth(profile: Profile) -> Profile:
     size = buffer_bytes(read_cache_bytes(Sysroot()), profile.memory.available_bytes)
     bandwidth = await measure_bandwidth(size, profile.cpu.cores)
     if bandwidth is None:
-        return _with_gap(profile, "memory.bandwidth_bytes_s", "unreadable: the measuring process failed")
+        return profile.with_gap("memory.bandwidth_bytes_s", "unreadable: the measuring process failed")
     return _with_bandwidth(profile, bandwidth)
 
 
@@ -266,17 +156,13 @@ async def _add_rates(profile: Profile, engine: EngineFacts, model: ProbeModel, i
             model, settings, cores=profile.cpu.cores, bandwidth_bytes_s=bandwidth, instruments=instruments
         )
     except EdgeAgentError as error:
-        return _with_gap(profile, f"rates.{model.key}", f"unreadable: {error}")
+        return profile.with_gap(f"rates.{model.key}", f"unreadable: {error}")
     return profile.model_copy(update={"rates": {**profile.rates, model.key: rates}})
 
 
 def _with_bandwidth(profile: Profile, bandwidth_bytes_s: float | None) -> Profile:
     memory = profile.memory.model_copy(update={"bandwidth_bytes_s": bandwidth_bytes_s})
     return profile.model_copy(update={"memory": memory})
-
-
-def _with_gap(profile: Profile, fact: str, why: str) -> Profile:
-    return profile.model_copy(update={"gaps": {**profile.gaps, fact: why}})
 
 
 def _with_compute_fraction(profile: Profile, model: ProbeModel) -> Profile:

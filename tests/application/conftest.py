@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edgeagent.application.backend import Load
 from edgeagent.application.http.server import HttpServer, start_http
 from edgeagent.core.cards import Architecture, ModelCard, QuantizedSource, Variant
 from edgeagent.core.chat import ChatRequest, ToolCall
@@ -172,6 +173,9 @@ class Scripted:
 
     def is_ready(self) -> tuple[bool, str]:
         return self.ready
+
+    def load(self) -> Load:
+        return Load(running=1, waiting=3)
 
 
 @dataclass

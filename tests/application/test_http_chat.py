@@ -138,6 +138,7 @@ def test_request_reaches_the_assistant_whole(base_url: str, backend: "Scripted")
         {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
     ]
     extension = {"plan": "prefill", "reduce": "L2", "memory": False, "policy": "energy", "deadline_s": 4}
+    extension |= {"priority": "background", "cascade": False, "layout": "as_given"}
     asyncio.run(
         completed(
             base_url, messages=messages, seed=-1, stop=["x", "y"], temperature=0.8, top_p=0, max_tokens=5,

@@ -1,6 +1,7 @@
 """The addresses besides chat: models, health, profile, plan, memory, and the page's own files."""
 
 import asyncio
+import json
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
@@ -38,7 +39,8 @@ def test_models_are_listed_for_the_official_client(base_url: str) -> None:
 
 
 def test_ready_follows_the_backend(base_url: str, backend: "Scripted") -> None:
-    assert fetch(f"{base_url}/ready")[0] == 200
+    status, body, _ = fetch(f"{base_url}/ready")
+    assert (status, json.loads(body)) == (200, {"ready": True, "why": backend.ready[1], "running": 1, "waiting": 3})
     backend.ready = (False, "the model is being fetched")
     status, body, _ = fetch(f"{base_url}/ready")
     assert status == 503

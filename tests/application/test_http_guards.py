@@ -13,7 +13,15 @@ from edgeagent.application.http import guards
 from edgeagent.application.http.guards import MAX_BODY_BYTES, is_loopback
 from edgeagent.application.http.server import start_http
 from edgeagent.core.config import HttpConfig
-from edgeagent.core.errors import BusyError, ConfigError, ContextLengthError, EdgeAgentError, EngineLostError
+from edgeagent.core.errors import (
+    BusyError,
+    ConfigError,
+    ContextLengthError,
+    DeadlineError,
+    EdgeAgentError,
+    EngineLostError,
+    TooManyRequestsError,
+)
 
 if TYPE_CHECKING:
     from tests.application.conftest import Running, Scripted
@@ -155,6 +163,8 @@ def test_address_unknown_and_method_wrong_are_told_apart(server: "Running") -> N
     [
         (ContextLengthError("too long; cut it"), 400, "context_length_exceeded", "invalid_request_error", "false"),
         (BusyError("the queue is full; wait"), 503, "overloaded", "server_error", "true"),
+        (TooManyRequestsError("yours wait; wait"), 429, "rate_limit_exceeded", "rate_limit_error", "true"),
+        (DeadlineError("too late; allow more"), 504, "deadline_exceeded", "server_error", "false"),
         (EngineLostError("the worker died; ask again"), 503, "engine_lost", "server_error", "true"),
         (EdgeAgentError("broken; report it"), 500, "internal_error", "server_error", "false"),
     ],
@@ -168,6 +178,14 @@ def test_error_before_an_answer_keeps_its_status(
         assert got == status
         assert document == {"error": {"message": str(error), "type": kind, "param": None, "code": code}}
         assert headers["x-should-retry"] == retry
+
+
+@pytest.mark.parametrize(("known_s", "header"), [(None, "1"), (0.2, "1"), (7.2, "8")])
+def test_refusal_says_when_a_retry_may_succeed(
+    server: "Running", backend: "Scripted", known_s: float | None, header: str
+) -> None:
+    backend.script = (BusyError("the queue is full; wait", known_s),)
+    assert ask(server.port, "POST", CHAT, QUESTION)[2]["retry-after"] == header
 
 
 def test_error_nobody_expected_tells_no_secrets(

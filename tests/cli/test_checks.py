@@ -2,8 +2,9 @@
 
 import pytest
 
-from edgeagent.cli.checks import check_capabilities
+from edgeagent.cli.checks import check_batches, check_capabilities
 from edgeagent.core.hardware import Capability, Cpu, EngineFacts, MemoryFacts, Profile, Storage, Verdict
+from edgeagent.core.invariance import Invariance
 
 
 def profile(engine: EngineFacts) -> Profile:
@@ -56,3 +57,20 @@ def test_spare_engine_that_is_not_installed_is_no_warning_and_a_broken_one_is() 
 
 def test_chat_engine_without_verdicts_has_no_second_line() -> None:
     assert check_capabilities(profile(engine("llama", verdict="untested", usable=False))) == []
+
+
+def test_batches_are_told_with_why_answers_cannot_share_them() -> None:
+    bare = profile(engine("llama"))
+    assert check_batches(bare).reason == "not probed yet: the first answer with a model does it"
+    verdicts = {
+        "m/a kv_type=q8_0": Invariance(decode_batch=4, complete=True),
+        "m/b kv_type=f16": Invariance(complete=True, max_abs_logit={"decode 2": 0.71, "draft 2": 3.0}),
+        "m/c kv_type=f16": Invariance(),
+    }
+    check = check_batches(bare.model_copy(update={"invariance": verdicts}))
+    assert (check.status, check.todo) == ("ok", "")
+    assert check.reason == (
+        "answers share batches: yes, up to 4 (m/a),"
+        " no, because a batch changes their logits by up to 0.71 (m/b),"
+        " no, because they were not tried together in the time there was (m/c)"
+    )

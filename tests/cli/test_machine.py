@@ -1,6 +1,6 @@
 """The profile for people: every fact has a line, units and all."""
 
-from edgeagent.cli.machine import describe
+from edgeagent.cli.machine import describe, tell_invariance
 from edgeagent.core.hardware import (
     Accelerator,
     Capability,
@@ -16,6 +16,7 @@ from edgeagent.core.hardware import (
     Thermal,
     Verdict,
 )
+from edgeagent.core.invariance import Invariance
 
 GIB = 2**30
 CLUSTERS = (
@@ -130,3 +131,13 @@ def test_machine_that_tells_nothing_has_few_lines() -> None:
         storage=Storage(path="/x", free_bytes=0),
     )
     assert [label for label, _ in describe(bare)] == ["board", "cpu", "memory", "storage", "fingerprint"]
+
+
+def test_verdict_on_batches_says_what_changes_no_bit_and_what_does() -> None:
+    found = Invariance(decode_batch=4, draft_batch=16, free_prefill=True, mixed=True, restore=True, complete=True)
+    assert tell_invariance(found) == (
+        "up to 4 answers share a batch, drafts of up to 16 tokens, prompts in any pieces, prompts beside answers,"
+        " saving and restoring; not rewinding, any number of threads"
+    )
+    assert tell_invariance(Invariance()).startswith("answers decode alone, no drafts; not prompts in any pieces")
+    assert tell_invariance(Invariance()).endswith("; not all was tried")

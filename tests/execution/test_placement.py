@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from edgeagent.core.generation import Generation, Sampling, TokenStep
-from edgeagent.execution.local import LoadMode, LoadSettings, LocalModel
+from edgeagent.execution.local import LoadSettings, LocalModel
+from edgeagent.execution.recovery import LoadMode
 from edgeagent.model.store import StoredVariant
 
 

@@ -12,7 +12,7 @@ from edgeagent.core.governor import Levers
 from edgeagent.core.hardware import Rates
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.model.governing import Governing
-from edgeagent.model.pool import Resident
+from edgeagent.model.resident import Resident
 from edgeagent.model.store import StoredVariant
 from edgeagent.resource.governor import GovernorLimits
 from edgeagent.resource.probes.sysroot import Sysroot
@@ -27,6 +27,7 @@ class OneModel:
     def __init__(self, resident: Resident | None) -> None:
         self.resident = resident
         self.num_rechosen = 0
+        self.released: list[float] = []
         self.on_use: Callable[[], None] = lambda: None
 
     @property
@@ -38,6 +39,9 @@ class OneModel:
 
     async def rechoose(self) -> None:
         self.num_rechosen += 1
+
+    async def release_idle(self, unused_s: float) -> None:
+        self.released.append(unused_s)
 
 
 def put(root: Path, name: str, text: str) -> None:
@@ -103,6 +107,7 @@ def test_short_memory_changes_the_next_choice_and_not_the_present_one(smollm2: S
         for _ in range(8):
             await governor.observe()
         assert governor.advice.smaller_variant
+        assert pool.released
         assert pool.num_rechosen == 0
         await governor.admit()
         await governor.admit()

@@ -7,6 +7,8 @@ import pytest
 from edgeagent.core.cards import ModelCard, PrunedSource, Quality, Variant
 from edgeagent.core.errors import ConfigError, ModelNotFoundError
 from edgeagent.model import files, overlay
+from edgeagent.model.cascade import Calibration, Figures
+from edgeagent.model.confidence import Logistic
 from edgeagent.model.overlay import WIKITEXT, WIKITEXT_SHA256, Measurement, Overlay
 from edgeagent.model.registry import Registry
 
@@ -137,3 +139,48 @@ def test_malformed_overlay_is_one_error_that_names_file_and_key(
 def test_unknown_model_cannot_be_amended(tiny_card: ModelCard) -> None:
     with pytest.raises(ModelNotFoundError):
         Registry([tiny_card]).amend(tiny_card.model_copy(update={"id": "other"}))
+
+
+def calibrated(larger: str, *, date: str = "2026-11-24", sha256: str = "a" * 64) -> Calibration:
+    return Calibration(
+        variant="F32",
+        sha256=sha256,
+        larger=larger,
+        confidence=Logistic(means=(0.0,), scales=(1.0,), weights=(0.5,), bias=0.1),
+        threshold=0.5,
+        target="",
+        figures=Figures(
+            questions=50, accuracy=0.5, auroc=0.7, calibration_error=0.1, share_asked=0.4, small_s=0.2, larger_s=None
+        ),
+        file="own.jsonl",
+        file_sha256="b" * 64,
+        max_tokens=48,
+        engine="llama-cpp-python 0.3.36",
+        date=date,
+    )
+
+
+def test_calibration_survives_a_reload_and_is_found_by_file_and_larger_model(
+    tmp_path: Path, tiny_card: ModelCard
+) -> None:
+    (tmp_path / tiny_card.id).mkdir()
+    alone, against = calibrated(""), calibrated("big")
+    kept = Overlay().with_calibration(calibrated("big", date="2026-01-01")).with_calibration(alone)
+    overlay.save(tmp_path, tiny_card.id, kept.with_calibration(against))
+
+    found = overlay.load(tmp_path, tiny_card.id)
+
+    assert found.calibrations == (alone, against)  # the newer one took the older one's place
+    assert found.calibration("F32", "a" * 64, "big") == against
+    assert found.calibration("F32", "a" * 64, "other") == alone
+    assert found.calibration("F32", "c" * 64, "big") is None
+    assert found.calibration("F16", "a" * 64, "big") is None
+
+
+def test_calibration_that_is_not_finite_is_an_error_that_names_the_file(tmp_path: Path, tiny_card: ModelCard) -> None:
+    (tmp_path / tiny_card.id).mkdir()
+    overlay.save(tmp_path, tiny_card.id, Overlay().with_calibration(calibrated("")))
+    path = overlay.path_of(tmp_path, tiny_card.id)
+    path.write_text(path.read_text(encoding="utf-8").replace('"bias": 0.1', '"bias": NaN'), encoding="utf-8")
+    with pytest.raises(ConfigError, match=str(path)):
+        overlay.load(tmp_path, tiny_card.id)

@@ -6,8 +6,8 @@ import pytest
 
 from edgeagent.core.hardware import Rates
 from edgeagent.model import rechecking
-from edgeagent.model.pool import Resident
 from edgeagent.model.rechecking import Rechecking
+from edgeagent.model.resident import Resident
 from edgeagent.model.store import StoredVariant
 from edgeagent.resource.drift import MIN_SAMPLES, Drift, Sample
 from tests.model.test_governing import with_resident

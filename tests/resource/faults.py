@@ -3,8 +3,9 @@
 import signal
 from collections.abc import Callable
 
+from edgeagent.execution.calls import Received
 from edgeagent.execution.channel import Buffers, Message
-from edgeagent.execution.supervisor import STALL_S, Received, Worker
+from edgeagent.execution.supervisor import STALL_S, Worker
 from edgeagent.resource.capability.trial import Limits, SpawnLimited, spawn_limited
 
 Hit = Callable[[str, Message], bool]

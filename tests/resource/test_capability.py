@@ -78,7 +78,7 @@ def faults_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_survey_of_this_machine_judges_everything_and_a_second_one_tries_nothing(
     model: ProbeModel, minilm: StoredVariant
 ) -> None:
-    spawns, kept = Spawns(), list[Survey]()
+    spawns, kept, told = Spawns(), list[Survey](), list[tuple[str, float]]()
 
     def look(engines: tuple[EngineFacts, ...]) -> Survey:
         return asyncio.run(
@@ -90,6 +90,7 @@ def test_survey_of_this_machine_judges_everything_and_a_second_one_tries_nothing
                 clock=time.monotonic,
                 onnx_model=minilm.path,
                 spawn=spawns,
+                progress=lambda what, share: told.append((what, share)),
                 keep=kept.append,
             )
         )
@@ -100,11 +101,14 @@ def test_survey_of_this_machine_judges_everything_and_a_second_one_tries_nothing
     assert verdicts(found, "onnxruntime")["CPUExecutionProvider"] == "ok"
     assert found.left == ()
     assert {c.at for engine in found.engines for c in engine.capabilities} == {TODAY}
-    assert len(kept) == sum(len(engine.capabilities) for engine in found.engines)
+    assert len(kept) == len(told) == sum(len(engine.capabilities) for engine in found.engines)
+    assert told[0] == ("llama gpu_layers", 0.0)
+    assert told[-1][1] == 1 - 1 / len(told)
 
     spawns.engines.clear()
+    told.clear()
     again = look(found.engines)
-    assert spawns.engines == []
+    assert (spawns.engines, told) == ([], [])
     assert again.engines == found.engines
 
 

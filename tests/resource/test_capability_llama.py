@@ -174,6 +174,7 @@ def test_trial_child_is_the_first_to_die_when_memory_runs_out() -> None:
     async def score() -> str:
         worker = await spawn_limited("llama", Limits())
         try:
+            await worker.call("version")
             return Path(f"/proc/{worker.pid}/oom_score_adj").read_text()  # noqa: ASYNC240  (memory, not a disk)
         finally:
             await worker.close()

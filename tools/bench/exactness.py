@@ -47,22 +47,22 @@ class Exactness:
                 self._compare(prompt, expected, sampling)
             at = draw.randrange(1, len(expected))
             self.resumed += 1
-            self._mixed.clear()
+            self._mixed.slots[0].clear()
             again = self._continue(self._mixed, prompt, expected[:at], sampling)
             self.resume_mismatches += again != expected
 
     def _blocks(self, prompt: list[int]) -> list[tuple[int, bytes]]:
         self._evaluate(self._whole, prompt, [])
-        state = self._whole.read_state()
+        state = self._whole.slots[0].read_state()
         ranges = [canonical.block_range(i, len(prompt), CHUNK) for i in range(canonical.num_blocks(len(prompt), CHUNK))]
         return [(end - first, kv.cut_block(state, first, end)) for first, end in ranges]
 
     def _meet(self, prompt: list[int], blocks: list[tuple[int, bytes]], first: int) -> None:
         """`mixed` evaluates the blocks before `first` and is given the others."""
-        self._mixed.clear()
+        self._mixed.slots[0].clear()
         for i in range(first):
-            self._mixed.evaluate(prompt[i * CHUNK : (i + 1) * CHUNK])
-        self._mixed.splice(prompt, canonical.spans(len(prompt), 0, CHUNK), blocks[first:])
+            self._mixed.slots[0].evaluate(prompt[i * CHUNK : (i + 1) * CHUNK])
+        self._mixed.slots[0].splice(prompt, canonical.spans(len(prompt), 0, CHUNK), blocks[first:])
 
     def _compare(self, prompt: list[int], expected: list[int], sampling: Sampling) -> None:
         self._evaluate(self._whole, prompt, expected[:1])
@@ -78,19 +78,16 @@ class Exactness:
         sampler = Sampler(context, sampling)
         while len(made) < self._num_continued:
             made.append(sampler.draw(len(made)))
-            context.evaluate(made[-1:])
+            context.slots[0].evaluate(made[-1:])
         sampler.close()
         return made
 
     def _evaluate(self, context: Context, prompt: list[int], output: list[int]) -> None:
         shape = canonical.spans(len(prompt), len(output), CHUNK)
-        wanted = prompt + output
-        done = context.prepare(wanted, shape)
-        if done == len(wanted) and not context.has_logits:
-            context.drop_last_span()
-            done = len(context.tokens)
-        for length in shape[len(context.spans) :]:
-            context.evaluate(wanted[done : done + length])
+        wanted, slot = prompt + output, context.slots[0]
+        done = slot.prepare(wanted, shape)
+        for length in shape[len(slot.spans) :]:
+            slot.evaluate(wanted[done : done + length])
             done += length
 
     def _logits(self, context: Context):  # type: ignore[no-untyped-def]  # numpy only comes with the engine

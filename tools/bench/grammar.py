@@ -99,9 +99,9 @@ class Bench:
         sampler = Sampler(context, sampling)
         if sampling.grammar is not None:
             self.make_ms.append((time.perf_counter() - started) * 1000)
-        context.clear()
+        context.slots[0].clear()
         for begin in range(0, len(tokens), 64):
-            context.evaluate(tokens[begin : begin + 64])
+            context.slots[0].evaluate(tokens[begin : begin + 64])
         made: list[int] = []
         started = time.process_time()
         while len(made) < (MAX_TOKENS if answer is None else len(answer)):
@@ -109,7 +109,7 @@ class Bench:
             if answer is None and self.model.is_end(token):
                 break
             made.append(token if answer is None else answer[len(made)])
-            context.evaluate(made[-1:])
+            context.slots[0].evaluate(made[-1:])
         seconds = time.process_time() - started
         sampler.close()
         return made, seconds

@@ -121,6 +121,11 @@ class Memory:
         """Remove text, words and vector from the database. Raises NotFoundError."""
         await self._run(self._store.forget, _checked_user(user), id_)
 
+    async def holds(self, user: str, texts: Sequence[str]) -> tuple[bool, ...]:
+        """Whether each text is stored, and not forgotten."""
+        ids = await self._run(self._store.ids, _checked_user(user), texts)
+        return tuple(id_ is not None for id_ in ids)
+
     async def stats(self, user: str) -> MemoryStats:
         return await self._run(self._store.stats, _checked_user(user))
 

@@ -1,15 +1,17 @@
 """Errors as HTTP shows them: OpenAI's body, the right status, and whether a retry can help."""
 
 import logging
+import math
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 from pydantic import ValidationError
 
-from edgeagent.core.errors import EdgeAgentError, NotFoundError, RequestError
+from edgeagent.core.errors import BusyError, EdgeAgentError, NotFoundError, RequestError
 
 RETRY_AFTER_S = 1
+"""Where nothing better is known; also the least, as the header has whole seconds."""
 
 
 class ParameterError(RequestError):
@@ -101,6 +103,8 @@ def explained(failure: Exception, log: logging.Logger) -> EdgeAgentError:
 def error_body(error: EdgeAgentError) -> dict[str, Any]:
     """`{"error": {"message", "type", "param", "code"}}`."""
     kind = "invalid_request_error" if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    if error.status == HTTPStatus.TOO_MANY_REQUESTS:
+        kind = "rate_limit_error"
     param = error.param if isinstance(error, ParameterError) else None
     return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}
 
@@ -109,7 +113,8 @@ def error_response(error: EdgeAgentError, *, allow: str | None = None) -> web.Re
     """The response to a failed request; `allow` lists the methods an address takes."""
     headers = {"x-should-retry": "true" if error.retryable else "false"}  # the official OpenAI clients obey it
     if error.retryable:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        known = error.retry_after_s if isinstance(error, BusyError) else None
+        headers["Retry-After"] = str(max(RETRY_AFTER_S, math.ceil(known or 0)))
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     if allow:

@@ -1,6 +1,7 @@
 """The addresses of this server besides chat: models, health, and what the machine knows about itself."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -50,7 +51,8 @@ class Facts:
 
     async def ready(self, request: web.Request) -> web.Response:
         is_ready, why = (False, "the daemon is ending") if self.is_draining else self._backend.is_ready()
-        return web.json_response({"ready": is_ready, "why": why}, status=200 if is_ready else 503)
+        body = {"ready": is_ready, "why": why, **asdict(self._backend.load())}
+        return web.json_response(body, status=200 if is_ready else 503)
 
     async def profile(self, request: web.Request) -> web.Response:
         return _document(await self._backend.profile())

@@ -28,6 +28,7 @@ function request(text, documents, before) {
       policy: byId("policy").value || null,
       memory: byId("memory").checked,
       agent: true,
+      priority: "interactive",
       events: true,
       documents,
     },

@@ -107,13 +107,14 @@ function gauge(predicted, measured) {
 }
 
 function prompt(reduction) {
-  const { tokens_in: all, tokens_kept: kept } = reduction;
-  if (all === kept) return el("p", { class: "note" }, `All ${plural(kept, "token")} were read.`);
+  const { tokens_in: all, tokens_kept: kept, layout } = reduction;
+  const moved = layout && el("p", { class: "note" }, `${plural(layout.lines, "changing line")} read last (${plural(layout.tokens, "token")}).`);
+  if (all === kept) return el("div", {}, el("p", { class: "note" }, `All ${plural(kept, "token")} were read.`), moved);
   return el("div", {},
     el("p", { class: "figure" }, el("strong", {}, count(kept)), ` of ${plural(all, "token")} read, level ${reduction.level}`),
     el("div", { class: "meter", "aria-hidden": "true" }, share(el("i"), kept / all)),
     el("ul", { class: "list" }, reduction.dropped.map((drop) =>
-      el("li", {}, el("span", {}, `${drop.source} `, el("small", {}, drop.reason)), el("b", {}, `\u2212${count(drop.tokens)}`)))));
+      el("li", {}, el("span", {}, `${drop.source} `, el("small", {}, drop.reason)), el("b", {}, `\u2212${count(drop.tokens)}`)))), moved);
 }
 
 function memory({ recalled, written }, texts) {

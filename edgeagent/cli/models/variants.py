@@ -10,6 +10,7 @@ from edgeagent import parts
 from edgeagent.cli.models.group import JsonObject, as_json_option, models, print_facts, stored_facts
 from edgeagent.cli.steps import show_steps
 from edgeagent.core.errors import EngineError, RequestError
+from edgeagent.execution.confine import HOSTILE_FILE
 from edgeagent.execution.supervisor import Worker
 from edgeagent.model import overlay
 from edgeagent.model.making import CALIBRATION_WINDOW
@@ -32,7 +33,7 @@ data_option = click.option("--bench-data", envvar=BENCH_DATA, type=click.Path(pa
 
 
 async def spawn() -> Worker:
-    return await Worker.spawn("llama")
+    return await Worker.spawn("llama", limits=HOSTILE_FILE)
 
 
 @models.command("quantize")

@@ -22,11 +22,11 @@ SMALLEST_LOGPROB = -9999.0
 """OpenAI's word for a token that cannot come; JSON has none for minus infinity."""
 
 
-def logits(context: Context) -> "Floats":
-    """A view of the newest logits, valid until the next evaluation."""
+def logits(context: Context, row: int = -1) -> "Floats":
+    """A view of the logits of a row of the newest batch (-1: its last), valid until the next evaluation."""
     import numpy as np
 
-    return np.ctypeslib.as_array(llama().llama_get_logits_ith(context.handle, -1), (context.model.num_vocab,))
+    return np.ctypeslib.as_array(llama().llama_get_logits_ith(context.handle, row), (context.model.num_vocab,))
 
 
 def adjusted(raw: "Floats", adjustments: Sequence[object]) -> "Floats":

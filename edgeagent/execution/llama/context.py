@@ -1,21 +1,21 @@
-"""One sequence in one llama.cpp context: evaluates spans, remembers their shapes, exchanges its KV cache."""
+"""A llama.cpp context of several sequences, and batches over them."""
 
-import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgeagent.core.errors import EngineError, OutOfMemoryError
-from edgeagent.execution import canonical
 from edgeagent.execution.llama import state as kv
 from edgeagent.execution.llama.library import KV_TYPES, llama
 from edgeagent.execution.llama.model import Model
-
-SEQUENCE = 0
+from edgeagent.execution.llama.slots import Slot
 
 
 @dataclass(frozen=True, slots=True)
 class ContextSettings:
-    """`chunk_tokens` is the canonical prefill chunk and the largest batch; `offload` lets a GPU take part."""
+    """`context_tokens` of each of `sequences`; `chunk_tokens` is the canonical prefill chunk and the largest batch.
+
+    `is_free`: shapes of batches change no bit here (`core.invariance`). `offload` lets a GPU take part.
+    """
 
     context_tokens: int
     kv_type: str
@@ -23,122 +23,113 @@ class ContextSettings:
     threads: int
     chunk_tokens: int
     offload: bool = False
+    sequences: int = 1
+    is_free: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Item:
+    """The next tokens of one slot, in a batch."""
+
+    slot: Slot
+    tokens: Sequence[int]
+    all_logits: bool = False
+    """Logits of every token, not only of the last."""
+    as_singles: bool = False
+    """What comes out is bit for bit what one by one would: so many spans of one token."""
+
+
+@dataclass(slots=True)
 class Context:
-    """`tokens` are in the cache, evaluated in batches of `spans`."""
+    """The sequences share weights and batches, never cells: in one unified cache they change each other's bits."""
 
-    def __init__(self, model: Model, settings: ContextSettings) -> None:
-        lib = llama()
-        self.model = model
-        self.settings = settings
-        self.tokens: list[int] = []
-        self.spans: list[int] = []
-        self.has_logits = False
-        self._empty: kv.SequenceState | None = None
+    model: Model
+    settings: ContextSettings
+    handle: object = field(init=False)
+    memory: object = field(init=False)
+    slots: list[Slot] = field(init=False)
+    _batch: object = field(init=False)
+    _shape: kv.SequenceState | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        lib, settings = llama(), self.settings
         params = lib.llama_context_default_params()
-        params.n_ctx = settings.context_tokens
-        params.n_batch = params.n_ubatch = settings.chunk_tokens
-        params.n_seq_max = 1
+        params.n_ctx = settings.context_tokens * settings.sequences
+        params.n_batch = params.n_ubatch = max(settings.chunk_tokens, settings.sequences)
+        params.n_seq_max = settings.sequences
         params.n_threads = params.n_threads_batch = settings.threads
         params.flash_attn_type = int(settings.flash_attention)
         params.type_k = params.type_v = KV_TYPES[settings.kv_type]
-        params.kv_unified = False  # several sequences in one unified cache change each other's bits
+        params.kv_unified = False
         params.no_perf = True
         params.offload_kqv = params.op_offload = settings.offload
-        self.handle = lib.llama_init_from_model(model.handle, params)
+        self.handle = lib.llama_init_from_model(self.model.handle, params)
         if not self.handle:
-            raise OutOfMemoryError(f"no memory for a context of {settings.context_tokens} tokens; use a smaller one")
-        self._memory = lib.llama_get_memory(self.handle)
-        self._batch = lib.llama_batch_init(settings.chunk_tokens, 0, 1)
+            raise OutOfMemoryError(f"no memory for a context of {params.n_ctx} tokens; use a smaller one")
+        self.memory = lib.llama_get_memory(self.handle)
+        self._batch = lib.llama_batch_init(params.n_batch, 0, 1)
+        self.slots = [Slot(self, number) for number in range(settings.sequences)]
 
     def set_threads(self, threads: int) -> None:
-        """From the next batch on; the bits stay the same whatever the number."""
+        """From the next batch on. Whether the bits stay the same is the caller's to know (`core.invariance`)."""
         llama().llama_set_n_threads(self.handle, threads, threads)
 
-    def prepare(self, tokens: Sequence[int], spans: Sequence[int]) -> int:
-        """Keep what the cache already has of `tokens` in these spans, drop the rest; tokens kept."""
-        num_tokens, num_spans = canonical.reusable(self.tokens, self.spans, tokens, spans)
-        self._truncate(num_tokens, num_spans)
-        return num_tokens
+    def evaluate(self, items: Sequence[Item]) -> list[int]:
+        """Append tokens to slots, in one batch. Of each item, the row of its first token (logits: of its last).
 
-    def drop_last_span(self) -> None:
-        """Forget the newest span, so that evaluating it again yields its logits."""
-        self._truncate(len(self.tokens) - self.spans[-1], len(self.spans) - 1)
-
-    def clear(self) -> None:
-        self._truncate(0, 0)
-
-    def _truncate(self, num_tokens: int, num_spans: int) -> None:
-        if num_tokens == len(self.tokens):
-            return
-        if not llama().llama_memory_seq_rm(self._memory, SEQUENCE, num_tokens, -1):
-            llama().llama_memory_clear(self._memory, True)  # a sliding window cannot be rewound: start over
-            num_tokens = num_spans = 0
-        del self.tokens[num_tokens:], self.spans[num_spans:]
-        self.has_logits = False
-
-    def evaluate(self, tokens: Sequence[int], *, all_logits: bool = False) -> None:
-        """Append one span; afterwards the logits of its last token are there, or of all of them."""
-        lib = llama()
-        if len(self.tokens) + len(tokens) > self.settings.context_tokens:
-            raise EngineError(f"the context of {self.settings.context_tokens} tokens is full; ask for a shorter answer")
-        batch, last = self._batch, len(tokens) - 1
-        batch.n_tokens = len(tokens)
-        for i, token in enumerate(tokens):
-            batch.token[i] = token
-            batch.pos[i] = len(self.tokens) + i
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = SEQUENCE
-            batch.logits[i] = all_logits or i == last
-        status = lib.llama_decode(self.handle, batch)
-        if status != 0:
-            self.clear()
-            raise EngineError(f"llama.cpp could not evaluate {len(tokens)} tokens (status {status}); try again")
-        self.tokens += tokens
-        self.spans.append(len(tokens))
-        self.has_logits = True
-
-    def read_state(self) -> kv.SequenceState:
-        """The cache as rows (a copy)."""
-        lib = llama()
-        size = lib.llama_state_seq_get_size(self.handle, SEQUENCE)
-        buffer = (ctypes.c_uint8 * size)()
-        written = lib.llama_state_seq_get_data(self.handle, buffer, size, SEQUENCE)
-        return kv.parse(ctypes.string_at(buffer, written))
-
-    def splice(self, tokens: Sequence[int], spans: Sequence[int], blocks: Sequence[tuple[int, bytes]]) -> None:
-        """Put blocks made elsewhere behind the cells that are here, so that the cache holds `tokens` in `spans`.
-
-        Raises EngineError if the blocks do not fit in size; the cache is then as it was.
+        Raises EngineError; the slots of the batch are empty then.
         """
-        num_kept = len(tokens) - sum(n for n, _ in blocks)
-        kept, num_spans = canonical.reusable(self.tokens, self.spans, tokens, spans)
-        if kept < num_kept:
-            raise EngineError(f"the cache holds {kept} of the {num_kept} tokens that come before the blocks")
-        while kept > num_kept:
-            num_spans -= 1
-            kept -= spans[num_spans]
-        blob = kv.join(self.read_state() if num_kept else self._shape(), num_kept, blocks)
-        buffer = (ctypes.c_uint8 * len(blob)).from_buffer_copy(blob)
-        if llama().llama_state_seq_set_data(self.handle, buffer, len(blob), SEQUENCE) != len(blob):
-            self.clear()
-            raise EngineError("llama.cpp refused a rebuilt KV cache; the prompt must be evaluated here")
-        self.tokens, self.spans = list(tokens), list(spans)
-        self.has_logits = False
+        for item in items:
+            if len(item.slot.tokens) + len(item.tokens) > self.settings.context_tokens:
+                limit = self.settings.context_tokens
+                raise EngineError(f"the context of {limit} tokens is full; ask for a shorter answer")
+        rows = self._fill(items)
+        status = llama().llama_decode(self.handle, self._batch)
+        if status != 0:
+            for item in items:
+                item.slot.clear()
+            count = sum(len(item.tokens) for item in items)
+            raise EngineError(f"llama.cpp could not evaluate {count} tokens (status {status}); try again")
+        for item in items:
+            item.slot.note(item.tokens, as_singles=item.as_singles)
+        return rows
 
-    def _shape(self) -> kv.SequenceState:
-        """Types and row sizes of the cache, read once from a state of one token."""
-        if self._empty is None:
-            self.clear()
-            self.evaluate([0])
-            self._empty = self.read_state()
-            self.clear()
-        return self._empty
+    def _fill(self, items: Sequence[Item]) -> list[int]:
+        batch, row, rows = self._batch, 0, []
+        tokens, positions, logits = batch.token, batch.pos, batch.logits  # type: ignore[attr-defined]
+        counts, sequences = batch.n_seq_id, batch.seq_id  # type: ignore[attr-defined]
+        for item in items:
+            rows.append(row)
+            begin, number, last = len(item.slot.tokens), item.slot.number, len(item.tokens) - 1
+            for i, token in enumerate(item.tokens):
+                tokens[row] = token
+                positions[row] = begin + i
+                counts[row] = 1
+                sequences[row][0] = number
+                logits[row] = item.all_logits or i == last
+                row += 1
+        batch.n_tokens = row  # type: ignore[attr-defined]
+        return rows
+
+    @property
+    def shape(self) -> kv.SequenceState:
+        """Types and row sizes of the cache, read once from a state of one token in an empty slot."""
+        if self._shape is None:
+            slot = next(s for s in self.slots if not s.is_busy)
+            slot.clear()
+            slot.evaluate([0])
+            self._shape = slot.read_state()
+            slot.clear()
+        return self._shape
+
+    @property
+    def planes(self) -> list[int]:
+        """Row bytes of K of every layer, then of V; empty when the cache has no exchangeable layout."""
+        if self.model.has_window or not self.settings.flash_attention:
+            return []  # a sliding window has two caches, and without flash attention values are transposed
+        return [plane.row_bytes for plane in self.shape.planes]
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of cache rows a token has; 0 when the cache has no exchangeable layout (sliding windows)."""
-        if self.model.has_window or not self.settings.flash_attention:
-            return 0
-        return self._shape().bytes_per_cell
+        """Bytes of cache rows a token has; 0 when the cache has no exchangeable layout."""
+        return sum(self.planes)

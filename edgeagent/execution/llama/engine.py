@@ -1,46 +1,70 @@
-"""The llama.cpp engine of a worker: operations answered at once, and a queue of jobs done step by step."""
+"""The llama.cpp engine of a worker: operations answered at once, and jobs done step by step."""
 
 import time
-from collections import deque
 from collections.abc import Callable
+from functools import partial
 
-from edgeagent.core.errors import EdgeAgentError, EngineError, RequestError
+from edgeagent.core.errors import EngineError, RequestError
+from edgeagent.core.invariance import Invariance
 from edgeagent.execution.llama import jobs, prompt, variants
 from edgeagent.execution.llama.context import Context, ContextSettings
+from edgeagent.execution.llama.drafting import Drafting, make_drafting
+from edgeagent.execution.llama.generating import generate
 from edgeagent.execution.llama.library import engine_version, system_info
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.pace import Pace
 from edgeagent.execution.llama.rig import shape_of, write_rig
+from edgeagent.execution.llama.running import Jobs, SharedJob, Waiting
 from edgeagent.execution.llama.trial import LOAD_MODES, features, trial
+from edgeagent.execution.scheduler import Scheduler
 from edgeagent.execution.worker import Request
 
-JOBS: dict[str, Callable[[Context, Request], jobs.Steps]] = {
-    "generate": jobs.generate,
-    "prefill": jobs.prefill,
-    "bench": jobs.bench,
-    "time": jobs.time_spans,
+ALONE: dict[str, Callable[[Context, Request], jobs.Steps]] = {"bench": jobs.bench, "time": jobs.time_spans}
+AT_ONCE: dict[str, Callable[[Context, Request], None]] = {
+    "splice": jobs.splice,
+    "keep": jobs.keep,
+    "held": jobs.held,
+    "restore": jobs.restore,
 }
 
 
 class LlamaEngine:
-    """One model, one context, one job at a time; the others wait in order."""
+    """One model, one context of several sequences; answers share batches, what measures has the engine for itself."""
 
     def __init__(self) -> None:
         self._context: Context | None = None
-        self._queue: deque[tuple[Request, jobs.Steps]] = deque()
+        self._scheduler: Scheduler | None = None
+        self._drafting = Drafting()
+        self._jobs = Jobs()
         self._pace = Pace()
 
     @property
     def is_busy(self) -> bool:
-        return bool(self._queue)
+        return bool(self._jobs)
 
     def handle(self, request: Request) -> None:
-        if job := JOBS.get(request.op):
-            self._queue.append((request, job(self._loaded(), request)))
-            return
-        if make := variants.JOBS.get(request.op):
-            self._queue.append((request, make(request)))
-            return
+        if share := self._shared(request.op):
+            self._loaded()
+            self._jobs.add(Waiting(request, share=share))
+        elif measure := ALONE.get(request.op):
+            self._jobs.add(Waiting(request, alone=measure(self._loaded(), request)))
+        elif make := variants.JOBS.get(request.op):
+            self._jobs.add(Waiting(request, alone=make(request)))
+        elif answer := AT_ONCE.get(request.op):
+            answer(self._loaded(), request)
+        else:
+            self._answer(request)
+
+    def _shared(self, op: str) -> SharedJob | None:
+        match op:
+            case "generate":
+                return partial(generate, drafting=self._drafting)
+            case "prefill":
+                return jobs.prefill
+            case _:
+                return None
+
+    def _answer(self, request: Request) -> None:
         match request.op:
             case "load":
                 self._load(request)
@@ -60,8 +84,6 @@ class LlamaEngine:
             case "rig":
                 p = request.params
                 request.reply(elements=write_rig(shape_of(p), str(p["target"])))
-            case "splice":
-                jobs.splice(self._loaded(), request)
             case "trial":
                 trial(request)
             case "features":
@@ -72,24 +94,16 @@ class LlamaEngine:
                 raise EngineError(f"the llama engine has no operation '{request.op}'")
 
     def step(self) -> None:
-        """One unit of work of the oldest job, or of the rest that earlier ones owe (measuring never rests)."""
-        request, steps = self._queue[0]
-        if request.op != "bench" and self._pace.rested():
+        """One batch, or one unit of other work, or of the rest that earlier ones owe (measuring never rests)."""
+        measures = self._jobs.alone is not None and self._jobs.alone.request.op == "bench"
+        if not measures and self._pace.rested():
             return
         started = time.perf_counter()
-        try:
-            next(steps)
-        except StopIteration:
-            self._queue.popleft()
-        except EdgeAgentError as error:
-            self._queue.popleft()
-            request.fail(error)
+        self._jobs.step(self._context, self._scheduler)
         self._pace.worked(time.perf_counter() - started)
 
     def cancel(self, request_id: int) -> None:
-        for entry in [e for e in self._queue if e[0].id == request_id]:
-            entry[1].close()
-            self._queue.remove(entry)
+        self._jobs.cancel(request_id)
 
     def _loaded(self) -> Context:
         if self._context is None:
@@ -106,6 +120,7 @@ class LlamaEngine:
             load_mode=LOAD_MODES[str(p.get("load_mode", "map"))],
             experts_on_cpu=bool(p.get("experts_on_cpu")),
         )
+        invariance = Invariance.model_validate(p.get("invariance") or {})
         self._context = Context(
             model,
             ContextSettings(
@@ -115,8 +130,12 @@ class LlamaEngine:
                 threads=int(p["threads"]),
                 chunk_tokens=int(p["chunk_tokens"]),
                 offload=gpu_layers > 0,
+                sequences=int(p.get("sequences", 1)),
+                is_free=invariance.free_prefill,
             ),
         )
+        self._scheduler = Scheduler(invariance.decode_batch, self._context.settings.chunk_tokens)
+        self._drafting = make_drafting(self._context, invariance, p)
         request.reply(
             engine_version=engine_version(),
             system=system_info(),
@@ -128,6 +147,8 @@ class LlamaEngine:
             context_tokens=self._context.settings.context_tokens,
             has_template=model.chat_template is not None,
             kv_bytes_per_token=self._context.bytes_per_token,
+            kv_planes=self._context.planes,
+            draft_fault=self._drafting.fault,
         )
 
     def _encode(self, request: Request) -> None:

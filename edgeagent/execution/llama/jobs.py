@@ -1,95 +1,174 @@
-"""What a llama worker does step by step: one prompt chunk or one token a step, so that messages get in between."""
+"""What a llama worker does step by step, so that messages and other jobs get in between."""
 
+import mmap
+import os
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 
-from edgeagent.core.errors import ContextLengthError, RequestError
-from edgeagent.core.generation import Sampling
+from edgeagent.core.errors import ContextLengthError, EngineError, RequestError
 from edgeagent.execution import canonical
+from edgeagent.execution.channel import Files
 from edgeagent.execution.llama import state as kv
 from edgeagent.execution.llama.context import Context
-from edgeagent.execution.llama.sampler import Sampler
+from edgeagent.execution.llama.slots import Slot, claim
+from edgeagent.execution.scheduler import Kind
 from edgeagent.execution.worker import Request
 
 Steps = Generator[None, None, None]
-"""A job is a generator: every `yield` is the end of one unit of work."""
+"""A job that computes alone: every `yield` is the end of one unit of work."""
 
 
-def evaluate_prompt(context: Context, request: Request, prompt: list[int], output: list[int]) -> Steps:
-    """Bring the cache to `prompt + output`, canonically, reporting the tokens evaluated after each span."""
-    chunk = context.settings.chunk_tokens
-    wanted = prompt + output
-    shape = canonical.spans(len(prompt), len(output), chunk)
-    done = context.prepare(wanted, shape)
-    if done == len(wanted) and not context.has_logits:
-        context.drop_last_span()
-        done = len(context.tokens)
+@dataclass(frozen=True, slots=True)
+class Want:
+    """The next tokens of a slot that a job wants evaluated; see `scheduler.Want`. Logits of every row of a decode."""
+
+    slot: Slot
+    kind: Kind
+    tokens: Sequence[int]
+    span: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The first `num_tokens` of a want are evaluated; `row` is the batch's row of the first of them.
+
+    The batch took `seconds`, and had nothing else in it if the want `is_alone`.
+    """
+
+    num_tokens: int
+    row: int
+    seconds: float
+    is_alone: bool
+
+
+SharedSteps = Generator[Want, Granted, None]
+"""A job that shares batches with others: it yields what it wants and is resumed with what it got."""
+
+
+def fill(slot: Slot, request: Request, tokens: list[int], spans: list[int]) -> Generator[Want, Granted, int]:
+    """Bring the cache to `tokens`, canonically, reporting the tokens evaluated; the row of the last one's logits."""
+    done, row = slot.prepare(tokens, spans), -1
     request.event(evaluated=done, reused=done)
-    for length in shape[len(context.spans) :]:
-        context.evaluate(wanted[done : done + length])
-        done += length
+    while done < len(tokens):
+        span = spans[len(slot.spans)] if spans else None
+        granted = yield Want(slot, Kind.PREFILL, tokens[done : done + span] if span else tokens[done:], span)
+        done += granted.num_tokens
+        row = granted.row + granted.num_tokens - 1
         request.event(evaluated=done)
-        yield
+    return row
 
 
-def prefill(context: Context, request: Request) -> Steps:
+def prefill(context: Context, slot: Slot, request: Request) -> SharedSteps:
     """Op `prefill {prompt}`: fill the cache; a caller that has met the peer's blocks cancels it half-way."""
-    prompt = _token_ids(context, request.params["prompt"], least=1)
-    _check_fits(context, len(prompt), 0)
-    yield from evaluate_prompt(context, request, prompt, [])
+    prompt, _ = tokens_of(context, request)
+    yield from fill(slot, request, prompt, slot.canonical_spans(len(prompt), 0))
     request.reply(evaluated=len(prompt))
 
 
-def generate(context: Context, request: Request) -> Steps:
-    """Op `generate {prompt, output, sampling, max_tokens, export_kv}`: extend a Generation token by token.
+KEEP_EVERY_S = 1.0
+KEEP_SHARE = 1 / 200
+"""Keeping cells may take this part of the time: reading a state costs by its whole length."""
 
-    Events: `evaluated` after each span, `cells` with the KV blocks as bulk (if asked, before the first token),
-    `token` with its bytes as bulk (`logprob` and `top`, too, if asked). `max_tokens` counts the given output, too.
+
+class Keeper:
+    """Sends the cells that are new since the last time, now and then, for whoever resumes after a death of this worker.
+
+    Event `kept {first, end}` with one descriptor of their rows, plane after plane. The first time is right after the
+    first token: the prompt is what is dearest to evaluate again.
     """
-    params = request.params
-    prompt = _token_ids(context, params["prompt"], least=1)
-    output = _token_ids(context, params["output"], least=0)
-    max_tokens = int(params["max_tokens"])
-    _check_fits(context, len(prompt), max(max_tokens, len(output)))
-    sampler = Sampler(context, Sampling.model_validate(params["sampling"]), prompt)
-    try:
-        for token in output:
-            sampler.accept(token)
-        yield from evaluate_prompt(context, request, prompt, output)
-        if params.get("export_kv"):
-            request.event(export_blocks(context, len(prompt)), cells=len(prompt))
-        yield from _decode(context, request, sampler, output, max_tokens)
-    finally:
-        sampler.close()
 
+    def __init__(self, slot: Slot, request: Request, first: int | None) -> None:
+        """Cells before `first` are kept already; None: nothing is to be kept."""
+        self._slot = slot
+        self._request = request
+        self._first = first
+        self._due = 0.0
 
-def _decode(context: Context, request: Request, sampler: Sampler, output: list[int], max_tokens: int) -> Steps:
-    position = len(output)
-    while position < max_tokens:
-        token = sampler.draw(position)
-        is_end, piece = context.model.is_end(token), context.model.piece(token)
-        request.event([piece], position=position, token=token, is_end=is_end, **sampler.logprobs(token))
-        if is_end:
-            request.reply(reason="stop")
+    def keep_when_due(self) -> None:
+        if self._first is None or time.monotonic() < self._due:
             return
-        position += 1
-        yield
-        if position < max_tokens:
-            context.evaluate([token])
-            yield
-    request.reply(reason="length")
+        started = time.monotonic()
+        if (num_cells := len(self._slot.tokens)) > self._first:
+            self._request.event(Files([rows_file(self._slot, self._first, num_cells)]), kept=[self._first, num_cells])
+            self._first = num_cells
+        ended = time.monotonic()
+        self._due = ended + max(KEEP_EVERY_S, (ended - started) / KEEP_SHARE)
 
 
-def export_blocks(context: Context, num_tokens: int) -> list[bytes]:
+def rows_file(slot: Slot, first: int, end: int) -> int:
+    """A descriptor of an anonymous memory file with the rows of cells `[first, end)`; the caller closes it."""
+    state = slot.read_state()
+    descriptor = os.memfd_create("edgeagent-cells", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with os.fdopen(os.dup(descriptor), "wb", buffering=0) as file:
+        for rows in kv.cut(state, first, end):
+            file.write(rows)
+    return descriptor
+
+
+def keep(context: Context, request: Request) -> None:
+    """Op `keep {prompt, output, first}`: the cells from `first` on, as far as a slot has them of these tokens.
+
+    Replies `kept [first, end]` with one descriptor; without one when no slot has more.
+    """
+    prompt, output = tokens_of(context, request)
+    first, tokens = int(request.params["first"]), prompt + output
+    for slot in context.slots:
+        reusable, _ = slot.reusable(tokens, slot.canonical_spans(len(prompt), len(output)))
+        if not slot.is_busy and reusable > first:
+            request.reply(Files([rows_file(slot, first, reusable)]), kept=[first, reusable])
+            return
+    request.reply(kept=None)
+
+
+def held(context: Context, request: Request) -> None:
+    """Op `held {prompt, output}`: how many of these tokens some slot holds already, from the first on."""
+    prompt, output = tokens_of(context, request)
+    spans = context.slots[0].canonical_spans(len(prompt), len(output))
+    request.reply(tokens=max(slot.reusable(prompt + output, spans)[0] for slot in context.slots))
+
+
+def restore(context: Context, request: Request) -> None:
+    """Op `restore {prompt, output, parts}` with a file a part: fill a slot with cells kept of these tokens.
+
+    `parts` are `[cells in the file, first wanted, number wanted]`; together they are all the tokens' cells.
+    """
+    prompt, output = tokens_of(context, request)
+    slot = _free_slot(context, prompt + output, [])
+    try:
+        parts = [
+            _part(data, numbers, context.bytes_per_token)
+            for data, numbers in zip(request.read_files(), request.params["parts"], strict=True)
+        ]
+        if sum(part.take for part in parts) != len(prompt + output):
+            raise EngineError("the kept cells are not those of these tokens")
+        slot.restore(prompt + output, slot.canonical_spans(len(prompt), len(output)), parts)
+    finally:
+        slot.release()
+    request.reply(tokens=len(slot.tokens))
+
+
+def _part(data: mmap.mmap, numbers: Sequence[int], cell_bytes: int) -> kv.Part:
+    num_cells, skip, take = (int(number) for number in numbers)
+    return kv.Part(memoryview(data)[: num_cells * cell_bytes], num_cells, skip, take)
+
+
+def _free_slot(context: Context, tokens: Sequence[int], spans: Sequence[int]) -> Slot:
+    if (slot := claim(context.slots, tokens, spans)) is None:
+        raise EngineError("every sequence of this engine is in use; try again")
+    return slot
+
+
+def export_blocks(context: Context, slot: Slot, num_tokens: int) -> list[bytes]:
     """The first `num_tokens` cells as blocks of one chunk each, in order."""
-    state, chunk = context.read_state(), context.settings.chunk_tokens
+    state, chunk = slot.read_state(), context.settings.chunk_tokens
     count = canonical.num_blocks(num_tokens, chunk)
     return [kv.cut_block(state, *canonical.block_range(i, num_tokens, chunk)) for i in range(count)]
 
 
 def splice(context: Context, request: Request) -> None:
     """Op `splice {prompt, first_block}` with blocks `first_block…` as bulk: complete the cache of a prompt."""
-    prompt = _token_ids(context, request.params["prompt"], least=1)
+    prompt, _ = tokens_of(context, request)
     chunk, first = context.settings.chunk_tokens, int(request.params["first_block"])
     cell_bytes = context.bytes_per_token
     blocks: list[tuple[int, bytes]] = []
@@ -99,24 +178,33 @@ def splice(context: Context, request: Request) -> None:
         size = (end - begin) * cell_bytes
         blocks.append((end - begin, request.bulk[offset : offset + size]))
         offset += size
-    context.splice(prompt, canonical.spans(len(prompt), 0, chunk), blocks)
+    spans = context.slots[0].canonical_spans(len(prompt), 0)
+    slot = _free_slot(context, prompt, spans)
+    try:
+        slot.splice(prompt, spans, blocks)
+    finally:
+        slot.release()
     request.reply(tokens=len(prompt))
 
 
 def bench(context: Context, request: Request) -> Steps:
     """Op `bench {prompt_tokens, decode_tokens}`: rates of an empty cache, in tokens a second."""
     num_prompt, num_decode = int(request.params["prompt_tokens"]), int(request.params["decode_tokens"])
-    _check_fits(context, num_prompt, num_decode)
+    check_fits(context, num_prompt, num_decode)
     tokens = _any_tokens(context, 0, num_prompt + num_decode)
-    context.clear()
-    started = time.perf_counter()
-    yield from evaluate_prompt(context, request, tokens[:num_prompt], [])
+    slot = context.slots[0]
+    slot.clear()
+    started, done = time.perf_counter(), 0
+    for length in canonical.spans(num_prompt, 0, context.settings.chunk_tokens):
+        slot.evaluate(tokens[done : done + length])
+        done += length
+        yield
     prefilled = time.perf_counter()
     for token in tokens[num_prompt:]:
-        context.evaluate([token])
+        slot.evaluate([token])
         yield
     ended = time.perf_counter()
-    context.clear()
+    slot.clear()
     request.reply(
         prefill_tok_s=num_prompt / (prefilled - started), decode_tok_s=num_decode / max(ended - prefilled, 1e-9)
     )
@@ -125,23 +213,35 @@ def bench(context: Context, request: Request) -> Steps:
 def time_spans(context: Context, request: Request) -> Steps:
     """Op `time {spans, past, threads}`: seconds of each of these batches, one after the other behind `past` tokens."""
     spans, past = [int(n) for n in request.params["spans"]], int(request.params.get("past", 0))
-    _check_fits(context, past + sum(spans), 0)
+    check_fits(context, past + sum(spans), 0)
     context.set_threads(int(request.params["threads"]))
-    context.clear()
+    slot = context.slots[0]
+    slot.clear()
     seconds: list[float] = []
     for num_tokens in [*canonical.spans(past, 0, context.settings.chunk_tokens), *spans]:
-        tokens = _any_tokens(context, len(context.tokens), num_tokens)
+        tokens = _any_tokens(context, len(slot.tokens), num_tokens)
         started = time.perf_counter()
-        context.evaluate(tokens)
+        slot.evaluate(tokens)
         seconds.append(time.perf_counter() - started)
         yield
-    context.clear()
+    slot.clear()
     request.reply(seconds=seconds[-len(spans) :])
 
 
 def _any_tokens(context: Context, first: int, count: int) -> list[int]:
     """Any ids will do for speed; a spread over the vocabulary keeps the embedding rows from staying in cache."""
     return [(i * 7919) % context.model.num_vocab for i in range(first, first + count)]
+
+
+def tokens_of(context: Context, request: Request) -> tuple[list[int], list[int]]:
+    """Prompt and output of a request, when they fit and every id is of the vocabulary: llama.cpp aborts on others.
+
+    Raises RequestError, ContextLengthError.
+    """
+    prompt = _token_ids(context, request.params["prompt"], least=1)
+    output = _token_ids(context, request.params.get("output", ()), least=0)
+    check_fits(context, len(prompt), max(int(request.params.get("max_tokens", 0)), len(output)))
+    return prompt, output
 
 
 def _token_ids(context: Context, values: Sequence[int], *, least: int) -> list[int]:
@@ -154,7 +254,7 @@ def _token_ids(context: Context, values: Sequence[int], *, least: int) -> list[i
     return ids
 
 
-def _check_fits(context: Context, num_prompt: int, num_output: int) -> None:
+def check_fits(context: Context, num_prompt: int, num_output: int) -> None:
     limit = context.settings.context_tokens
     if num_prompt + num_output > limit:
         raise ContextLengthError(

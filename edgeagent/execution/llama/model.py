@@ -3,8 +3,10 @@
 import ctypes
 from pathlib import Path
 
-from edgeagent.core.errors import ModelFileError, RequestError
-from edgeagent.execution.llama.library import expert_overrides, llama
+from edgeagent.core.errors import ModelFileError, OutOfMemoryError, RequestError
+from edgeagent.execution.confine import is_memory_bounded
+from edgeagent.execution.last_words import NO_MEMORY
+from edgeagent.execution.llama.library import expert_overrides, listening, llama
 
 MAX_PIECE_BYTES = 256
 
@@ -35,8 +37,11 @@ class Model:
             params.load_mode = load_mode
         overrides = expert_overrides() if experts_on_cpu else None  # kept until the model is loaded
         params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p) if overrides else None
-        self.handle = lib.llama_model_load_from_file(path.encode(), params)
+        with listening() as told:
+            self.handle = lib.llama_model_load_from_file(path.encode(), params)
         if not self.handle:
+            if is_memory_bounded() and NO_MEMORY.search("".join(told).encode()):
+                raise OutOfMemoryError(f"no memory to load {path}; use a smaller variant")
             raise ModelFileError(f"llama.cpp cannot load {path}; pull the model again")
         self._vocab = lib.llama_model_get_vocab(self.handle)
         self._pieces: dict[int, bytes] = {}
@@ -48,7 +53,9 @@ class Model:
         self.heads = int(lib.llama_model_n_head(self.handle))
         self.kv_heads = int(lib.llama_model_n_head_kv(self.handle))
         self.context_train = int(lib.llama_model_n_ctx_train(self.handle))
-        self.has_window = int(lib.llama_model_n_swa(self.handle)) > 0
+        self.window = int(lib.llama_model_n_swa(self.handle))
+        """Tokens that the layers with a sliding window see; 0: there are none."""
+        self.has_window = self.window > 0
 
     @property
     def vocab(self) -> object:

@@ -37,12 +37,28 @@ def _encoded(model: Model, messages: Sequence[Turn]) -> tuple[list[int], str | N
 
 
 def _with_template(model: Model, template: str, messages: Sequence[Turn]) -> list[int]:
-    if any(_has_control(model, turn["content"]) for turn in messages):
-        return _encode_apart(model, template, messages)
-    return _with_bos(model, render(template, messages, bos=model.bos_text, eos=model.eos_text))
+    """Only the template may write control tokens: text that holds one, or a mark, is tokenized apart from it.
+
+    Just that text, so that a conversation's tokens do not change with what is said later in it.
+    """
+    apart = {str(i): turn["content"] for i, turn in enumerate(messages) if _must_be_apart(model, turn["content"])}
+    marked = [
+        {**turn, "content": f"{_OPEN}{i}{_CLOSE}"} if str(i) in apart else turn for i, turn in enumerate(messages)
+    ]
+    first, *rest = render(template, marked, bos=model.bos_text, eos=model.eos_text).split(_OPEN)
+    tokens = _with_bos(model, first)
+    for part in rest:
+        index, _, after = part.partition(_CLOSE)
+        if index not in apart:
+            raise BrokenTemplateError("changes what it is given")
+        tokens += model.tokenize(apart[index], add_special=False, parse_special=False)
+        tokens += model.tokenize(after, add_special=False, parse_special=True)
+    return tokens
 
 
-def _has_control(model: Model, text: str) -> bool:
+def _must_be_apart(model: Model, text: str) -> bool:
+    if _OPEN in text or _CLOSE in text:
+        return True
     return any(model.is_control(t) for t in model.tokenize(text, add_special=False, parse_special=True))
 
 
@@ -50,18 +66,3 @@ def _with_bos(model: Model, text: str) -> list[int]:
     # A template that writes its own beginning-of-sequence token must not get a second one.
     add = not (model.bos_text and text.startswith(model.bos_text))
     return model.tokenize(text, add_special=add, parse_special=True)
-
-
-def _encode_apart(model: Model, template: str, messages: Sequence[Turn]) -> list[int]:
-    """Template text and message text tokenized apart: only the template may write control tokens."""
-    marked = [{**turn, "content": f"{_OPEN}{i}{_CLOSE}"} for i, turn in enumerate(messages)]
-    first, *rest = render(template, marked, bos=model.bos_text, eos=model.eos_text).split(_OPEN)
-    tokens = _with_bos(model, first)
-    contents = {str(i): turn["content"] for i, turn in enumerate(messages)}
-    for part in rest:
-        index, _, after = part.partition(_CLOSE)
-        if index not in contents:
-            raise BrokenTemplateError("changes what it is given")
-        tokens += model.tokenize(contents[index], add_special=False, parse_special=False)
-        tokens += model.tokenize(after, add_special=False, parse_special=True)
-    return tokens

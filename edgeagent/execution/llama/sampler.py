@@ -16,6 +16,7 @@ from edgeagent.core.generation import Sampling
 from edgeagent.execution.llama import candidates, parts
 from edgeagent.execution.llama.context import Context
 from edgeagent.execution.llama.library import llama
+from edgeagent.execution.llama.model import Model
 
 
 def draw_seed(seed: int, position: int) -> int:
@@ -45,26 +46,35 @@ class Sampler:
             if part is not None:
                 llama().llama_sampler_accept(part, token)
 
-    def draw(self, position: int) -> int:
-        """The token at output `position`, from the context's newest logits.
+    @property
+    def model(self) -> Model:
+        return self._context.model
+
+    def draw(self, position: int, row: int = -1) -> int:
+        """The token at output `position`, from the logits of a row of the newest batch.
 
         Drawn as if there were no grammar; if the grammar refuses that token, drawn again from what it takes.
         """
-        chain = self._chain([*self._adjustments, *self._filters], position)
-        try:
-            token = int(llama().llama_sampler_sample(chain, self._context.handle, -1))
-        finally:
-            llama().llama_sampler_free(chain)
+        token = self._draw_free(position, row)
         if not self._is_allowed(token):
-            token = self._draw_allowed(position)
+            token = self._draw_allowed(position, row)
         self.accept(token)
         return token
 
-    def logprobs(self, token: int) -> dict[str, object]:
-        """`logprob` of a token at the newest logits, and `top`, `[id, hexadecimal bytes, logprob]` each; or nothing."""
+    def _draw_free(self, position: int, row: int) -> int:
+        if self._sampling.temperature == 0 and not self._adjustments:
+            return int(self._logits(row).argmax())  # the first of equals, as llama.cpp's greedy sampler takes it
+        chain = self._chain([*self._adjustments, *self._filters], position)
+        try:
+            return int(llama().llama_sampler_sample(chain, self._context.handle, row))
+        finally:
+            llama().llama_sampler_free(chain)
+
+    def logprobs(self, token: int, row: int = -1) -> dict[str, object]:
+        """`logprob` of a token at a row's logits, and `top`, `[id, hexadecimal bytes, logprob]` each; or nothing."""
         if self._sampling.logprobs is None:
             return {}
-        logprob, top = candidates.logprobs(self._logits(), token, self._sampling.logprobs)
+        logprob, top = candidates.logprobs(self._logits(row), token, self._sampling.logprobs)
         return {"logprob": logprob, "top": [[t, self._context.model.piece(t).hex(), p] for t, p in top]}
 
     @property
@@ -94,8 +104,8 @@ class Sampler:
         llama().llama_sampler_apply(self._grammar, ctypes.byref(data))
         return not math.isinf(one[0].logit)
 
-    def _draw_allowed(self, position: int) -> int:
-        adjusted = candidates.adjusted(self._logits(), self._adjustments)
+    def _draw_allowed(self, position: int, row: int) -> int:
+        adjusted = candidates.adjusted(self._logits(row), self._adjustments)
         table = candidates.allowed(adjusted, self._grammar, self._sampling)
         if not len(table):
             raise EngineError("no token of this model's vocabulary continues the grammar here; loosen the grammar")
@@ -105,8 +115,8 @@ class Sampler:
         finally:
             llama().llama_sampler_free(chain)
 
-    def _logits(self) -> "candidates.Floats":
-        return candidates.logits(self._context)
+    def _logits(self, row: int) -> "candidates.Floats":
+        return candidates.logits(self._context, row)
 
     def close(self) -> None:
         for part in [*self._adjustments, *self._filters, *([self._grammar] if self._grammar is not None else [])]:

@@ -1,8 +1,9 @@
 """llama.cpp's sequence state as arrays of cache rows, and back. Pure: bytes in, bytes out.
 
-Layout of the blob (llama-kv-cache.cpp, `state_write`, as of llama-cpp-python 0.3.36; little endian):
-u32 magic, i32 sequence id, u32 streams, u32 cells, per cell (i32 position, u32 n, n x i32 sequence id),
-u32 v_transposed, u32 layers, per layer K (i32 type, u64 row bytes, rows), per layer V the same.
+Layout of the blob (llama-kv-cache.cpp, `state_write`, as of llama-cpp-python 0.3.36; little endian): u32 magic,
+i32 sequence id, u32 streams; per stream u32 cells (0 in all but the sequence's own, and nothing more then), per cell
+(i32 position, u32 n, n x i32 sequence id), u32 v_transposed, u32 layers, per layer K (i32 type, u64 row bytes, rows),
+per layer V the same. On reading it does not matter which of the streams is the one with cells.
 
 The parser behind `llama_state_seq_set_data` trusts its input, so nothing that came over a network reaches it:
 only row bytes of exactly the right number are taken, and every header is written here.
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 
 from edgeagent.core.errors import EngineError
 
-_HEAD = struct.Struct("<IiII")
+_HEAD = struct.Struct("<IiI")
+_COUNT = struct.Struct("<I")
 _CELL = struct.Struct("<iI")
 _PART = struct.Struct("<II")
 _ROWS = struct.Struct("<iQ")
@@ -31,10 +33,11 @@ class Plane:
 
 @dataclass(frozen=True, slots=True)
 class SequenceState:
-    """A single-sequence cache: `planes` are K of every layer, then V of every layer."""
+    """One sequence's cache: `planes` are K of every layer, then V of every layer."""
 
     magic: int
     sequence: int
+    streams: int
     num_cells: int
     planes: tuple[Plane, ...]
 
@@ -43,7 +46,17 @@ class SequenceState:
         return sum(plane.row_bytes for plane in self.planes)
 
 
-def parse(blob: bytes) -> SequenceState:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of `num_cells` cells, plane after plane; cells `[skip, skip + take)` of them are wanted."""
+
+    rows: memoryview
+    num_cells: int
+    skip: int
+    take: int
+
+
+def parse(blob: bytes | memoryview) -> SequenceState:
     """Read a blob that our own engine wrote. Raises EngineError on a layout this version does not know."""
     view = memoryview(blob)
     try:
@@ -53,10 +66,24 @@ def parse(blob: bytes) -> SequenceState:
 
 
 def _parse(view: memoryview) -> SequenceState:
-    magic, sequence, streams, num_cells = _HEAD.unpack_from(view, 0)
-    if streams != 1:
-        raise EngineError(f"a KV state of {streams} streams is not supported; use one sequence a context")
-    offset = _HEAD.size
+    magic, sequence, streams = _HEAD.unpack_from(view, 0)
+    offset, num_cells = _HEAD.size, 0
+    planes: tuple[Plane, ...] = ()
+    for _ in range(streams):
+        (count,) = _COUNT.unpack_from(view, offset)
+        offset += _COUNT.size
+        if count and num_cells:
+            raise EngineError("a KV state with cells in two streams is not one sequence's; this llama.cpp is unknown")
+        if count:
+            num_cells = count
+            planes, offset = _parse_stream(view, offset, count)
+    if offset != len(view):
+        raise EngineError(f"a KV state of {len(view)} bytes parsed to {offset}; this llama.cpp is not supported")
+    return SequenceState(magic, sequence, streams, num_cells, planes)
+
+
+def _parse_stream(view: memoryview, offset: int, num_cells: int) -> tuple[tuple[Plane, ...], int]:
+    """The planes, and the offset behind them."""
     for _ in range(num_cells):
         _, num_sequences = _CELL.unpack_from(view, offset)
         offset += _CELL.size + 4 * num_sequences
@@ -70,44 +97,57 @@ def _parse(view: memoryview) -> SequenceState:
         offset += _ROWS.size
         planes.append(Plane(ggml_type, row_bytes, view[offset : offset + row_bytes * num_cells]))
         offset += row_bytes * num_cells
-    if offset != len(view):
-        raise EngineError(f"a KV state of {len(view)} bytes parsed to {offset}; this llama.cpp is not supported")
-    return SequenceState(magic, sequence, num_cells, tuple(planes))
+    return tuple(planes), offset
 
 
-def build(state: SequenceState, rows: Sequence[bytes], num_cells: int) -> bytes:
-    """A blob of `num_cells` cells at positions 0… with these rows for `state.planes`, in order.
-
-    Raises EngineError unless every plane has exactly `num_cells` rows of its size.
-    """
-    parts = [_HEAD.pack(state.magic, state.sequence, 1, num_cells)]
-    parts += [_CELL.pack(position, 1) + struct.pack("<i", state.sequence) for position in range(num_cells)]
-    parts.append(_PART.pack(0, len(state.planes) // 2))
-    for plane, data in zip(state.planes, rows, strict=True):
-        if len(data) != plane.row_bytes * num_cells:
-            raise EngineError(f"a KV plane has {len(data)} bytes, not {plane.row_bytes * num_cells}")
-        parts += [_ROWS.pack(plane.ggml_type, plane.row_bytes), data]
-    return b"".join(parts)
+def cut(state: SequenceState, first: int, end: int) -> list[memoryview]:
+    """The rows of cells `[first, end)`, plane after plane, not copied."""
+    return [p.rows[first * p.row_bytes : end * p.row_bytes] for p in state.planes]
 
 
 def cut_block(state: SequenceState, first: int, end: int) -> bytes:
     """The rows of cells `[first, end)`, plane after plane: one block as it travels."""
-    return b"".join(bytes(p.rows[first * p.row_bytes : end * p.row_bytes]) for p in state.planes)
+    return b"".join(cut(state, first, end))
 
 
-def join(state: SequenceState, num_kept: int, blocks: Sequence[tuple[int, bytes]]) -> bytes:
+def join(state: SequenceState, num_kept: int, blocks: Sequence[tuple[int, bytes]]) -> bytearray:
     """A blob with the first `num_kept` cells of `state`, then blocks of `(cells, bytes)` in order.
 
     Raises EngineError unless every block has exactly its size.
     """
-    for num_cells, block in blocks:
-        if len(block) != num_cells * state.bytes_per_cell:
-            raise EngineError(f"a block of {num_cells} cells has {len(block)} bytes, not their {state.bytes_per_cell}")
-    rows: list[bytes] = []
+    parts = [Part(memoryview(block), num_cells, 0, num_cells) for num_cells, block in blocks]
+    return assemble(state, parts, num_kept)
+
+
+def assemble(state: SequenceState, parts: Sequence[Part], num_kept: int = 0) -> bytearray:
+    """A blob with the first `num_kept` cells of `state`, then the wanted cells of `parts`, at positions 0…
+
+    Only sizes are believed: raises EngineError unless every part has exactly its own.
+    """
+    for part in parts:
+        if len(part.rows) != part.num_cells * state.bytes_per_cell:
+            raise EngineError(
+                f"a block of {part.num_cells} cells has {len(part.rows)} bytes, not their {state.bytes_per_cell}"
+            )
+        if not 0 <= part.skip <= part.skip + part.take <= part.num_cells:
+            raise EngineError(f"cells {part.skip} to {part.skip + part.take} are not in a block of {part.num_cells}")
+    num_cells = num_kept + sum(part.take for part in parts)
+    blob = bytearray(_head(state, num_cells))
     start = 0
     for plane in state.planes:
-        parts = [bytes(plane.rows[: num_kept * plane.row_bytes])]
-        parts += [block[start * n : (start + plane.row_bytes) * n] for n, block in blocks]
-        rows.append(b"".join(parts))
-        start += plane.row_bytes
-    return build(state, rows, num_kept + sum(n for n, _ in blocks))
+        size = plane.row_bytes
+        blob += _ROWS.pack(plane.ggml_type, size)
+        blob += plane.rows[: num_kept * size]
+        for part in parts:
+            begin = start * part.num_cells + part.skip * size
+            blob += part.rows[begin : begin + part.take * size]
+        start += size
+    blob += bytes(_COUNT.size * (state.streams - 1))
+    return blob
+
+
+def _head(state: SequenceState, num_cells: int) -> bytes:
+    """What stands before the first plane: the cells at positions 0 to `num_cells`, all of them in the first stream."""
+    cells = b"".join(_CELL.pack(i, 1) + struct.pack("<i", state.sequence) for i in range(num_cells))
+    head = _HEAD.pack(state.magic, state.sequence, state.streams) + _COUNT.pack(num_cells)
+    return head + cells + _PART.pack(0, len(state.planes) // 2)

@@ -91,10 +91,10 @@ def features(request: Request) -> None:
 
 def read_text(context: Context, tokens: Sequence[int], num_batch: int) -> Readings:
     """Read all tokens, the first `num_batch` of them in chunks."""
-    found, chunk, done = Readings(), context.settings.chunk_tokens, 0
+    found, chunk, done, slot = Readings(), context.settings.chunk_tokens, 0, context.slots[0]
     while done < len(tokens):
         length = min(chunk, num_batch - done) if done < num_batch else 1
-        context.evaluate(tokens[done : done + length], all_logits=True)
+        slot.evaluate(tokens[done : done + length], all_logits=True)
         for i in range(length):
             position = done + i
             following = tokens[position + 1] if position + 1 < len(tokens) else None

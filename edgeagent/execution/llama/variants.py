@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from edgeagent.execution.llama import influence, perplexity, prune, quantize
+from edgeagent.execution.llama import influence, invariance, perplexity, prune, quantize
 from edgeagent.execution.llama.jobs import Steps
 from edgeagent.execution.worker import Request
 
@@ -24,4 +24,5 @@ JOBS: dict[str, Callable[[Request], Steps]] = {
     "influence": influence.influence,
     "perplexity": perplexity.perplexity,
     "peak_memory": peak_memory,
+    "invariance": invariance.invariance,
 }

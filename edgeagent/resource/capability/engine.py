@@ -11,6 +11,8 @@ from typing import Literal
 from edgeagent.core.cards import KvType
 from edgeagent.core.errors import EdgeAgentError, EngineLostError
 from edgeagent.core.hardware import EngineFacts, Verdict
+from edgeagent.core.invariance import EvaluationSettings
+from edgeagent.execution.loss import Cause
 from edgeagent.execution.supervisor import Worker
 
 ENGINE = "llama"
@@ -36,6 +38,8 @@ class ProbeModel:
     chunk_tokens: int
     active_weights: int | None = None
     """Weights that each prompt token passes through; None: not known."""
+    evaluation: EvaluationSettings | None = None
+    """How it is going to be evaluated: a profile then says what changes no bit of that; None: nobody asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,8 @@ async def try_engine(
     except TimeoutError:
         return Trial("hung", f"no answer in {timeout_s:g} s with {settings}")
     except EngineLostError as error:
-        return Trial("crashed", f"{_what(error)} with {settings}")
+        outcome: Outcome = "hung" if worker.cause in {Cause.STOPPED, Cause.STUCK} else "crashed"
+        return Trial(outcome, f"{_what(error)} with {settings}")
     except EdgeAgentError as error:
         return Trial("failed", f"{_what(error)} (with {settings})")
     finally:

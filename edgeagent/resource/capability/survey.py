@@ -83,13 +83,15 @@ async def probe_capabilities(
     onnx_model: Path | None = None,
     spawn: SpawnLimited = spawn_limited,
     trial_s: float = TIMEOUT_S,
+    progress: Callable[[str, float], None] = lambda _what, _share: None,
     keep: Callable[[Survey], None] = lambda _: None,
 ) -> Survey:
     """`engines` with a verdict for each capability, those of ONNX Runtime and LiteRT added when they are not there.
 
     No trial starts after `budget_s`; one that has started may take `trial_s`, and then counts as hung. A capability
-    that has a verdict under the same engine version is not tried again, whatever the verdict. `keep` sees the survey
-    after every verdict, so that an interrupted pass loses one trial. Without a model, or with an unusable engine,
+    that has a verdict under the same engine version is not tried again, whatever the verdict. `progress` hears of every
+    trial before it, and which part of them is done; `keep` sees the survey after it, so that an interrupted pass loses
+    one. Without a model, or with an unusable engine,
     llama.cpp's are left.
     """
     deadline = clock() + budget_s
@@ -98,7 +100,9 @@ async def probe_capabilities(
     await _plan_onnxruntime(state, onnx_model, spawn, trial_s)
     _plan_litert(state, spawn, trial_s)
     todo = sorted(state.todo, key=_worth)
+    num_trials = len(todo)
     while todo and clock() < deadline:
+        progress("{} {}".format(*todo[0]), 1 - len(todo) / num_trials)
         engine, name = todo.pop(0)
         judged = await state.trials[engine].judge(name)
         verdict = Capability(name=name, verdict=judged.verdict, reason=judged.reason, at=today)

@@ -4,15 +4,15 @@ import asyncio
 import hashlib
 import importlib.metadata
 import math
-import resource
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from edgeagent.core.errors import EdgeAgentError, EngineLostError
 from edgeagent.core.hardware import CapabilityVerdict
 from edgeagent.execution.channel import Message
+from edgeagent.execution.confine import MAX_OOM_SCORE, WorkerLimits
+from edgeagent.execution.loss import Cause
 from edgeagent.execution.supervisor import Worker
 
 DISTRIBUTIONS = {
@@ -32,8 +32,6 @@ ABSENT = "absent"
 TIMEOUT_S = 120.0
 """As for the engine probe: 1.5 GB from an SD card at 20 MB/s take 75 s, and a GPU compiles its shaders first."""
 NEVER_S = 10 * TIMEOUT_S
-FIRST_TO_DIE = "1000"
-"""The kernel's `oom_score_adj`: should memory run out all the same, the trial goes, not the daemon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +75,9 @@ def build_of(packages: tuple[str, ...]) -> str:
 
 async def spawn_limited(engine: str, limits: Limits, kind: type[Worker] = Worker) -> Worker:
     """A worker with these limits, the first to be ended when memory runs out. The timeout is the caller's to keep."""
-    worker = await kind.spawn(engine, memory_limit_bytes=limits.address_bytes, is_quiet=True)
-    try:
-        cpu_s = math.ceil(limits.timeout_s)
-        resource.prlimit(worker.pid, resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
-        Path(f"/proc/{worker.pid}/oom_score_adj").write_text(FIRST_TO_DIE)  # noqa: ASYNC240  (memory, not a disk)
-    except OSError:  # already dead, which the first call tells; or no such file in this container
-        pass
-    return worker
+    cpu_s = math.ceil(limits.timeout_s)
+    allowed = WorkerLimits(address_bytes=limits.address_bytes, cpu_s=cpu_s, oom_score=MAX_OOM_SCORE)
+    return await kind.spawn(engine, limits=allowed, is_quiet=True)
 
 
 async def run_trial(engine: str, op: str, *, limits: Limits, spawn: SpawnLimited, **params: object) -> Outcome:
@@ -97,16 +90,19 @@ async def run_trial(engine: str, op: str, *, limits: Limits, spawn: SpawnLimited
     except TimeoutError:
         return Outcome("hung", f"no answer in {limits.timeout_s:.0f} s")
     except EngineLostError as error:
-        return _death(worker.exit_status, limits, str(error).partition(";")[0])
+        return _death(worker, limits, str(error).partition(";")[0])
     except EdgeAgentError as error:
         return Outcome("failed", str(error).partition(";")[0] + _within(limits))
     finally:
         await worker.close()
 
 
-def _death(status: int | None, limits: Limits, told: str) -> Outcome:
-    if status == -signal.SIGXCPU:
+def _death(worker: Worker, limits: Limits, told: str) -> Outcome:
+    if worker.cause is Cause.OVERRAN:
         return Outcome("hung", f"no answer after {limits.timeout_s:.0f} s of CPU time")
+    if worker.cause in {Cause.STOPPED, Cause.STUCK}:
+        return Outcome("hung", told)
+    status = worker.exit_status
     if status is not None and status < 0 and status != -signal.SIGKILL:  # SIGKILL may be the supervisor's own
         return Outcome("crashed", f"its process was ended by {signal.Signals(-status).name}{_within(limits)}")
     return Outcome("crashed", f"{told}{_within(limits)}")

@@ -37,8 +37,8 @@ class Writer:
 
     def answer(self, grammar: str, temperature: float) -> str:
         sampler = Sampler(self._context, Sampling(temperature=temperature, seed=5, grammar=grammar))
-        self._context.clear()
-        self._context.evaluate(self._prompt)
+        self._context.slots[0].clear()
+        self._context.slots[0].evaluate(self._prompt)
         stream = TextStream()
         for position in range(MAX_TOKENS):
             token = sampler.draw(position)
@@ -46,7 +46,7 @@ class Writer:
                 self.num_stopped += 1
                 break
             stream.feed(self._model.piece(token))
-            self._context.evaluate([token])
+            self._context.slots[0].evaluate([token])
         else:
             self.num_closed += 1
             stream.drop_part()

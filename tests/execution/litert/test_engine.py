@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from edgeagent.core.errors import EngineError, EngineLostError, ModelFileError
+from edgeagent.execution.calls import Received
 from edgeagent.execution.litert.tiny import CHANNELS, INPUT_SCALE, KERNEL, OUTPUT_SCALE, SIDE, WEIGHT_SCALE, model_bytes
-from edgeagent.execution.supervisor import Received, Worker
+from edgeagent.execution.supervisor import Worker
 from edgeagent.resource.capability.judging import Judged
 from edgeagent.resource.capability.litert import LIBRARIES, LitertTrials
 from edgeagent.resource.capability.trial import ABSENT, engine_builds, spawn_limited

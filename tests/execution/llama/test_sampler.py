@@ -26,7 +26,9 @@ def context(smollm2: "StoredVariant") -> Context:
     """A prompt is evaluated; its last logits are there."""
     model = Model(str(smollm2.path), extra_buffers=False)
     made = Context(model, ContextSettings(256, "q8_0", flash_attention=True, threads=1, chunk_tokens=64))
-    made.evaluate(model.tokenize("The lighthouse was built in the year", add_special=False, parse_special=False))
+    made.slots[0].evaluate(
+        model.tokenize("The lighthouse was built in the year", add_special=False, parse_special=False)
+    )
     return made
 
 
@@ -87,7 +89,7 @@ def test_logprobs_are_of_the_unchanged_distribution(context: Context) -> None:
     sampling = Sampling(
         temperature=1.7, seed=3, presence_penalty=1.0, logit_bias=((17, 50),), logprobs=5, grammar=DIGITS
     )
-    sampler = Sampler(context, sampling, context.tokens)
+    sampler = Sampler(context, sampling, context.slots[0].tokens)
     token = sampler.draw(0)
     told: dict[str, Any] = sampler.logprobs(token)
     sampler.close()

@@ -3,27 +3,46 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeagent.core.errors import EngineError
-from edgeagent.execution.llama.state import Plane, SequenceState, build, cut_block, join, parse
+from edgeagent.execution.llama.state import Part, Plane, SequenceState, assemble, cut_block, join, parse
 
 ROW_BYTES = (4, 6)
 
 
-def state(num_cells: int) -> SequenceState:
+def state(num_cells: int, streams: int = 1) -> SequenceState:
     planes = []
     for i in range(4):
         size = ROW_BYTES[i % 2]
         rows = bytes((i * 50 + cell) % 256 for cell in range(num_cells) for _ in range(size))
         planes.append(Plane(8, size, memoryview(rows)))
-    return SequenceState(0xABCD, 0, num_cells, tuple(planes))
+    return SequenceState(0xABCD, 0, streams, num_cells, tuple(planes))
 
 
 def blob(made: SequenceState) -> bytes:
-    return build(made, [bytes(p.rows) for p in made.planes], made.num_cells)
+    return bytes(join(made, made.num_cells, []))
 
 
-@given(st.integers(0, 20))
-def test_state_round_trips(cells: int) -> None:
-    assert parse(blob(state(cells))) == state(cells)
+@given(st.integers(1, 20), st.integers(1, 4))
+def test_state_round_trips(cells: int, streams: int) -> None:
+    assert parse(blob(state(cells, streams))) == state(cells, streams)
+
+
+@given(st.integers(2, 30), st.data())
+def test_wanted_cells_of_larger_parts_make_the_whole(cells: int, data: st.DataObject) -> None:
+    whole, parts, done = state(cells), [], 0
+    while done < cells:
+        take = data.draw(st.integers(1, cells - done))
+        skip, more = data.draw(st.integers(0, done)), data.draw(st.integers(0, cells - done - take))
+        first, end = done - skip, done + take + more
+        parts.append(Part(memoryview(cut_block(whole, first, end)), end - first, skip, take))
+        done += take
+    assert assemble(state(1), parts) == blob(whole)
+
+
+@pytest.mark.parametrize(("skip", "take"), [(-1, 2), (2, 3), (4, 1)])
+def test_cells_outside_of_a_part_are_refused(skip: int, take: int) -> None:
+    made = state(4)
+    with pytest.raises(EngineError, match="not in a block"):
+        assemble(made, [Part(memoryview(cut_block(made, 0, 4)), 4, skip, take)])
 
 
 @given(st.integers(1, 30), st.integers(1, 8), st.data())

@@ -1,0 +1,163 @@
+"""The jobs of an engine: those that share batches, and those that need it for themselves, in the order they came."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edgeagent.core.errors import EdgeAgentError, EngineError
+from edgeagent.execution import scheduler
+from edgeagent.execution.llama import jobs
+from edgeagent.execution.llama.context import Context, Item
+from edgeagent.execution.llama.slots import Slot, claim
+from edgeagent.execution.worker import Request
+
+SharedJob = Callable[[Context, Slot, Request], jobs.SharedSteps]
+
+
+@dataclass(slots=True)
+class Shared:
+    """A job in a slot, and what it wants next."""
+
+    number: int
+    request: Request
+    slot: Slot
+    steps: jobs.SharedSteps
+    want: jobs.Want
+
+    @property
+    def wish(self) -> scheduler.Want:
+        want, params = self.want, self.request.params
+        priority, due = int(params.get("priority", 1)), float(params.get("due", 0.0))
+        return scheduler.Want(self.number, want.kind, len(want.tokens), want.span, priority, due)
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A job that has not begun: `share` begins one that shares batches; `alone` are the steps of one that cannot."""
+
+    request: Request
+    share: SharedJob | None = None
+    alone: jobs.Steps | None = None
+
+
+@dataclass(slots=True)
+class Jobs:
+    """Begins jobs in order and advances them by one batch, or one unit of work, a step."""
+
+    waiting: deque[Waiting] = field(default_factory=deque)
+    running: dict[int, Shared] = field(default_factory=dict)
+    alone: Waiting | None = None
+    _num_begun: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.waiting or self.running or self.alone)
+
+    def add(self, waiting: Waiting) -> None:
+        self.waiting.append(waiting)
+
+    def step(self, context: Context | None, scheduling: scheduler.Scheduler | None) -> None:
+        self._begin(context)
+        if self.alone is not None:
+            self._step_alone(self.alone)
+        elif self.running:
+            assert context is not None
+            assert scheduling is not None
+            self._step_shared(context, scheduling)
+
+    def cancel(self, request_id: int) -> None:
+        """End a job; its slot keeps what was evaluated."""
+        for waiting in [w for w in self.waiting if w.request.id == request_id]:
+            self.waiting.remove(waiting)
+        for job in [j for j in self.running.values() if j.request.id == request_id]:
+            self._end(job)
+        if self.alone is not None and self.alone.request.id == request_id:
+            assert self.alone.alone is not None
+            self.alone.alone.close()
+            self.alone = None
+
+    def _begin(self, context: Context | None) -> None:
+        """As many as there are slots. One that needs the engine alone waits for the others and keeps new ones out."""
+        while self.waiting and self.alone is None:
+            first = self.waiting[0]
+            if first.share is None:
+                if self.running:
+                    return
+                self.alone = self.waiting.popleft()
+                return
+            assert context is not None
+            try:
+                if not self._begin_shared(context, first, first.share):
+                    return
+            except EdgeAgentError as error:
+                first.request.fail(error)
+            self.waiting.popleft()
+
+    def _begin_shared(self, context: Context, waiting: Waiting, share: SharedJob) -> bool:
+        """False when every slot is taken. Raises what the job raises."""
+        prompt, output = jobs.tokens_of(context, waiting.request)
+        spans = context.slots[0].canonical_spans(len(prompt), len(output))
+        slot = claim(context.slots, prompt + output, spans)
+        if slot is None:
+            return False
+        self._num_begun += 1
+        steps = share(context, slot, waiting.request)
+        try:
+            want = next(steps)
+        except StopIteration:
+            slot.release()
+        except BaseException:
+            slot.release()
+            raise
+        else:
+            self.running[self._num_begun] = Shared(self._num_begun, waiting.request, slot, steps, want)
+        return True
+
+    def _step_alone(self, waiting: Waiting) -> None:
+        assert waiting.alone is not None
+        try:
+            next(waiting.alone)
+        except StopIteration:
+            self.alone = None
+        except EdgeAgentError as error:
+            self.alone = None
+            waiting.request.fail(error)
+
+    def _step_shared(self, context: Context, scheduling: scheduler.Scheduler) -> None:
+        wishes = [job.wish for job in self.running.values()]
+        grants = scheduling.plan(wishes)
+        chosen = [(self.running[grant.number], grant.num_tokens) for grant in grants]
+        items = [_item(job.want, job.slot, count) for job, count in chosen]
+        started = time.perf_counter()
+        try:
+            rows = context.evaluate(items)
+        except EngineError as error:
+            for job, _ in chosen:
+                self._fail(job, error)
+            return
+        seconds = time.perf_counter() - started
+        scheduling.observe(wishes, grants, seconds)
+        for (job, count), row in zip(chosen, rows, strict=True):
+            self._resume(job, jobs.Granted(count, row, seconds, len(chosen) == 1))
+
+    def _resume(self, job: Shared, granted: jobs.Granted) -> None:
+        try:
+            job.want = job.steps.send(granted)
+        except StopIteration:
+            self._end(job)
+        except EdgeAgentError as error:
+            self._fail(job, error)
+
+    def _fail(self, job: Shared, error: EdgeAgentError) -> None:
+        self._end(job)
+        job.request.fail(error)
+
+    def _end(self, job: Shared) -> None:
+        job.steps.close()
+        job.slot.release()
+        del self.running[job.number]
+
+
+def _item(want: jobs.Want, slot: Slot, num_tokens: int) -> Item:
+    is_decode = want.kind is scheduler.Kind.DECODE
+    return Item(slot, want.tokens[:num_tokens], all_logits=is_decode, as_singles=is_decode)

@@ -1,0 +1,81 @@
+"""How a variant is loaded into a worker, and what the worker says of it then."""
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+
+from edgeagent.core.invariance import Invariance
+from edgeagent.execution.channel import Message
+from edgeagent.execution.recovery import LoadMode
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSettings:
+    """How a variant is loaded. `chunk_tokens` is the canonical prefill chunk; `read` keeps no mapping of the file."""
+
+    path: str
+    variant_sha256: str
+    context_tokens: int
+    kv_type: str
+    flash_attention: bool
+    threads: int
+    extra_buffers: bool
+    chunk_tokens: int
+    load_mode: LoadMode = "map"
+    gpu_layers: int = 0
+    experts_on_cpu: bool = False
+    """Of the layers on a GPU, the experts' tensors stay in the machine's own memory."""
+    sequences: int = 1
+    """Answers that may be under way together, each with `context_tokens`."""
+    invariance: Invariance = field(default_factory=Invariance)
+    speculation: bool = True
+    """Whether answers may be drafted ahead where `invariance` says that it changes no bit."""
+    draft_path: str = ""
+    """File of a smaller model of the same vocabulary that may draft, too; empty: only the text itself does."""
+
+    @property
+    def is_thread_invariant(self) -> bool:
+        """Whether the number of threads changes no bit. ggml's flash attention over an f16 cache splits one token's
+        attention among threads from 257 tokens on (ggml-cpu, `use_split_kv_path`); found by the probe.
+        """
+        return self.invariance.threads or not (self.flash_attention and self.kv_type == "f16")
+
+    def parameters(self) -> Message:
+        """Of the worker's op `load`."""
+        return {**asdict(self), "invariance": self.invariance.model_dump()}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedFacts:
+    """What the engine says of a loaded variant. `kv_bytes_per_token` is 0 when its cache cannot be exchanged."""
+
+    context_tokens: int
+    kv_bytes_per_token: int
+    has_template: bool
+    exact_key: str
+    """Two engines with one key compute the same bits."""
+    kv_planes: tuple[int, ...] = ()
+    """Row bytes of K of every layer, then of V; they add up to `kv_bytes_per_token`."""
+
+
+def facts_of(settings: LoadSettings, reply: Message) -> LoadedFacts:
+    """From the reply to op `load`."""
+    identity = [
+        settings.variant_sha256,
+        settings.kv_type,
+        settings.flash_attention,
+        settings.extra_buffers,
+        settings.chunk_tokens,
+        reply["engine_version"],
+        reply["system"],
+    ]
+    if not settings.is_thread_invariant:
+        identity.append(settings.threads)
+    if settings.gpu_layers:
+        identity += [settings.gpu_layers, settings.experts_on_cpu]
+    return LoadedFacts(
+        context_tokens=int(reply["context_tokens"]),
+        kv_bytes_per_token=int(reply["kv_bytes_per_token"]),
+        has_template=bool(reply["has_template"]),
+        kv_planes=tuple(int(size) for size in reply["kv_planes"]),
+        exact_key=hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest(),
+    )

@@ -1,0 +1,114 @@
+"""Which tokens go into an engine's next batch. Pure: it knows sizes, ages and seconds, never tensors.
+
+Answers under way decode together (continuous batching, Orca, OSDI '22). A waiting prompt is evaluated between their
+steps in pieces (chunked prefill, Sarathi-Serve, OSDI '24), each as large as the answers' pace allows. Decodes and
+prompts never share a batch: llama.cpp would split it into batches of equal lengths anyway, and where shapes of
+batches matter each must have its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+STALL = 1.5
+"""A prompt's piece between two decode steps may take so many times as long as one: TPOT stays below 3 x idle."""
+SLACK = 0.9
+"""A piece that took less than this part of what it may take lets the next one be larger."""
+
+
+class Kind(Enum):
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What one sequence could evaluate next.
+
+    `num_tokens` are ready; a prefill without a `span` may be cut anywhere, with one exactly so many come next. Of a
+    decode, those behind the first are guesses, and may be left out. `priority` 0 is served first; `due` is on the
+    caller's clock.
+    """
+
+    number: int
+    kind: Kind
+    num_tokens: int
+    span: int | None = None
+    priority: int = 1
+    due: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """`num_tokens` of the want with this number are in the next batch."""
+
+    number: int
+    num_tokens: int
+
+
+@dataclass(slots=True)
+class PieceSize:
+    """Rows of a prompt's piece between decode steps: grows while pieces fit, shrinks when one does not."""
+
+    rows: int = 1
+
+    def note(self, rows: int, seconds: float, budget_s: float) -> None:
+        if seconds > budget_s:
+            self.rows = max(1, int(rows * budget_s / seconds))
+        elif rows >= self.rows and seconds < SLACK * budget_s:
+            self.rows = rows + max(1, rows // 8)
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """`decode_batch` sequences may decode together (`core.invariance`), `chunk_tokens` are the largest batch."""
+
+    decode_batch: int
+    chunk_tokens: int
+    piece: PieceSize = field(default_factory=PieceSize)
+    _decoded_s: float = 0.0
+    """Seconds of decode steps since the last piece of a prompt."""
+    _span_s: float = 0.0
+    """Seconds that the newest prompt span which may not be cut took."""
+    _turn: int = 0
+
+    def plan(self, wants: Sequence[Want]) -> list[Grant]:
+        """The next batch: pieces of one kind only. Empty without wants."""
+        decodes = [want for want in wants if want.kind is Kind.DECODE]
+        prompts = [want for want in wants if want.kind is Kind.PREFILL]
+        if not prompts:
+            self._decoded_s = 0.0
+            return self._decode(decodes)
+        first = min(prompts, key=lambda want: (want.priority, want.due, want.number))
+        if not decodes:
+            return [Grant(first.number, first.span or min(first.num_tokens, self.chunk_tokens))]
+        if self._is_due(first):
+            return [Grant(first.number, first.span or min(first.num_tokens, self.chunk_tokens, self.piece.rows))]
+        return self._decode(decodes)
+
+    def observe(self, wants: Sequence[Want], grants: Sequence[Grant], seconds: float) -> None:
+        """How long the batch took that was planned of these wants."""
+        granted = {grant.number: grant.num_tokens for grant in grants}
+        prompt = next((w for w in wants if w.number in granted and w.kind is Kind.PREFILL), None)
+        if prompt is None:
+            self._decoded_s += seconds
+            return
+        if prompt.span is not None:
+            self._span_s = seconds
+        elif self._decoded_s:
+            self.piece.note(granted[prompt.number], seconds, STALL * self._decoded_s)
+        self._decoded_s = 0.0
+
+    def _is_due(self, prompt: Want) -> bool:
+        """After every decode step; a prompt that may not be cut waits until the answers had as long as it takes."""
+        return self._decoded_s > (0.0 if prompt.span is None else self._span_s)
+
+    def _decode(self, decodes: Sequence[Want]) -> list[Grant]:
+        """One token of each, as many as may share a batch, in turns; guesses only of one that decodes alone."""
+        if len(decodes) == 1:
+            return [Grant(decodes[0].number, decodes[0].num_tokens)]
+        if len(decodes) <= self.decode_batch:
+            return [Grant(want.number, 1) for want in decodes]
+        self._turn += self.decode_batch
+        ordered = [decodes[(self._turn + i) % len(decodes)] for i in range(self.decode_batch)]
+        return [Grant(want.number, 1) for want in ordered]

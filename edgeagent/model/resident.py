@@ -1,0 +1,67 @@
+"""A variant in use: what was chosen for this machine, how fast it is, who uses it."""
+
+from dataclasses import dataclass, field
+
+from edgeagent.core.cards import ModelCard, Variant
+from edgeagent.core.hardware import Rates
+from edgeagent.execution.local import LocalModel
+from edgeagent.model.locks import Hold
+from edgeagent.resource.drift import Drift
+
+
+@dataclass(slots=True)
+class Resident:
+    """A variant chosen for this machine. Its worker is started on first use."""
+
+    card: ModelCard
+    variant: Variant
+    why: str
+    rates: Rates
+    memory_bytes: int
+    local: LocalModel
+    used_at: float
+    pace: tuple[int, float] | None = None
+    """Threads and duty that the governor set last; None: as chosen."""
+    full_rates: Rates | None = None
+    """`rates` before the governor slowed it."""
+    position_s: tuple[float, float] = (0.0, 0.0)
+    """Seconds that each earlier position adds to a prompt token and to an answer token (0: not known)."""
+    drift: Drift = field(default_factory=Drift)
+    """How far answers have lately been from what `rates` say."""
+    hold: Hold | None = None
+    """Keeps the file from eviction by any process."""
+    single_bytes: int = 0
+    """`memory_bytes` if it held one sequence only."""
+    num_users: int = 0
+    """Requests that hold a lease of the pool."""
+    is_promised: bool = False
+    """Memory is kept for its worker, which may not have been started yet."""
+    is_retired: bool = False
+    """Requests from now on take another choice; this one ends with those that use it."""
+
+    @property
+    def name(self) -> str:
+        return self.card.id + (" (as chosen before)" if self.is_retired else "")
+
+    @property
+    def is_loaded(self) -> bool:
+        return self.local.is_loaded
+
+    @property
+    def pid(self) -> int | None:
+        return self.local.pid
+
+    @property
+    def is_in_use(self) -> bool:
+        return self.num_users > 0 or self.local.num_waiting > 0
+
+    async def unload(self) -> None:
+        """End the worker; its memory may be promised to others."""
+        await self.local.close()
+        self.is_promised = False
+
+    async def end(self) -> None:
+        """End the worker and give its file up: nobody uses it any more."""
+        await self.unload()
+        if self.hold:
+            self.hold.close()

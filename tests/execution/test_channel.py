@@ -1,0 +1,53 @@
+"""Packets between daemon and worker: whatever is packed comes out the same, and nothing else comes out."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeagent.execution.channel import FILES, MAX_PACKET_BYTES, ChannelClosedError, Files, pack, unpack
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_is_left_open() -> Iterator[None]:
+    before = set(Path("/proc/self/fd").iterdir())
+    yield
+    assert len(set(Path("/proc/self/fd").iterdir()) - before) == 0
+
+
+@given(st.lists(st.binary(max_size=300), max_size=3), st.sampled_from([0, 1, MAX_PACKET_BYTES]), st.booleans())
+def test_message_and_bulk_come_out_as_they_went_in(parts: list[bytes], padding: int, is_long_text: bool) -> None:
+    message = {"id": 7, "text": "x" * (2 * MAX_PACKET_BYTES if is_long_text else 3)}
+    bulk = [*parts, bytes(padding)]
+    assert unpack(*pack(message, bulk)) == (message, b"".join(bulk))
+
+
+@pytest.mark.parametrize("length", [1, 2 * MAX_PACKET_BYTES])
+def test_files_are_handed_over_unread(length: int) -> None:
+    with Path("/proc/self/exe").open("rb") as file:
+        message, bulk = unpack(*pack({"text": "x" * length}, Files([file.fileno(), file.fileno()])))
+        first, second = message.pop(FILES)
+        assert os.fstat(first).st_ino == os.fstat(second).st_ino == os.fstat(file.fileno()).st_ino
+    assert (message, bulk) == ({"text": "x" * length}, b"")
+    os.close(first)
+    os.close(second)
+
+
+@given(st.data())
+def test_cut_packet_is_refused_or_a_whole_message_with_less_bulk(data: st.DataObject) -> None:
+    packet, _ = pack({"id": 1, "op": "x"}, [b"abc"])
+    cut = packet[: data.draw(st.integers(0, len(packet) - 1))]
+    with contextlib.suppress(ChannelClosedError, ValueError):
+        message, bulk = unpack(cut, [])
+        assert message == {"id": 1, "op": "x"}
+        assert b"abc".startswith(bulk)
+
+
+def test_descriptors_that_the_message_does_not_speak_of_are_closed() -> None:
+    packet, _ = pack({"id": 1}, Files([]))
+    with pytest.raises(ChannelClosedError, match="1 files instead of 0"):
+        unpack(packet, [os.open("/proc/self/exe", os.O_RDONLY)])
