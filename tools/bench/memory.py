@@ -71,12 +71,16 @@ async def recall_table(
         harness.progress(f"remembering {conversation.name}")
         await recall_data.remember(path, embedder, conversation)
         found[conversation.name] = await recall_data.cases(path, embedder, conversation)
-    judged = sample(recall_fit.leave_one_out(found), quick)
+    every = recall_fit.leave_one_out(found)
+    chosen = sample(len(every), quick)
+    judged = [every[i] for i in chosen]
     for case, scores in judged:
         note(results, "learned", case.category, [recall_fit.recall_at(case, scores, k) for k in (10, 5)])
+    places = iter(range(len(every)))
     for conversation in conversations:
         rankers = await baselines(embedder, conversation)
-        for inquiry in conversation.inquiries:
+        asked = [inquiry for inquiry in conversation.inquiries if next(places) in chosen]
+        for inquiry in asked:
             for method, ranker in rankers.items():
                 best = ranker(inquiry.text)
                 shares = [len(inquiry.evidence & set(best[:k])) / len(inquiry.evidence) for k in (10, 5)]
@@ -95,10 +99,10 @@ async def recall_table(
     }
 
 
-def sample(
-    judged: list[tuple[recall_data.Case, list[float]]], quick: bool
-) -> list[tuple[recall_data.Case, list[float]]]:
-    return random.Random(6).sample(judged, 5 * QUICK_INQUIRIES) if quick else judged
+def sample(num_questions: int, quick: bool) -> list[int]:
+    """Places of the questions that are judged, by every method alike."""
+    every = range(num_questions)
+    return random.Random(6).sample(every, 5 * QUICK_INQUIRIES) if quick else list(every)
 
 
 def note(
@@ -165,7 +169,7 @@ def scale(
     fill(large, "own", islice(memories, OWN))
     started = time.process_time()
     text_bytes = fill(large, "one", islice(memories, LARGE - OWN))
-    conditions["inserts_cpu_s"] = round((LARGE - OWN) / (time.process_time() - started))
+    conditions["inserts_per_cpu_s"] = round((LARGE - OWN) / (time.process_time() - started))
     time_queries(large, "own", "2k_of_100k")
     text_bytes += fill(large, "one", islice(memories, OWN))
     time_queries(large, "one", "100k")

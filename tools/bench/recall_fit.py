@@ -79,15 +79,15 @@ def _listwise(x: "Floats", cases: Sequence[Case], ridge: float) -> "Floats":
 
 
 def _logistic(z: "Floats", labels: "Floats") -> tuple[float, float]:
-    """Platt's scaling: slope and offset of the likelihood."""
-    x = np.stack([z, np.ones_like(z)], axis=1)
-    w = np.zeros(2)
-    w[1] = np.log(labels.mean() / (1 - labels.mean()))
+    """Platt's scaling: slope and offset of the likelihood, by Newton steps of at most 1 over standardised scores."""
+    middle, scale = z.mean(), z.std()
+    x = np.stack([(z - middle) / scale, np.ones_like(z)], axis=1)
+    w = np.array([0.0, np.log(labels.mean() / (1 - labels.mean()))])
     for _ in range(MAX_STEPS):
         p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
         step = np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + 1e-9 * np.eye(2), x.T @ (p - labels))
-        w -= np.clip(step, -1, 1)
-    return float(w[0]), float(w[1])
+        w -= step / max(1.0, float(np.linalg.norm(step)))
+    return float(w[0] / scale), float(w[1] - w[0] * middle / scale)
 
 
 def recall_at(case: Case, scores: Sequence[float], k: int) -> float:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
+from typing import NamedTuple
 
 from edgeagent.agent.memory.cues import Cue, num_names
 from edgeagent.agent.memory.times import Span, nearness
@@ -71,9 +72,11 @@ NAMES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A memory as its index rows tell of it. `near` is the cosine estimated from signatures, -1 to 1."""
+class Entry(NamedTuple):
+    """A memory as its index rows tell of it. `near` is the cosine estimated from signatures, -1 to 1.
+
+    Not a frozen dataclass: a question makes a thousand, and those take more than twice as long to make.
+    """
 
     row: int
     session: int | None
@@ -123,6 +126,7 @@ class Features:
         self._asked = asked
         self._entries = entries
         self._total = math.fsum(lexicon.weights.values()) or 1.0
+        self._session = {row: entry.session for row, entry in entries.items()}
         self._held = _held(lexicon, entries)
         self._middle = math.fsum(entry.near for entry in entries.values()) / max(1, len(entries))
         self._words = {row: self._words_of(entry) for row, entry in entries.items()}
@@ -174,8 +178,8 @@ class Features:
 
     def _beside(self, row: int, step: int) -> int:
         """The row so many steps on in the same session; 0, which no memory has, when there is none."""
-        other, session = self._entries.get(row + step), self._entries[row].session
-        return other.row if other is not None and session is not None and other.session == session else 0
+        session = self._session[row]
+        return row + step if session is not None and self._session.get(row + step) == session else 0
 
     def _around(self, row: int) -> _Around:
         return self._beside(row, -1), self._beside(row, 1), self._beside(row, -2), self._beside(row, 2)

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 MAX_QUERY_WORDS = 64
 """Distinct words of a question that are looked up: bounds the work a long question can cause."""
 
-MAX_POSTINGS = 60_000
+MAX_POSTINGS = 30_000
 """Rows read from the word index for one question, the rarest words first; what is left of common words tells little."""
 
-NUM_NEAREST, NUM_MATCHING, NUM_WIDENED, NUM_WEIGHED = 300, 200, 60, 300
+NUM_NEAREST, NUM_MATCHING, NUM_WIDENED, NUM_WEIGHED = 120, 120, 40, 120
 """Candidates by signature, by words, how many of each bring their neighbours along, and how many get a score."""
 
 
