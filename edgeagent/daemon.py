@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from dataclasses import dataclass
 
 from edgeagent.agent.answering import Answerer
+from edgeagent.agent.arriving import Door
 from edgeagent.agent.assistant import Assistant
 from edgeagent.agent.cascading import Cascade
 from edgeagent.agent.memory.memory import Memory
@@ -148,20 +149,24 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         await stack.enter_async_context(background(rechecking.run(), "recheck-rates"))
         answerer = Answerer(Surroundings(config.policy, config.models, peers), encoder)
         assistant = Assistant(
-            pool,
+            _door(settings, pool, governing),
             answerer,
             encoder,
             memory,
-            default_model=config.models.default,
             tools=config.tools.enabled,
             new_id=lambda: f"call_{secrets.token_hex(8)}",
             now=time.time,
             layout=config.policy.layout,
-            governor=governing,
             cascade=_cascade(settings, pool, answerer),
             on_local_answer=rechecking.note,
         )
         yield House(settings, store, pool, memory, assistant, peers)
+
+
+def _door(settings: Settings, pool: ModelPool, governor: Governing) -> Door:
+    engine = settings.config.engine
+    default = settings.config.models.default
+    return Door(pool, governor, default_model=default, queue=engine.queue, per_user=engine.user_queue)
 
 
 def _cascade(settings: Settings, pool: ModelPool, answerer: Answerer) -> Cascade | None:

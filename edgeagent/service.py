@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 from edgeagent import __version__
 from edgeagent.application.http.server import start_http
@@ -14,6 +15,7 @@ from edgeagent.application.notify import ServiceManager, watchdog
 from edgeagent.application.peer import Offer, PeerService
 from edgeagent.core.errors import ConfigError, EdgeAgentError
 from edgeagent.daemon import background, connect_broker, open_house
+from edgeagent.execution.local import LocalModel
 from edgeagent.execution.transport.mqtt import LastWill
 from edgeagent.model.pool import ModelPool
 from edgeagent.parts import device_id
@@ -63,21 +65,27 @@ async def _offers(settings: Settings, pool: ModelPool) -> list[Offer]:
     """What this peer runs; loads each model once, so that its offer says what the engine says."""
     offers: list[Offer] = []
     for model_id in settings.config.peer.models or (settings.config.models.default,):
-        resident = await pool.get(model_id)
-        facts = await resident.local.facts()
-        assert resident.variant.sha256 is not None
-        model = OfferedModel(
-            model=resident.card.id,
-            variant=resident.variant.name,
-            variant_sha256=resident.variant.sha256,
-            exact_key=facts.exact_key,
-            prefill_tok_s=resident.rates.prefill_tok_s,
-            decode_tok_s=resident.rates.decode_tok_s,
-            context_tokens=facts.context_tokens,
-            kv_bytes_per_token=facts.kv_bytes_per_token,
-        )
-        offers.append(Offer(model, resident.local))
+        async with pool.lease(model_id) as resident:
+            facts = await resident.local.facts()
+            assert resident.variant.sha256 is not None
+            model = OfferedModel(
+                model=resident.card.id,
+                variant=resident.variant.name,
+                variant_sha256=resident.variant.sha256,
+                exact_key=facts.exact_key,
+                prefill_tok_s=resident.rates.prefill_tok_s,
+                decode_tok_s=resident.rates.decode_tok_s,
+                context_tokens=facts.context_tokens,
+                kv_bytes_per_token=facts.kv_bytes_per_token,
+            )
+        offers.append(Offer(model, partial(_engine, pool, f"{model.model}/{model.variant}")))
     return offers
+
+
+@contextlib.asynccontextmanager
+async def _engine(pool: ModelPool, variant: str) -> AsyncIterator[LocalModel]:
+    async with pool.lease(variant) as resident:
+        yield resident.local
 
 
 @contextlib.asynccontextmanager

@@ -97,11 +97,12 @@ At = Callable[[Callable[[Desk], Awaitable[None]]], None]
 
 @pytest.fixture
 def at_desk(ready_env: dict[str, str]) -> At:
-    """Runs a scene at a fresh daemon whose model is loaded; three may wait, two of one user."""
+    """At a fresh daemon whose model is loaded: one answer at a time, three may wait, two of one user."""
     tokens = ", ".join(f'"{token}" = "{user}"' for token, user in TOKENS.items())
     env = ready_env | {
         "EDGEAGENT__HTTP__PORT": "0",
         "EDGEAGENT__HTTP__TOKENS": f"{{ {tokens} }}",
+        "EDGEAGENT__ENGINE__SEQUENCES": "1",
         "EDGEAGENT__ENGINE__QUEUE": "3",
         "EDGEAGENT__ENGINE__QUEUE_PER_USER": "2",
         "EDGEAGENT__GOVERNOR__ENABLED": "false",

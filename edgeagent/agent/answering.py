@@ -1,5 +1,6 @@
 """One answer: drafts of the prompt, a plan, a run. Below the agent's loop, above model and executors."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -10,9 +11,9 @@ from edgeagent.agent.running import Run
 from edgeagent.agent.situation import Surroundings, imagined
 from edgeagent.agent.tally import Tally
 from edgeagent.core.chat import ChatRequest, Message
-from edgeagent.core.errors import ContextLengthError, DeadlineError, NoPlanError
+from edgeagent.core.errors import ContextLengthError, DeadlineError, ModelNotFoundError, NoPlanError
 from edgeagent.core.events import Event, Planned, Reduced
-from edgeagent.core.generation import Generation, Sampling, TokenStep
+from edgeagent.core.generation import Adapter, Generation, Sampling, TokenStep
 from edgeagent.core.memory import Embedder
 from edgeagent.core.plan import (
     Candidate,
@@ -24,7 +25,7 @@ from edgeagent.core.plan import (
     Recalled,
     ReductionLevel,
 )
-from edgeagent.execution.admission import ANYONE, Claim, Priority
+from edgeagent.execution.admission import ANYONE, Claim
 from edgeagent.execution.executors import PeerModel
 from edgeagent.model.resident import Resident
 from edgeagent.resource.planner import Ask, PromptOption, Situation, decide
@@ -34,14 +35,14 @@ MIN_ANSWER_TOKENS = 16
 EXPECTED_TOKENS = 128
 """What an answer is priced at when its limit is higher: small models mostly stop before."""
 
-PRIORITIES = {"interactive": Priority.HIGH, "normal": Priority.NORMAL, "background": Priority.LOW}
 
-
-def claim_of(request: ChatRequest, user: str, started_at: float) -> Claim:
-    """What a request that came at `started_at` (monotonic seconds) may ask of the engine."""
-    wish = request.edgeagent
-    deadline = None if wish.deadline_s is None else started_at + wish.deadline_s
-    return Claim(user, PRIORITIES[wish.priority], deadline)
+async def adapter_of(request: ChatRequest, resident: Resident) -> Adapter | None:
+    """The adapter that a request names. Raises ModelNotFoundError, which tells those of the card; ModelFileError."""
+    if (name := request.edgeagent.adapter) is None:
+        return None
+    if request.model not in (None, resident.card.id):
+        raise ModelNotFoundError(f"no file of {request.model} is here, and adapters are not asked of peers; pull it")
+    return await asyncio.to_thread(resident.find_adapter, name)
 
 
 class Answerer:
@@ -61,8 +62,10 @@ class Answerer:
         claim: Claim = ANYONE,
     ) -> AsyncGenerator[Event, None]:
         """Reduced, Planned, then Text and HandedOver, then Finished. Raises EdgeAgentError."""
+        adapter = await adapter_of(request, resident)
         async with resident.local.lease(claim):
             tally = await self._plan(request, material, resident, started_at)
+            tally.adapter = adapter
             yield Reduced(tally.draft.report)
             yield Planned(tally.decision, requested=request.edgeagent.plan != "auto")
             run = Run(request, tally, resident, self._surroundings.peers, grammar)
@@ -151,14 +154,15 @@ class Answerer:
     def _decide(self, ask: Ask, situation: Situation, spent_s: float) -> tuple[Decision, list[Handover]]:
         """The decision; when a named plan was lost with its peer, the best of the others, marked as a handover.
 
-        Raises NoPlanError when no peer was ever there: then the plan was not lost, it is not to be had; DeadlineError
+        Raises NoPlanError when no peer was ever there, or the request names an adapter, which no peer has: then the
+        plan was not lost, it is not to be had; DeadlineError
         when there would be a plan, had the request not waited for `spent_s`.
         """
         try:
             return decide(ask, situation), []
         except NoPlanError as error:
             _check_wait(ask, situation, spent_s)
-            if ask.plan in (None, PlanKind.LOCAL) or not self._surroundings.has_met_peers:
+            if ask.plan in (None, PlanKind.LOCAL) or ask.adapter is not None or not self._surroundings.has_met_peers:
                 raise
             decision = decide(replace(ask, plan=None), situation)
             why = f"{error}; chosen instead: {decision.why}"
@@ -228,6 +232,7 @@ def _ask(
         model=request.model or resident.card.id,
         objective=wish.policy or surroundings.objective,
         deadline_s=None if wish.deadline_s is None else max(round(wish.deadline_s - spent_s, 2), 0.0),
+        adapter=wish.adapter,
     )
 
 

@@ -4,9 +4,10 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal
 
-from edgeagent.agent.answering import Answerer, claim_of
+from edgeagent.agent.answering import Answerer, adapter_of
+from edgeagent.agent.arriving import Door, claim_of
 from edgeagent.agent.builtin import CalculatorTool, ClockTool, MemoryTool
 from edgeagent.agent.cascading import Cascade
 from edgeagent.agent.drafting import Material
@@ -25,7 +26,6 @@ from edgeagent.core.events import Event, Finished, FinishReason, Governed, Recal
 from edgeagent.core.memory import Embedder, MemoryHit, MemoryItem
 from edgeagent.core.plan import AnswerReport, Decision, MemoryReport, PlanKind, PlanQuery, Recalled, ReductionLevel
 from edgeagent.execution.admission import Claim
-from edgeagent.model.pool import ModelPool
 from edgeagent.model.reduction import similarity
 from edgeagent.model.resident import Resident
 from edgeagent.resource.drift import Sample
@@ -34,14 +34,6 @@ RECALL_ITEMS = 5
 MIN_RECALL_SIMILARITY = 0.35
 """Cosine of MiniLM vectors below which a memory has nothing to do with a question: over 72 pairs written for this, the
 unrelated reached 0.31 ("Name a colour." and a sister's name), the related began at 0.38."""
-
-
-class Governor(Protocol):
-    """What holds the engine back, and for how long a request must wait for it."""
-
-    async def admit(self) -> None: ...
-
-    def reasons_since(self, at_s: float) -> tuple[str, ...]: ...
 
 
 @dataclass(slots=True)
@@ -65,43 +57,37 @@ class Assistant:
 
     def __init__(
         self,
-        pool: ModelPool,
+        door: Door,
         answerer: Answerer,
         embedder: Embedder,
         memory: Memory | None,
         *,
-        default_model: str,
         tools: Sequence[str],
         new_id: Callable[[], str],
         now: Callable[[], float],
         layout: Literal["stable", "as_given"] = "stable",
-        governor: Governor | None = None,
         cascade: Cascade | None = None,
         on_local_answer: Callable[[Resident, Sample], None] = lambda _resident, _sample: None,
     ) -> None:
-        self._pool = pool
+        self._door = door
         self._answerer = answerer
         self._embedder = embedder
         self._selector = ToolSelector(embedder)
         self._memory = memory
-        self._default_model = default_model
         self._tools = tools
         self._new_id = new_id
         self._now = now
         self._layout = layout
         self._seen = SeenPrompts()
         self._earlier = EarlierTurns()
-        self._governor = governor
         self.cascade = cascade
         self._on_local_answer = on_local_answer
 
     async def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
         """The events of one answer, `Finished` last. Raises EdgeAgentError."""
         started_at = time.monotonic()
-        if self._governor:
-            await self._governor.admit()
-        resident = await self._resident(request.model)
-        with resident.local.admission.place(claim_of(request, user, started_at)) as claim:
+        async with self._door.entered(request, claim_of(request, user, started_at)) as (resident, claim):
+            await adapter_of(request, resident)  # an unknown name is an error before anything is done
             events = self._answered(request, user, resident, claim, started_at)
             async with contextlib.aclosing(events) as stream:
                 async for event in stream:
@@ -129,7 +115,7 @@ class Assistant:
         last: Event | None = None
         async with contextlib.aclosing(events) as stream:
             async for last in stream:
-                if (reasons := self._reasons(started_at)) != told:
+                if (reasons := self._door.reasons_since(started_at)) != told:
                     told = reasons
                     yield Governed(reasons)
                 if isinstance(last, Finished) and (sample := _sample(last)):
@@ -138,12 +124,10 @@ class Assistant:
         if not isinstance(last, Finished):
             yield _with_notes(await self._finished(request, resident, memories, last), *told)
 
-    def _reasons(self, since_s: float) -> tuple[str, ...]:
-        return self._governor.reasons_since(since_s) if self._governor else ()
-
     async def price(self, query: PlanQuery) -> Decision:
         """What the planner would choose for a request of that size now. Raises NoPlanError, ContextLengthError."""
-        return await self._answerer.price(query, await self._resident(None))
+        async with self._door.lease(None) as resident:
+            return await self._answerer.price(query, resident)
 
     @property
     def answerer(self) -> Answerer:
@@ -155,11 +139,6 @@ class Assistant:
         if wanted == "as_given" or not any(m.role == "user" for m in messages):
             return Layout(system)
         return self._seen.arrange(user, system)
-
-    async def _resident(self, model: str | None) -> Resident:
-        """The local model of a request: the one it names if it is here, else the default."""
-        name = model or self._default_model
-        return await self._pool.get(name if self._pool.has(name) else self._default_model)
 
     async def _lack_of_encoder(self, request: ChatRequest) -> str | None:
         """Why memory, tools and reduction cannot work now; None when they can. A demanded tool call raises instead."""
@@ -268,6 +247,7 @@ def _sample(finished: Finished) -> Sample | None:
         report.plan is not PlanKind.LOCAL
         or report.handover
         or report.cascade
+        or report.adapter
         or predicted.ttft_s is None
         or predicted.tpot_s is None
     ):

@@ -53,12 +53,14 @@ class Examiner:
         return [_outcome(*each) for each in zip(items, first, second, strict=True)]
 
     async def small(self, item: Item, name: str) -> Answered:
-        request, small = self._request(item), await self._pool.get(name)
-        return await _collect(ask_small(self._answerer, request, _material(request), small, time.monotonic()))
+        request = self._request(item)
+        async with self._pool.lease(name) as small:
+            return await _collect(ask_small(self._answerer, request, _material(request), small, time.monotonic()))
 
     async def larger(self, item: Item, name: str, small: str) -> Answered:
-        request, resident = self._request(item), await self._pool.get(small)
-        return await _collect(ask_larger(self._pool, self._answerer, request, _material(request), name, resident))
+        request = self._request(item)
+        async with self._pool.lease(small) as resident:
+            return await _collect(ask_larger(self._pool, self._answerer, request, _material(request), name, resident))
 
     def _request(self, item: Item) -> ChatRequest:
         wish = Extension(memory=False, reduce=ReductionLevel.L0)

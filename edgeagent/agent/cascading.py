@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgeagent.agent.answering import Answerer
+from edgeagent.agent.arriving import left_s
 from edgeagent.agent.drafting import Material
 from edgeagent.core.chat import ChatRequest, Message
 from edgeagent.core.errors import EdgeAgentError, RequestError
@@ -27,19 +28,30 @@ log = logging.getLogger(__name__)
 Events = AsyncGenerator[Event, None]
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A request's claim, with a place in the queue of the model `at`; other models have queues of their own."""
+
+    claim: Claim = ANYONE
+    at: Resident | None = None
+
+    def claim_on(self, resident: Resident) -> Claim:
+        return self.claim if resident is self.at else replace(self.claim, since_s=None)
+
+
 def ask_small(
     answerer: Answerer,
     request: ChatRequest,
     material: Material,
     small: Resident,
     started_at: float,
-    claim: Claim = ANYONE,
+    place: Place = Place(),
 ) -> Events:
     """The small model's own answer, with the log-probabilities that its confidence is made of."""
     sampling = request.sampling.model_copy(update={"logprobs": max(TOP, request.sampling.logprobs or 0)})
     wish = request.edgeagent.model_copy(update={"plan": PlanKind.LOCAL})
     own = request.model_copy(update={"model": small.card.id, "sampling": sampling, "edgeagent": wish})
-    return answerer.answer(own, material, small, None, started_at, claim)
+    return answerer.answer(own, material, small, None, started_at, place.claim_on(small))
 
 
 async def ask_larger(
@@ -49,7 +61,7 @@ async def ask_larger(
     material: Material,
     larger: str,
     small: Resident,
-    claim: Claim = ANYONE,
+    place: Place = Place(),
 ) -> AsyncGenerator[Event, None]:
     """The larger model's answer: of this machine, or of a peer that offers it, as the planner decides.
 
@@ -58,14 +70,18 @@ async def ask_larger(
     """
     model, _, variant = larger.partition("/")
     must_be_here = bool(variant) or model == small.card.id
-    resident = await pool.get(larger) if must_be_here or pool.has(larger) else small
-    if must_be_here and resident is small:
-        raise RequestError(f"{larger} is {small.card.id}/{small.variant.name} here, the small model; name another one")
-    asked = request.model_copy(update={"model": model})
-    source = answerer.answer(asked, material, resident, None, time.monotonic(), claim)
-    async with contextlib.aclosing(source) as events:
-        async for event in events:
-            yield event
+    async with contextlib.AsyncExitStack() as stack:
+        resident = small
+        if must_be_here or pool.has(larger):
+            resident = await stack.enter_async_context(pool.lease(larger, wait_s=left_s(place.claim)))
+        if must_be_here and resident is small:
+            own = f"{small.card.id}/{small.variant.name}"
+            raise RequestError(f"{larger} is {own} here, the small model; name another one")
+        asked = request.model_copy(update={"model": model})
+        source = answerer.answer(asked, material, resident, None, time.monotonic(), place.claim_on(resident))
+        async with contextlib.aclosing(source) as events:
+            async for event in events:
+                yield event
 
 
 class Cascade:
@@ -82,12 +98,13 @@ class Cascade:
         self._default_model = default_model
 
     def takes(self, request: ChatRequest, messages: Sequence[Message]) -> bool:
-        """Whether the small model is tried: for greedy text from the default model, without a named plan or tools."""
+        """Whether the small model is tried: for greedy text from the default model; no named plan, adapter or tools."""
         wish, sampling = request.edgeagent, request.sampling
         is_plain = sampling.temperature == 0 and sampling.grammar is None and not sampling.logit_bias
         has_tools = bool(request.tools) or any(message.role == "tool" for message in messages)
         is_default = request.model in (None, self._default_model)
-        return wish.cascade and wish.plan == "auto" and is_default and is_plain and not has_tools
+        is_own = wish.plan == "auto" and wish.adapter is None
+        return wish.cascade and is_own and is_default and is_plain and not has_tools
 
     async def answer(
         self, request: ChatRequest, material: Material, resident: Resident, started_at: float, claim: Claim = ANYONE
@@ -96,14 +113,15 @@ class Cascade:
 
         `resident` answers when the small model cannot be judged.
         """
-        found = await self._calibrated()
-        if isinstance(found, str):
-            source = _all_told(self._answerer.answer(request, material, resident, None, started_at, claim), found)
-        else:
-            source = self._tried(request, material, *found, started_at, claim)
-        async with contextlib.aclosing(source) as events:
-            async for event in events:
-                yield event
+        async with contextlib.AsyncExitStack() as stack:
+            found = await self._calibrated(stack, claim)
+            if isinstance(found, str):
+                source = _all_told(self._answerer.answer(request, material, resident, None, started_at, claim), found)
+            else:
+                source = self._tried(request, material, *found, started_at, Place(claim, resident))
+            async with contextlib.aclosing(source) as events:
+                async for event in events:
+                    yield event
 
     async def _tried(
         self,
@@ -112,11 +130,11 @@ class Cascade:
         small: Resident,
         calibration: Calibration,
         started_at: float,
-        claim: Claim,
+        place: Place,
     ) -> AsyncGenerator[Event, None]:
-        trial = _Trial(request, Watch(calibration), claim)
+        trial = _Trial(request, Watch(calibration), place)
         try:
-            source = ask_small(self._answerer, request, material, small, started_at, claim)
+            source = ask_small(self._answerer, request, material, small, started_at, place)
             async with contextlib.aclosing(trial.events(source)) as events:
                 async for event in events:
                     yield self._marked(event, self._report(trial, small, calibration))
@@ -130,10 +148,10 @@ class Cascade:
                 async for event in events:
                     yield event
 
-    async def _calibrated(self) -> tuple[Resident, Calibration] | str:
-        """The small model and its calibration, or why there is none."""
+    async def _calibrated(self, stack: contextlib.AsyncExitStack, claim: Claim) -> tuple[Resident, Calibration] | str:
+        """The small model, in use until the stack is closed, and its calibration; or why there is none."""
         try:
-            small = await self._pool.get(self._small)
+            small = await stack.enter_async_context(self._pool.lease(self._small, wait_s=left_s(claim)))
             card, variant = small.card.id, small.variant
             known = await asyncio.to_thread(overlay.load, self._folder, card)
         except EdgeAgentError as error:
@@ -148,7 +166,7 @@ class Cascade:
     ) -> AsyncGenerator[Event, None]:
         """The larger model's answer; where it has none, the small one's after all."""
         begun_at, has_told = time.monotonic(), False
-        source = ask_larger(self._pool, self._answerer, request, material, self._larger, small, trial.claim)
+        source = ask_larger(self._pool, self._answerer, request, material, self._larger, small, trial.place)
         try:
             async with contextlib.aclosing(source) as events:
                 async for event in events:
@@ -160,7 +178,7 @@ class Cascade:
             if has_told or trial.note:
                 raise
             note = f"the answer of {self._small} is not sure, and {self._larger} has none: {error}"
-        again = trial.whole(ask_small(self._answerer, request, material, small, begun_at))
+        again = trial.whole(ask_small(self._answerer, request, material, small, begun_at, trial.place))
         async with contextlib.aclosing(_all_told(again, note)) as events:
             async for event in events:
                 yield self._marked(event, report)
@@ -192,7 +210,7 @@ class _Trial:
 
     request: ChatRequest
     watch: Watch
-    claim: Claim
+    place: Place
     begun_at: float = field(default_factory=time.monotonic)
     stands: bool | None = None
     decided_s: float = 0.0

@@ -45,6 +45,7 @@ class Run:
             prompt=tally.draft.tokens,
             sampling=request.sampling.model_copy(update={"grammar": grammar or request.sampling.grammar}),
             max_tokens=tally.max_tokens,
+            adapter=tally.adapter,
         )
 
     async def events(self) -> AsyncGenerator[Event, None]:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 from dataclasses import replace
 
-from edgeagent.core.cards import KvType
+from edgeagent.core.cards import KV_TYPES, KvType
 from edgeagent.core.config import ModelsConfig, PolicyConfig
 from edgeagent.core.errors import PeerError
 from edgeagent.core.link import LinkEstimate
@@ -149,7 +149,7 @@ def _link(estimate: LinkEstimate) -> LinkSpeeds | None:
 def _exchangeable_bytes(resident: Resident, facts: LoadedFacts) -> int:
     """Bytes of cache a token when the engine's layout is the card's; else 0, and no cache is exchanged."""
     shape, settings = resident.card.architecture, resident.local.settings
-    kv_type: KvType = "f16" if settings.kv_type == "f16" else "q8_0"
+    kv_type: KvType = next((kind for kind in KV_TYPES if kind == settings.kv_type), "f16")
     if shape is None or shape.kv_bytes_per_token(kv_type) != facts.kv_bytes_per_token:
         return 0
     return facts.kv_bytes_per_token

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from edgeagent.agent.drafting import Draft
+from edgeagent.core.generation import Adapter
 from edgeagent.core.plan import AnswerReport, Costs, Decision, Handover, MemoryReport
 from edgeagent.execution.executors import PeerModel, Traffic
 
@@ -21,6 +22,7 @@ class Tally:
     target: PeerModel | None
     model: str
     variant: str
+    adapter: Adapter | None = None
     limit_note: str | None = None
     """What to tell when the answer reaches its limit."""
     notes: list[str] = field(default_factory=list)
@@ -46,6 +48,7 @@ class Tally:
             plan=chosen.plan,
             model=self.model,
             variant=self.variant,
+            adapter=self.adapter.name if self.adapter else None,
             peer=chosen.peer,
             why=self.decision.why,
             k=chosen.k,

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from edgeagent.core.errors import BusyError, EdgeAgentError, PeerError, PeerLostError, RequestError, WireError
@@ -40,14 +41,14 @@ PROMPT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A model this peer runs: what it says of it, and the engine."""
+    """A model this peer runs: what it says of it, and how a job gets its engine for as long as it needs it."""
 
     model: OfferedModel
-    engine: LocalModel
+    lease: Callable[[], AbstractAsyncContextManager[LocalModel]]
 
 
 class PeerService:
-    """Serves sessions while `run` runs; at most MAX_SESSIONS at once, one at a time in each engine."""
+    """Serves sessions while `run` runs; at most MAX_SESSIONS at once; each waits for a turn at its engine."""
 
     def __init__(self, peer: str, version: str, transport: Transport, topics: Topics, offers: list[Offer]) -> None:
         self._peer = peer
@@ -181,24 +182,25 @@ class _Job:
             return
         offer = self._find()
         # A place in the queue comes first, so that a device need not send what would be refused.
-        with offer.engine.admission.place(self._claim) as claim:
-            await self._answer(offer, claim)
+        async with offer.lease() as engine:
+            with engine.admission.place(self._claim) as claim:
+                await self._answer(engine, offer.model.variant_sha256, claim)
 
-    async def _answer(self, offer: Offer, claim: Claim) -> None:
+    async def _answer(self, engine: LocalModel, variant_sha256: str, claim: Claim) -> None:
         # The prompt comes before the engine is taken: a device that never sends it must not hold the engine.
         try:
             async with asyncio.timeout(PROMPT_S):
                 await self._prompt_here.wait()
         except TimeoutError:
             raise WireError(f"the prompt did not come within {PROMPT_S:g} s") from None
-        async with offer.engine.lease(claim):
-            facts = await offer.engine.facts()
+        async with engine.lease(claim):
+            facts = await engine.facts()
             if self._job.exact_key and self._job.exact_key != facts.exact_key:
                 raise RequestError("this peer's build or settings differ, its cache would not be the same bits")
-            generation = await self._generation(offer)
-            note = offer.engine.template_note if self._job.prompt_form == "turns" else None
+            generation = await self._generation(engine, variant_sha256)
+            note = engine.template_note if self._job.prompt_form == "turns" else None
             self._session.send(Accepted(kv_bytes_per_token=facts.kv_bytes_per_token, note=note))
-            await self._generate(offer, generation)
+            await self._generate(engine, generation)
 
     def _find(self) -> Offer:
         offer = self._offers.get(self._job.model)
@@ -206,28 +208,28 @@ class _Job:
             raise RequestError(f"this peer does not hold that variant of '{self._job.model}'")
         return offer
 
-    async def _generation(self, offer: Offer) -> Generation:
+    async def _generation(self, engine: LocalModel, variant_sha256: str) -> Generation:
         data = self._session.receiver.blocks[0]
         if self._job.prompt_form == "tokens":
             prompt = decode_tokens(data)
         else:
             turns = decode_turns(data)
-            prompt = await offer.engine.encode([{"role": t.role, "content": t.content} for t in turns])
+            prompt = await engine.encode([{"role": t.role, "content": t.content} for t in turns])
         return Generation(
             id=secrets.token_hex(8),
-            variant_sha256=offer.model.variant_sha256,
+            variant_sha256=variant_sha256,
             prompt=prompt,
             sampling=self._job.sampling,
             max_tokens=self._job.max_tokens,
         )
 
-    async def _generate(self, offer: Offer, generation: Generation) -> None:
-        events = offer.engine.generate(generation, export_kv=self._job.job == "prefill")
+    async def _generate(self, engine: LocalModel, generation: Generation) -> None:
+        events = engine.generate(generation, export_kv=self._job.job == "prefill")
         reason = "length"
         async with contextlib.aclosing(events):
             async for event in events:
                 if isinstance(event, Exported):
-                    self._send_cache(event, offer.engine.settings.chunk_tokens)
+                    self._send_cache(event, engine.settings.chunk_tokens)
                 elif isinstance(event, TokenStep):
                     self._session.send(token_of(event))
                     reason = "stop" if event.is_end else "length"

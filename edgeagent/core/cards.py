@@ -109,6 +109,17 @@ class Variant(ModelFile):
         return self.quantization or self.name
 
 
+class AdapterFile(ModelFile):
+    """A LoRA adapter of the model, in llama.cpp's GGUF form; it can be asked for by `name`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")]
+    purpose: str
+    """What it is for, in a few words."""
+    licence: str
+    variants: tuple[str, ...] = ()
+    """The variants that it was made for; empty: every one that has all the card's layers."""
+
+
 class Experts(CardPart):
     """Mixture of experts: `used` of `count` feed-forward blocks of width `ffn` serve a token."""
 
@@ -154,6 +165,7 @@ class Architecture(CardPart):
 
 
 KvType = Literal["f16", "q8_0", "q4_0"]
+KV_TYPES: tuple[KvType, ...] = ("f16", "q8_0", "q4_0")
 
 KV_BLOCK_ELEMENTS = 32
 KV_BLOCK_BYTES = {"q8_0": 34, "q4_0": 18}
@@ -184,6 +196,12 @@ class ModelCard(CardPart):
     draft: str | None = None
     """Id of a smaller model of the same vocabulary that may draft for this one where both files are here."""
     variants: tuple[Variant, ...] = Field(min_length=1)
+    adapters: tuple[AdapterFile, ...] = ()
+
+    def adapters_of(self, variant: Variant) -> tuple[AdapterFile, ...]:
+        """Those that this variant can be used with."""
+        is_whole = variant.layers is None
+        return tuple(a for a in self.adapters if (variant.name in a.variants if a.variants else is_whole))
 
     def variant(self, name: str) -> Variant | None:
         return next((v for v in self.variants if v.name == name), None)

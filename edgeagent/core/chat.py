@@ -72,6 +72,8 @@ class Extension(Frozen):
     """From when the request came: it is not begun, and no plan is chosen, that would end later."""
     priority: Literal["interactive", "normal", "background"] = "normal"
     """Before whom it waits for the engine."""
+    adapter: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] | None = None
+    """A LoRA adapter of the model's card, by name."""
     cascade: bool = True
     """Whether a smaller model may answer first, where `models.cascade` names one."""
 

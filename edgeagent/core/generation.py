@@ -40,10 +40,20 @@ class Sampling(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter by its card's `name`: what is in the file at `path` on this machine is told by `sha256`."""
+
+    name: str
+    sha256: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """`(prompt, output so far, sampling)` for one variant: the unit of handover.
 
-    `prompt` and `output` are token ids of the variant whose file has `variant_sha256`.
+    `prompt` and `output` are token ids of the variant whose file has `variant_sha256`. With an `adapter`, every token
+    is evaluated with it; only who has it can extend this.
     """
 
     id: str
@@ -52,6 +62,7 @@ class Generation:
     sampling: Sampling
     max_tokens: int
     output: tuple[int, ...] = field(default=())
+    adapter: Adapter | None = None
 
     def extended(self, token: int) -> "Generation":
         return replace(self, output=(*self.output, token))

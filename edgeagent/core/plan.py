@@ -148,6 +148,8 @@ class AnswerReport(Value):
     plan: PlanKind
     model: str
     variant: str
+    adapter: str | None = None
+    """The LoRA adapter that every token was evaluated with."""
     peer: str | None = None
     why: str
     k: int | None = None

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edgeagent.core.errors import EngineError
 from edgeagent.execution import canonical
@@ -33,6 +33,10 @@ class Cells:
     is_free: bool
     """Shapes of batches change no bit: see `core.invariance`."""
 
+    def of(self, adapter: str) -> "Cells":
+        """Those evaluated with an adapter (by its hash; empty: none), which are never used without it."""
+        return replace(self, key=f"{self.key}+{adapter}", is_free=False) if adapter else self
+
     def symbols(self, prompt: Sequence[int], output: Sequence[int]) -> list[int]:
         spans = [] if self.is_free else canonical.spans(len(prompt), len(output), self.chunk_tokens)
         return canonical.symbols([*prompt, *output], spans)
@@ -40,32 +44,36 @@ class Cells:
 
 @dataclass(slots=True)
 class Keeping:
-    """The kept cells of one model. Nothing here can fail an answer: what is not found is evaluated."""
+    """The kept cells of one model, apart for each of its adapters (by hash; empty: none).
+
+    Nothing here can fail an answer: what is not found is evaluated.
+    """
 
     store: KvStore
     cells: Cells
-    _finished: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict)
+    _finished: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = field(default_factory=dict)
     _tidying: "asyncio.Task[None] | None" = None
 
-    async def restore(self, worker: Worker, prompt: Sequence[int], output: Sequence[int]) -> int:
+    async def restore(self, worker: Worker, prompt: Sequence[int], output: Sequence[int], adapter: str = "") -> int:
         """Give a worker the cells of these tokens that are kept and that it lacks; how many are kept.
 
         Raises EngineLostError.
         """
-        symbols = self.cells.symbols(prompt, output)
-        covered = self.store.covered(self.cells.key, symbols)
+        cells = self.cells.of(adapter)
+        symbols = cells.symbols(prompt, output)
+        covered = self.store.covered(cells.key, symbols)
         if covered < WORTH_RESTORING:
             return covered
-        reply, _ = await worker.call("held", prompt=prompt, output=output)
+        reply, _ = await worker.call("held", prompt=prompt, output=output, adapter=adapter)
         if covered - int(reply["tokens"]) >= WORTH_RESTORING:
-            await self._restore(worker, prompt, output, symbols)
+            await self._restore(worker, prompt, output, adapter)
         return covered
 
-    async def _restore(
-        self, worker: Worker, prompt: Sequence[int], output: Sequence[int], symbols: Sequence[int]
-    ) -> None:
-        await self.store.prepare(self.cells.key, symbols)
-        match = self.store.match(self.cells.key, symbols)
+    async def _restore(self, worker: Worker, prompt: Sequence[int], output: Sequence[int], adapter: str) -> None:
+        cells = self.cells.of(adapter)
+        symbols = cells.symbols(prompt, output)
+        await self.store.prepare(cells.key, symbols)
+        match = self.store.match(cells.key, symbols)
         if match is None:
             return
         with match:
@@ -75,21 +83,25 @@ class Keeping:
                 parts=[[part.num_cells, part.skip, part.take] for part in match.parts],
                 prompt=prompt[: match.num_cells],
                 output=output[: max(0, match.num_cells - len(prompt))],
+                adapter=adapter,
             )
         log.debug("kept cells restored tokens=%d", match.num_cells)
 
-    def take(self, event: Message, prompt: Sequence[int], output: Sequence[int]) -> None:
+    def take(self, event: Message, prompt: Sequence[int], output: Sequence[int], adapter: str = "") -> None:
         """Keep the cells of a `kept` event or reply."""
         if not event.get("kept"):
             return
         first, end = event["kept"]
         (descriptor,) = event[FILES]
-        symbols = self.cells.symbols(prompt[:end], output[: max(0, end - len(prompt))])
-        self.store.add(self.cells.key, symbols, first, descriptor, self.cells.planes)
+        cells = self.cells.of(adapter)
+        symbols = cells.symbols(prompt[:end], output[: max(0, end - len(prompt))])
+        self.store.add(cells.key, symbols, first, descriptor, cells.planes)
 
-    def note_finished(self, worker: Worker, prompt: tuple[int, ...], output: tuple[int, ...]) -> None:
+    def note_finished(
+        self, worker: Worker, prompt: tuple[int, ...], output: tuple[int, ...], adapter: str = ""
+    ) -> None:
         """An answer ended: keep the rest of its cells when the engine has time."""
-        self._finished[prompt] = output
+        self._finished[adapter, prompt] = output
         if self._tidying is None or self._tidying.done():
             self._tidying = asyncio.create_task(self._tidy(worker), name="keep-cells")
 
@@ -113,8 +125,9 @@ class Keeping:
 
     async def _keep_finished(self, worker: Worker) -> None:
         while self._finished and worker.is_alive:
-            prompt, output = self._finished.popitem()
-            first = self.store.covered(self.cells.key, self.cells.symbols(prompt, output))
+            (adapter, prompt), output = self._finished.popitem()
+            cells = self.cells.of(adapter)
+            first = self.store.covered(cells.key, cells.symbols(prompt, output))
             with contextlib.suppress(EngineError):  # a worker that is lost has nothing to give
-                reply, _ = await worker.call("keep", prompt=prompt, output=output, first=first)
-                self.take(reply, prompt, output)
+                reply, _ = await worker.call("keep", prompt=prompt, output=output, first=first, adapter=adapter)
+                self.take(reply, prompt, output, adapter)

@@ -151,8 +151,9 @@ class LocalModel:
         if change := self._recovering.began(generation.id):
             yield Reloaded(change)
         keeping, output = self._keeping, list(generation.output)
+        adapter = generation.adapter.sha256 if generation.adapter else ""
         try:
-            kept = await keeping.restore(worker, generation.prompt, output) if keeping else None
+            kept = await keeping.restore(worker, generation.prompt, output, adapter) if keeping else None
             async with contextlib.aclosing(self._stream(worker, generation, export_kv, kept)) as stream:
                 async for event, bulk in stream:
                     if "token" in event:
@@ -166,11 +167,11 @@ class LocalModel:
                     elif "evaluated" in event:
                         yield Evaluated(event["evaluated"], event.get("reused"))
                     elif keeping:
-                        keeping.take(event, generation.prompt, output)
+                        keeping.take(event, generation.prompt, output, adapter)
         finally:
             self._recovering.ended(generation.id, is_lost=not worker.is_alive)
             if keeping:
-                keeping.note_finished(worker, generation.prompt, tuple(output))
+                keeping.note_finished(worker, generation.prompt, tuple(output), adapter)
 
     def _stream(
         self, worker: Worker, generation: Generation, export_kv: bool, keep_from: int | None
@@ -183,6 +184,7 @@ class LocalModel:
             max_tokens=generation.max_tokens,
             export_kv=export_kv,
             keep_from=keep_from,
+            **adapter_of(generation),
         )
 
     async def prefill(self, prompt: Sequence[int]) -> AsyncGenerator[Evaluated, None]:
@@ -265,6 +267,12 @@ class LocalModel:
             return None
         is_free = self.settings.invariance.free_prefill
         return Keeping(self._store, Cells(facts.exact_key, facts.kv_planes, self.settings.chunk_tokens, is_free))
+
+
+def adapter_of(generation: Generation) -> Message:
+    """The parameters of op `generate` that name its adapter."""
+    adapter = generation.adapter
+    return {"adapter": adapter.sha256, "adapter_path": adapter.path} if adapter else {}
 
 
 def _token_step(event: Message, piece: bytes) -> TokenStep:

@@ -36,6 +36,8 @@ class Want:
     span: int | None = None
     priority: int = 1
     due: float = 0.0
+    is_alone: bool = False
+    """It shares no batch with any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Scheduler:
     _span_s: float = 0.0
     """Seconds that the newest prompt span which may not be cut took."""
     _turn: int = 0
+    _group: int = 0
 
     def plan(self, wants: Sequence[Want]) -> list[Grant]:
         """The next batch: pieces of one kind only. Empty without wants."""
@@ -104,6 +107,14 @@ class Scheduler:
         return self._decoded_s > (0.0 if prompt.span is None else self._span_s)
 
     def _decode(self, decodes: Sequence[Want]) -> list[Grant]:
+        """Those that may share a batch, then in turn each of those that may not."""
+        groups = [[want] for want in decodes if want.is_alone]
+        if shared := [want for want in decodes if not want.is_alone]:
+            groups.append(shared)
+        self._group += len(groups) > 1
+        return self._decode_shared(groups[self._group % len(groups)])
+
+    def _decode_shared(self, decodes: Sequence[Want]) -> list[Grant]:
         """One token of each, as many as may share a batch, in turns; guesses only of one that decodes alone."""
         if len(decodes) == 1:
             return [Grant(decodes[0].number, decodes[0].num_tokens)]

@@ -1,4 +1,4 @@
-"""The daemon's side of a worker: spawn, call, stream, cancel, notice death or a hang, drain, end."""
+"""The daemon's side of a worker: spawn, call, stream, cancel, notice death or a hang, end."""
 
 import asyncio
 import contextlib
@@ -63,12 +63,9 @@ class Worker:
         self._socket = sock
         self._ids = itertools.count(1)
         self._pending: dict[int, Call] = {}
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._loop = asyncio.get_running_loop()
         self._sending = asyncio.Lock()
         self._writable = asyncio.Event()
-        self._is_draining = False
         self._num_oom_kills = count_oom_kills()
         self._loop.add_reader(sock, self._on_readable)
 
@@ -77,16 +74,11 @@ class Worker:
         cls,
         engine: str,
         *,
-        limits: WorkerLimits | None = None,
-        memory_limit_bytes: int = 0,
+        limits: WorkerLimits = WorkerLimits(),  # noqa: B008  (frozen)
         is_quiet: bool = False,
         patience: Patience | None = None,
     ) -> Self:
-        """Start a worker for `engine` (a key of `worker.ENGINES`); a quiet one dies without a word on stderr.
-
-        `memory_limit_bytes` bounds its address space when there are no `limits`.
-        """
-        limits = limits or WorkerLimits(address_bytes=memory_limit_bytes)
+        """Start a worker for `engine` (a key of `worker.ENGINES`); a quiet one dies without a word on stderr."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         command = [sys.executable, "-m", "edgeagent.execution.worker", engine, str(theirs.fileno())]
@@ -132,8 +124,8 @@ class Worker:
         `stall_s` is for operations that do not tell of each step: how long one may be silent while the worker works.
         Files that are given stay the caller's; those that come back, under an event's `files`, are the receiver's.
         """
-        if self._is_draining or self.cause:
-            raise EngineLostError(f"{self.engine} worker is going away; the request can be repeated")
+        if self.cause:
+            raise EngineLostError(f"{self.engine} worker is gone; the request can be repeated")
         request_id, call = next(self._ids), Call(stall_s)
         self._add(request_id, call)
         is_done = False
@@ -153,18 +145,6 @@ class Worker:
             if not is_done and self.is_alive:
                 await self._send({"id": 0, "op": "cancel", "params": {"request": request_id}}, ())
 
-    def retire(self) -> None:
-        """No new calls from now on."""
-        self._is_draining = True
-
-    async def drain(self, bound_s: float) -> None:
-        """No new calls; those under way have `bound_s` to end. The process is gone when this returns."""
-        self.retire()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(bound_s):
-                await self._idle.wait()
-        await self.close()
-
     async def close(self) -> None:
         """End the worker. Its memory is free when this returns (unless the kernel cannot end it)."""
         self._lose("was unloaded", Cause.CLOSED)
@@ -174,14 +154,12 @@ class Worker:
 
     def _add(self, request_id: int, call: Call) -> None:
         self._pending[request_id] = call
-        self._idle.clear()
         self.watch.start(call.stall_s)
 
     def _remove(self, request_id: int, call: Call) -> None:
         self._pending.pop(request_id)
         call.close()
         if not self._pending:
-            self._idle.set()
             self.watch.stop()
 
     def _lose_hung(self, hang: Hang) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from edgeagent.core.cards import KvType, ModelCard
 from edgeagent.core.config import EngineConfig
@@ -144,6 +145,7 @@ class Chooser:
             ),
             used_at=time.monotonic(),
             position_s=_position_s(profile, chosen, threads),
+            find_adapter=partial(self._store.adapter, chosen.card.id, chosen.variant.name),
         )
 
 

@@ -4,13 +4,15 @@ import contextlib
 import hashlib
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edgeagent.core.cards import Architecture, ModelCard, ModelFile, Sha256, Variant
+from edgeagent.core.cards import AdapterFile, Architecture, ModelCard, ModelFile, Sha256, Variant
 from edgeagent.core.errors import ModelFileError
+from edgeagent.model.adapter_header import check_adapter
 from edgeagent.model.gguf_cursor import HeaderIncompleteError
-from edgeagent.model.gguf_header import GgufHeader, read_header
+from edgeagent.model.gguf_header import GgufHeader, read_header, read_tables
 
 MIN_HEADER_BYTES = 24
 LOOK_STEP_BYTES = 256 * 1024
@@ -105,7 +107,7 @@ def verify(path: Path, card: ModelCard, file: ModelFile, sha256: str | None, ori
         raise ModelFileError(f"{path} has {status.st_size} bytes, its card says {file.bytes}; fetch it again")
     if file.file.endswith(".gguf"):
         with path.open("rb") as content:
-            check_shape(read_header(content, str(path)), card, file, path)
+            check_header(content, card, file, path)
     found = _hash(path)
     if sha256 is not None and found != sha256:
         raise ModelFileError(f"{path} has sha256 {found}, expected {sha256}; fetch it again")
@@ -151,17 +153,27 @@ class HeaderWatch:
             return
         try:
             with self._path.open("rb") as content:
-                header = read_header(content, self._file.file, NO_SIZE if total is None else total)
+                size = NO_SIZE if total is None else total
+                check_header(content, self._card, self._file, Path(self._file.file), size)
         except HeaderIncompleteError:
             self._next_look = done + max(LOOK_STEP_BYTES, done // 2)
             return
-        check_shape(header, self._card, self._file, Path(self._file.file))
         self._next_look = None
 
 
 def _hash(path: Path) -> str:
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def check_header(
+    content: BinaryIO, card: ModelCard, file: ModelFile, path: Path, total_bytes: int | None = None
+) -> None:
+    """Raises ModelFileError, naming `path`, unless the GGUF file is what the card says, and as `read_header`."""
+    if isinstance(file, AdapterFile):
+        check_adapter(read_tables(content, str(path), total_bytes), card, path)
+    else:
+        check_shape(read_header(content, str(path), total_bytes), card, file, path)
 
 
 def check_shape(header: GgufHeader, card: ModelCard, file: ModelFile, path: Path) -> None:

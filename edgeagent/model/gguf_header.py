@@ -79,19 +79,39 @@ class GgufHeader:
     tensors: tuple[TensorInfo, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class GgufTables:
+    """What any GGUF file has, whatever it is for."""
+
+    version: int
+    alignment: int
+    data_offset: int
+    metadata: dict[str, Value]
+    tensors: tuple[TensorInfo, ...]
+
+
 def read_header(file: BinaryIO, label: str, total_bytes: int | None = None) -> GgufHeader:
     """The checked header of the seekable `file`, called `label` in errors. Raises ModelFileError.
 
     Of a file that is still growing to `total_bytes`, it raises HeaderIncompleteError while only more bytes can tell.
     """
     cursor = Cursor(file, label, total_bytes)
+    return _header(cursor, _read_tables(cursor))
+
+
+def read_tables(file: BinaryIO, label: str, total_bytes: int | None = None) -> GgufTables:
+    """As `read_header`, of a file that need not be a decoder."""
+    return _read_tables(Cursor(file, label, total_bytes))
+
+
+def _read_tables(cursor: Cursor) -> GgufTables:
     version, num_tensors, num_keys = _read_counts(cursor)
     metadata = _read_metadata(cursor, num_keys)
     alignment = _alignment(cursor, metadata)
     tensors = _read_tensors(cursor, num_tensors, alignment)
     data_offset = _padded(cursor.offset, alignment)
     _check_extent(cursor, tensors, data_offset)
-    return _header(cursor, version, alignment, data_offset, metadata, tensors)
+    return GgufTables(version, alignment, data_offset, metadata, tensors)
 
 
 def _read_counts(cursor: Cursor) -> tuple[int, int, int]:
@@ -200,19 +220,13 @@ def _check_extent(cursor: Cursor, tensors: tuple[TensorInfo, ...], data_offset: 
         raise cursor.error(f"it is truncated: {cursor.file_bytes} bytes, where its tensors need {end}")
 
 
-def _header(
-    cursor: Cursor,
-    version: int,
-    alignment: int,
-    data_offset: int,
-    metadata: dict[str, Value],
-    tensors: tuple[TensorInfo, ...],
-) -> GgufHeader:
+def _header(cursor: Cursor, tables: GgufTables) -> GgufHeader:
+    metadata = tables.metadata
     facts = _Facts(cursor, metadata)
     heads, width = facts.count("attention.head_count"), facts.count("embedding_length")
     file_type = metadata.get("general.file_type")
     return GgufHeader(
-        version=version,
+        version=tables.version,
         architecture=facts.architecture,
         layers=facts.count("block_count"),
         width=width,
@@ -228,10 +242,10 @@ def _header(
         expert_ffn=facts.optional("expert_feed_forward_length"),
         file_type=file_type if isinstance(file_type, int) else None,
         has_chat_template=isinstance(metadata.get("tokenizer.chat_template"), str),
-        alignment=alignment,
-        data_offset=data_offset,
+        alignment=tables.alignment,
+        data_offset=tables.data_offset,
         metadata=metadata,
-        tensors=tensors,
+        tensors=tables.tensors,
     )
 
 

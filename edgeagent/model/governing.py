@@ -98,10 +98,11 @@ class Governing:
         if _slow(advice) != _slow(EngineAdvice()):
             await self._pool.release_idle(PRESSED_IDLE_S)
 
-    async def admit(self) -> None:
-        """Before a request: wait out a pause, within bounds, and let slow levers take effect."""
+    async def admit(self, wait_s: float | None = None) -> None:
+        """Before a request: wait out a pause, at most `wait_s`, and let slow levers take effect."""
+        bound_s = self._config.max_pause_s if wait_s is None else min(wait_s, self._config.max_pause_s)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._config.max_pause_s):
+            async with asyncio.timeout(bound_s):
                 await self._may_start.wait()
         if _slow(self.advice) != _slow(self._chosen_under):
             self.memory_cap = self._cap() if self.advice.smaller_variant else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from edgeagent.core.cards import ModelCard, Variant
+from edgeagent.core.cards import AdapterFile, MadeSource, ModelCard, Variant
 from edgeagent.core.errors import ConfigError, ModelNotFoundError
 from edgeagent.model.consistency import check_shape, check_variant
 
@@ -66,6 +66,14 @@ class Registry:
         hint = _nearest(name, [v.name for v in card.variants])
         raise ModelNotFoundError(f"model '{model_id}' has no variant '{name}'; {hint}")
 
+    def adapter(self, model_id: str, name: str) -> tuple[ModelCard, AdapterFile]:
+        """The card and its adapter `name`; ModelNotFoundError tells those it has."""
+        card = self.card(model_id)
+        if found := next((a for a in card.adapters if a.name == name), None):
+            return card, found
+        known = ", ".join(a.name for a in card.adapters)
+        raise ModelNotFoundError(f"model '{model_id}' has no adapter '{name}'; its card lists {known or 'none'}")
+
 
 def _nearest(name: str, known: list[str]) -> str:
     folded = {k.lower(): k for k in known}
@@ -91,7 +99,8 @@ def _check_card(card: ModelCard, stem: str) -> None:
     if card.id != stem:
         raise ValueError(f"key 'id': '{card.id}' is not the file's name '{stem}'")
     _check_unique("variants.name", [v.name for v in card.variants])
-    _check_unique("variants.file", [v.file for v in card.variants])
+    _check_unique("variants.file", [v.file for v in (*card.variants, *card.adapters)])
+    _check_unique("adapters.name", [a.name for a in card.adapters])
     if (card.kind == "embedding") != (card.dimensions is not None):
         raise ValueError("key 'dimensions': belongs to kind 'embedding', and only there")
     if (card.kind in ("chat", "base")) != (card.architecture is not None):
@@ -100,6 +109,17 @@ def _check_card(card: ModelCard, stem: str) -> None:
         check_shape(card.architecture, card.parameters)
     for number, variant in enumerate(card.variants):
         check_variant(card, variant, f"variants.{number}")
+    for number, adapter in enumerate(card.adapters):
+        _check_adapter(card, adapter, f"adapters.{number}")
+
+
+def _check_adapter(card: ModelCard, adapter: AdapterFile, key: str) -> None:
+    if card.architecture is None:
+        raise ValueError(f"key '{key}': belongs to the kinds 'chat' and 'base', and only there")
+    if isinstance(adapter.source, MadeSource) or not adapter.file.endswith(".gguf"):
+        raise ValueError(f"key '{key}': an adapter is a fetched .gguf file")
+    if unknown := [name for name in adapter.variants if card.variant(name) is None]:
+        raise ValueError(f"key '{key}.variants': the card has no variant '{unknown[0]}'")
 
 
 def _check_unique(key: str, values: list[str]) -> None:

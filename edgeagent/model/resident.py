@@ -1,12 +1,19 @@
 """A variant in use: what was chosen for this machine, how fast it is, who uses it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgeagent.core.cards import ModelCard, Variant
+from edgeagent.core.errors import ModelNotFoundError
+from edgeagent.core.generation import Adapter
 from edgeagent.core.hardware import Rates
 from edgeagent.execution.local import LocalModel
 from edgeagent.model.locks import Hold
 from edgeagent.resource.drift import Drift
+
+
+def _no_adapter(name: str) -> Adapter:
+    raise ModelNotFoundError(f"there is no adapter '{name}' here; leave it out")
 
 
 @dataclass(slots=True)
@@ -34,6 +41,8 @@ class Resident:
     """`memory_bytes` if it held one sequence only."""
     num_users: int = 0
     """Requests that hold a lease of the pool."""
+    find_adapter: Callable[[str], Adapter] = _no_adapter
+    """An adapter by name. Blocks while a file that was never checked is. Raises ModelNotFoundError, ModelFileError."""
     is_promised: bool = False
     """Memory is kept for its worker, which may not have been started yet."""
     is_retired: bool = False

@@ -121,6 +121,10 @@ class ModelFolder:
         """
         return sum(self._remove(card, file) for file in _owned(card, tuple(variants)))
 
+    def remove_files(self, card: ModelCard, doomed: Iterable[ModelFile]) -> int:
+        """As `remove`, of single files."""
+        return sum(self._remove(card, file) for file in doomed)
+
     def _remove(self, card: ModelCard, file: ModelFile) -> int:
         path, partial = self.path(card, file), self.partial(card, file)
         doomed = [path, files.quarantine(path), files.unfinished_sidecar(path), partial, files.validator(partial)]

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import errno
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeagent.core.cards import (
+    AdapterFile,
     HubSource,
     ModelCard,
     ModelFile,
@@ -20,6 +21,7 @@ from edgeagent.core.cards import (
     WheelSource,
 )
 from edgeagent.core.errors import DownloadError, ModelFileError, ModelNotFoundError
+from edgeagent.core.generation import Adapter
 from edgeagent.model import files, locks
 from edgeagent.model.fetch import Facts, Fetcher, Job, Progress, silent
 from edgeagent.model.preview import Missing, Preview, needed_bytes, passing_bytes
@@ -101,7 +103,7 @@ class ModelStore:
         _require_fetched(card, wanted)
         evicted: tuple[Tenant, ...] = ()
         async with self.locked(card):
-            if missing := await self._missing(card, wanted, repin=repin):
+            if missing := await self._missing(card, (wanted, *wanted.companions), repin=repin):
                 evicted = await asyncio.to_thread(self._make_room, card, wanted, missing)
                 for each in missing:
                     await self._fetch(card, each, on_progress)
@@ -116,7 +118,7 @@ class ModelStore:
         card, wanted = self.registry.variant(model_id, variant)
         if await asyncio.to_thread(self.find, model_id, variant) is None:
             _require_fetched(card, wanted)
-        missing = await self._missing(card, wanted, repin=repin)
+        missing = await self._missing(card, (wanted, *wanted.companions), repin=repin)
         space = await asyncio.to_thread(self.space.look, needed_bytes(missing) or 0, (card, wanted))
         return Preview(card, wanted, missing, space if missing else replace(space, evictions=()))
 
@@ -125,7 +127,35 @@ class ModelStore:
         card = self.registry.card(model_id)
         chosen = card.variants if variant is None else (self.registry.variant(model_id, variant)[1],)
         async with self.locked(card):
-            return self.space.remove(card, chosen)
+            freed = self.space.remove(card, chosen)
+            return freed if variant is not None else freed + self.space.remove_files(card, card.adapters)
+
+    def adapter(self, model_id: str, variant: str, name: str) -> Adapter:
+        """An adapter of the card whose sound file is here, for use with a variant; touches no network.
+
+        Raises ModelNotFoundError (which tells what there is, or how to get it), ModelFileError.
+        """
+        card, file = self.registry.adapter(model_id, name)
+        fitting = [a.name for a in card.adapters_of(self.registry.variant(model_id, variant)[1])]
+        if name not in fitting:
+            told = f"for {model_id} {variant} there are {', '.join(fitting) or 'none'}"
+            raise ModelNotFoundError(f"adapter '{name}' was not made for {model_id} {variant}; {told}")
+        if (facts := self._check(card, file)) is None:
+            command = f"edgeagent models pull {card.id} --adapter {name}"
+            raise ModelNotFoundError(f"the file of {card.id}'s adapter '{name}' is not here; run '{command}'")
+        return Adapter(name, facts.sha256, str(self.path(card, file)))
+
+    async def pull_adapter(
+        self, model_id: str, name: str, on_progress: Progress = silent, *, repin: bool = False
+    ) -> Path:
+        """Fetch an adapter that the card lists, unless it is here. Raises as `pull`."""
+        card, file = self.registry.adapter(model_id, name)
+        async with self.locked(card):
+            for missing in await self._missing(card, (file,), repin=repin):
+                await asyncio.to_thread(self._make_room, card, file, (missing,))
+                await self._fetch(card, missing, on_progress)
+            self.space.sweep(card, file)
+        return self.path(card, file)
 
     async def admit(self, card: ModelCard, file: ModelFile) -> None:
         """Verify the partial file and move it into place; call with the model locked. Raises ModelFileError."""
@@ -137,9 +167,9 @@ class ModelStore:
         async with locks.alone(self.folder / card.id / ".partial"):
             yield
 
-    async def _missing(self, card: ModelCard, wanted: Variant, *, repin: bool) -> tuple[Missing, ...]:
+    async def _missing(self, card: ModelCard, wanted: Sequence[ModelFile], *, repin: bool) -> tuple[Missing, ...]:
         missing = []
-        for file in (wanted, *wanted.companions):
+        for file in wanted:
             if await asyncio.to_thread(self._check, card, file) is None:
                 facts = await self._fetcher.describe(file)
                 facts = facts if repin else self._pinned(card, file, facts)
@@ -159,11 +189,14 @@ class ModelStore:
             raise ModelFileError(f"{what}; if you trust the new file, pull it with --repin")
         return Facts(facts.bytes, pin.sha256, facts.origin)
 
-    def _make_room(self, card: ModelCard, wanted: Variant, missing: tuple[Missing, ...]) -> tuple[Tenant, ...]:
+    def _make_room(
+        self, card: ModelCard, wanted: Variant | AdapterFile, missing: tuple[Missing, ...]
+    ) -> tuple[Tenant, ...]:
         needed = needed_bytes(missing)
         if needed is None and self.space.has_quota:
             raise DownloadError(f"nobody says how large {card.id} {wanted.name} is; set models.quota_bytes to 0 for it")
-        return self.space.make_room(card, needed or 0, wanted, passing_bytes(missing))
+        spare = wanted if isinstance(wanted, Variant) else None
+        return self.space.make_room(card, needed or 0, spare, passing_bytes(missing))
 
     async def _fetch(self, card: ModelCard, missing: Missing, on_progress: Progress) -> None:
         file, partial = missing.file, self.partial(card, missing.file)

@@ -71,6 +71,8 @@ class Ask:
     model: str | None = None
     objective: Objective = "latency"
     deadline_s: float | None = None
+    adapter: str | None = None
+    """A LoRA adapter of this machine: a peer's status tells of none, and the protocol has no word for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,7 @@ def _judged(
         (ask.model not in (None, candidate.model), f"model '{ask.model}' was asked for"),
         (candidate.plan not in rules.plans, "the policy does not allow this plan"),
         (peer is not None and not rules.text_may_leave, "the policy keeps text on this machine"),
+        (peer is not None and ask.adapter is not None, f"the adapter '{ask.adapter}' is on this machine only"),
         (peer is not None and peer.is_broken, "this peer failed a moment ago"),
         (needed > context_tokens, f"{needed} tokens with the answer, where {context_tokens} {TOO_LONG}"),
         (limit is not None and candidate.memory_bytes > limit, "it needs more memory than it may use"),

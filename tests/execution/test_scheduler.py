@@ -111,3 +111,16 @@ def test_more_answers_than_may_share_a_batch_take_turns() -> None:
         for grant in scheduler.plan(answers):
             counts[grant.number] += 1
     assert set(counts.values()) == {20}
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=8), st.integers(1, 4))
+def test_sequences_that_share_no_batch_decode_alone_and_everybody_in_turn(alone: list[bool], batch: int) -> None:
+    scheduler, seen = Scheduler(batch, CHUNK), [0] * len(alone)
+    answers = [Want(i, Kind.DECODE, 1, is_alone=is_alone) for i, is_alone in enumerate(alone)]
+    for _ in range(64):
+        numbers = [grant.number for grant in scheduler.plan(answers)]
+        assert len(numbers) == 1 or not any(alone[number] for number in numbers)
+        assert len(numbers) <= batch
+        for number in numbers:
+            seen[number] += 1
+    assert min(seen) >= 64 // len(alone) // 2

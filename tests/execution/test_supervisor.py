@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 from edgeagent.core.errors import EngineError, EngineLostError
-from edgeagent.core.generation import Sampling
 from edgeagent.execution.confine import WorkerLimits
 from edgeagent.execution.loss import Cause
-from edgeagent.execution.replacing import replace_worker
 from edgeagent.execution.supervisor import Worker
 from edgeagent.execution.vitals import Patience
 from edgeagent.model.store import StoredVariant
@@ -27,8 +25,11 @@ def faults_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEAGENT_FAULTS", "1")
 
 
+NO_LIMITS = WorkerLimits()
+
+
 @contextlib.asynccontextmanager
-async def worker(patience: Patience = EAGER, limits: WorkerLimits | None = None) -> AsyncIterator[Worker]:
+async def worker(patience: Patience = EAGER, limits: WorkerLimits = NO_LIMITS) -> AsyncIterator[Worker]:
     started = await Worker.spawn("llama", is_quiet=True, patience=patience, limits=limits)
     try:
         await started.call("version")
@@ -164,35 +165,6 @@ def test_message_to_a_stopped_worker_whose_channel_is_full_does_not_wait_for_eve
     run(use)
 
 
-def test_draining_lets_a_call_end_and_takes_no_other(smollm2: StoredVariant) -> None:
-    async def use(started: Worker) -> None:
-        settings: dict[str, Any] = {"kv_type": "q8_0", "flash_attention": True, "threads": 1, "extra_buffers": False}
-        load = started.call("load", path=str(smollm2.path), context_tokens=256, chunk_tokens=64, **settings)
-        loading = asyncio.create_task(load)
-        await asyncio.sleep(0)
-        draining = asyncio.create_task(started.drain(60.0))
-        await asyncio.sleep(0)
-        with pytest.raises(EngineLostError, match="going away"):
-            await started.call("version")
-        reply, _ = await loading
-        assert reply["context_tokens"] == 256
-        await draining
-        assert started.cause is Cause.CLOSED
-        assert is_gone(started.pid)
-
-    run(use)
-
-
-def test_draining_ends_what_overstays() -> None:
-    async def use(started: Worker) -> None:
-        hung = asyncio.create_task(loss(started, hang="deadlock"))
-        await asyncio.sleep(0)
-        await started.drain(0.2)
-        assert "was unloaded" in await hung
-
-    run(use, Patience())
-
-
 def limits_of(pid: int) -> dict[str, str]:
     rows = Path(f"/proc/{pid}/limits").read_text(encoding="ascii").splitlines()[1:]
     return {row[:26].strip(): row[26:47].strip() for row in rows}
@@ -224,47 +196,3 @@ def test_worker_that_uses_up_its_cpu_time_is_ended_by_the_kernel() -> None:
             assert started.cause is Cause.OVERRAN
 
     asyncio.run(body())
-
-
-def replaced(smollm2: StoredVariant, *, fits_beside: bool) -> tuple[int, bool]:
-    """Tokens of an answer that was under way in the old worker, and whether it ended before its successor came."""
-
-    async def started(context: int) -> Worker:
-        new = await Worker.spawn("llama", is_quiet=True)
-        settings: dict[str, Any] = {"kv_type": "q8_0", "flash_attention": True, "threads": 1, "extra_buffers": False}
-        await new.call("load", path=str(smollm2.path), context_tokens=context, chunk_tokens=64, **settings)
-        return new
-
-    async def answer(old: Worker, under_way: asyncio.Event) -> int:
-        sampling = Sampling().model_dump()
-        stream = old.stream("generate", prompt=[5, 6, 7], output=[], sampling=sampling, max_tokens=20, export_kv=False)
-        num_tokens = 0
-        async for event, _ in stream:
-            num_tokens += "token" in event
-            under_way.set()
-        return num_tokens
-
-    async def body() -> tuple[int, bool]:
-        old, under_way = await started(256), asyncio.Event()
-        answering = asyncio.create_task(answer(old, under_way))
-        await under_way.wait()
-        new, draining = await replace_worker(old, lambda: started(512), fits_beside=fits_beside, drain_s=600.0)
-        was_first = answering.done()
-        with pytest.raises(EngineLostError):
-            await old.call("version")
-        assert (await new.call("count", texts=["one two"]))[0]["counts"] == [2]
-        num_tokens = await answering
-        if draining:
-            await draining
-        assert is_gone(old.pid)
-        await new.close()
-        return num_tokens, was_first
-
-    return asyncio.run(body())
-
-
-@pytest.mark.parametrize("fits_beside", [True, False])
-def test_successor_takes_over_while_the_answer_under_way_goes_on(smollm2: StoredVariant, fits_beside: bool) -> None:
-    num_tokens, was_first = replaced(smollm2, fits_beside=fits_beside)
-    assert num_tokens == 20
-    assert was_first or fits_beside

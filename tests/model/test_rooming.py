@@ -191,3 +191,73 @@ def test_four_sequences_compute_within_the_limits_of_their_worker(store: ModelSt
             assert 0.8 * small.memory_bytes < held.resident_bytes < 1.1 * small.memory_bytes
 
     asyncio.run(body())
+
+
+def test_model_that_lost_its_worker_while_idle_waits_for_room_before_it_is_loaded_again(store: ModelStore) -> None:
+    async def body() -> None:
+        async with pool_of(store, limits(ONE_FITS)) as pool, pool.lease(SMALL) as small:
+            await small.local.facts()
+            await small.unload()  # as an idle one is, between the lease of one request and a call of the next
+            async with pool.lease(LARGE) as large:
+                await large.local.facts()
+                coming_back = asyncio.create_task(small.local.count(["one two"]))
+                await asyncio.sleep(0.5)
+                assert not coming_back.done()
+                assert (small.is_loaded, large.is_loaded) == (False, True)
+            assert await coming_back == [2]
+            assert (small.is_loaded, large.is_loaded) == (True, False)
+
+    asyncio.run(body())
+
+
+def test_two_models_that_need_each_others_room_end_with_an_error_and_go_on(store: ModelStore) -> None:
+    async def body() -> None:
+        config = EngineConfig(sequences=1, room_wait_s=0.5)
+        async with pool_of(store, limits(ONE_FITS), config) as pool:
+            async with pool.lease(SMALL) as small:
+                await small.unload()
+                async with pool.lease(LARGE) as large:
+                    with pytest.raises(BusyError, match=f"{SMALL} needs"):
+                        await small.local.facts()
+                    await large.local.facts()
+            async with pool.lease(SMALL) as again:
+                assert await again.local.count(["one two"]) == [2]
+
+    asyncio.run(body())
+
+
+def test_choice_in_use_ends_with_its_users_and_the_next_request_has_another(store: ModelStore) -> None:
+    async def body() -> None:
+        async with pool_of(store, limits(BOTH_FIT)) as pool:
+            async with pool.lease(SMALL) as old:
+                await old.local.facts()
+                await pool.rechoose()
+                await pool.rechoose()
+                async with pool.lease(SMALL) as new:
+                    assert new is not old
+                    assert [new.is_retired, old.is_retired] == [False, True]
+                    assert await new.local.count(["one two"]) == await old.local.count(["one two"]) == [2]
+                    assert pool.residents == [new, old]
+                assert old.is_loaded
+            assert not old.is_loaded
+            assert pool.residents == [new]
+            assert new.is_loaded
+
+    asyncio.run(body())
+
+
+def test_successor_that_does_not_fit_beside_waits_for_the_answers_under_way(store: ModelStore) -> None:
+    async def body() -> None:
+        async with pool_of(store, limits(200 * MB)) as pool:
+            async with pool.lease(SMALL) as old:
+                await old.local.facts()
+                await pool.rechoose()
+                waiting = asyncio.create_task(pool.get(SMALL, wait_s=600.0))
+                await asyncio.sleep(0.5)
+                assert not waiting.done()
+                assert await old.local.count(["one two"]) == [2]
+            new = await waiting
+            assert new is not old
+            assert not old.is_loaded
+
+    asyncio.run(body())

@@ -103,3 +103,12 @@ def test_prompt_too_long_everywhere_is_a_context_error() -> None:
 def test_deadline_that_nothing_meets_is_refused_with_reasons() -> None:
     with pytest.raises(NoPlanError, match=r"longer than 0\.1 s"):
         decide(ask(deadline_s=0.1), Situation(LOCAL, [PEER]))
+
+
+@given(situations, st.integers(1, 4000))
+def test_adapter_stays_on_this_machine(situation: Situation, tokens: int) -> None:
+    decision = decide(ask(tokens, adapter="brief"), situation)
+    assert decision.chosen.plan is PlanKind.LOCAL
+    assert all("brief" in (c.rejected or "") for c in decision.candidates if c.peer)
+    with pytest.raises(NoPlanError, match="'brief' is on this machine only"):
+        decide(ask(tokens, adapter="brief", plan=PlanKind.REMOTE), situation)

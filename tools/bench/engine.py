@@ -5,13 +5,17 @@ both, one after the other, in changing order. What goes over HTTP is asked of a 
 """
 
 import asyncio
+import json
 import statistics
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import engine_http
 import harness
+import layout
 import streams
 from raw_llama import RawProcess, RawSettings, raw_process
 
@@ -127,10 +131,13 @@ async def _over_http(
         chat.ask([{"role": "user", "content": "Hello."}], max_tokens=2)  # loads the model
         overheads = await engine_http.overheads_ms(chat, model, raw, 2 * rounds)
         turns = await engine_http.later_turns(daemon, chat, model, raw, conversations)
+        seeds = range(conversations)
+        layouts, _ = await asyncio.to_thread(layout.measure, f"http://127.0.0.1:{port}", seeds=seeds)
     figures = {
         "ttft_overhead_ms": round(statistics.median(overheads), 2),
         "second_turn_ratio": round(statistics.median(turns.second), 3),
         "restart_turn_ratio": round(statistics.median(turns.after_restart), 3),
+        "clock_layout_speedup": layouts["stable_prefix_speedup"],
     }
     conditions = {
         "ttft_overhead_ms": harness.spread(overheads),
@@ -142,10 +149,28 @@ async def _over_http(
     return figures, conditions
 
 
+def drafts(*, quick: bool) -> tuple[harness.Json, harness.Json]:
+    """What guessing ahead gains and costs, from its own bench in a process of its own."""
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("speculation.py")),
+        "--json",
+        *(["--quick"] if quick else []),
+    ]
+    found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    figures = {
+        "lookup_speedup": found["figures"]["lookup_speedup"],
+        "lookup_worst_ratio": found["figures"]["worst_ratio"],
+    }
+    return figures, {"drafts": found["conditions"]}
+
+
 def main() -> None:
     options = harness.options(__doc__)
     started = time.monotonic()
     figures, conditions = asyncio.run(measured(quick=options.quick))
+    more_figures, more_conditions = drafts(quick=options.quick)
+    figures, conditions = figures | more_figures, conditions | more_conditions
     conditions["took_s"] = round(time.monotonic() - started, 1)
     harness.publish(Path(__file__).stem, figures, conditions, as_json=options.json)
 

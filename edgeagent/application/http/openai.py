@@ -24,6 +24,9 @@ from edgeagent.core.chat import (
     ToolSpec,
 )
 
+ADAPTER_MARK = ":"
+"""In the name of a model, before that of an adapter."""
+
 
 class TextPart(Wire):
     type: Literal["text"]
@@ -220,14 +223,30 @@ def _to_core(wire: WireRequest, draw_seed: Callable[[], int]) -> ChatRequest:
     return ChatRequest(
         messages=tuple(message.to_core() for message in wire.messages),
         documents=wire.edgeagent.documents,
-        model=wire.model or None,
+        model=wire.model.partition(ADAPTER_MARK)[0] or None if wire.model else None,
         tools=tuple(tool.to_core() for tool in wire.tools or ()),
         tool_choice=_tool_choice(wire),
         sampling=wire.sampling(draw_seed),
         max_tokens=wire.max_completion_tokens or wire.max_tokens,
         stop=(wire.stop,) if isinstance(wire.stop, str) else wire.stop or (),
-        edgeagent=wire.edgeagent.to_core(),
+        edgeagent=_extension(wire),
     )
+
+
+def _extension(wire: WireRequest) -> Extension:
+    """With the adapter of a model named `ID:ADAPTER`."""
+    wish = wire.edgeagent.to_core()
+    _, mark, name = (wire.model or "").partition(ADAPTER_MARK)
+    if not mark:
+        return wish
+    if wish.adapter not in (None, name):
+        raise ParameterError(
+            f"parameter 'model' names the adapter '{name}', 'edgeagent' another; leave one out", "model"
+        )
+    try:
+        return Extension.model_validate(wish.model_dump() | {"adapter": name})
+    except ValidationError:
+        raise ParameterError(f"parameter 'model': '{name}' is no name of an adapter; correct it", "model") from None
 
 
 def _tool_choice(wire: WireRequest) -> ToolChoice:

@@ -103,5 +103,6 @@ def _model_body(card: ModelCard) -> Json:
         "parameters": card.parameters,
         "context_tokens": card.architecture.context_tokens if card.architecture else None,
         "variants": [variant.name for variant in card.variants],
+        "adapters": {adapter.name: adapter.purpose for adapter in card.adapters},
     }
     return {"id": card.id, "object": "model", "created": 0, "owned_by": "edgeagent", "edgeagent": facts}

@@ -17,10 +17,20 @@ from edgeagent.settings import load_settings
 @variant_option
 @click.option("--dry-run", is_flag=True, help="Say what it would take, and whether that is there; fetch nothing.")
 @click.option("--repin", is_flag=True, help="Accept another file than the one that was pinned when first fetched.")
+@click.option("--adapter", metavar="NAME", help="Fetch this LoRA adapter of the card instead of a variant.")
 @as_json_option
-def pull_model(model_id: str, variant: str | None, dry_run: bool, repin: bool, as_json: bool) -> None:
+def pull_model(
+    model_id: str, variant: str | None, dry_run: bool, repin: bool, adapter: str | None, as_json: bool
+) -> None:
     """Fetch a variant, check it, and keep it for offline use."""
     store = parts.model_store(load_settings())
+    if adapter is not None:
+        if variant is not None or dry_run:
+            raise click.UsageError("give --adapter without --variant and --dry-run")
+        with show_progress(f"fetching {model_id}:{adapter}") as on_progress:
+            path = asyncio.run(store.pull_adapter(model_id, adapter, on_progress, repin=repin))
+        print_facts({"id": model_id, "adapter": adapter, "path": str(path)}, as_json, f"{adapter} is here: {path}")
+        return
     if dry_run:
         preview = asyncio.run(store.preview(model_id, variant, repin=repin))
         print_facts(_preview_facts(preview), as_json, _preview_text(preview))

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edgeagent.core.errors import EngineError, OutOfMemoryError
+from edgeagent.execution import canonical
 from edgeagent.execution.llama import state as kv
+from edgeagent.execution.llama.adapters import Adapters
 from edgeagent.execution.llama.library import KV_TYPES, llama
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.slots import Slot
@@ -48,6 +50,7 @@ class Context:
     handle: object = field(init=False)
     memory: object = field(init=False)
     slots: list[Slot] = field(init=False)
+    adapters: Adapters = field(init=False)
     _batch: object = field(init=False)
     _shape: kv.SequenceState | None = field(init=False, default=None)
 
@@ -67,6 +70,7 @@ class Context:
         if not self.handle:
             raise OutOfMemoryError(f"no memory for a context of {params.n_ctx} tokens; use a smaller one")
         self.memory = lib.llama_get_memory(self.handle)
+        self.adapters = Adapters(self.model, self.handle)
         self._batch = lib.llama_batch_init(params.n_batch, 0, 1)
         self.slots = [Slot(self, number) for number in range(settings.sequences)]
 
@@ -77,12 +81,13 @@ class Context:
     def evaluate(self, items: Sequence[Item]) -> list[int]:
         """Append tokens to slots, in one batch. Of each item, the row of its first token (logits: of its last).
 
-        Raises EngineError; the slots of the batch are empty then.
+        The slots of one batch have one adapter. Raises EngineError; the slots of the batch are empty then.
         """
         for item in items:
             if len(item.slot.tokens) + len(item.tokens) > self.settings.context_tokens:
                 limit = self.settings.context_tokens
                 raise EngineError(f"the context of {limit} tokens is full; ask for a shorter answer")
+        self.adapters.apply(items[0].slot.adapter)
         rows = self._fill(items)
         status = llama().llama_decode(self.handle, self._batch)
         if status != 0:
@@ -93,6 +98,15 @@ class Context:
         for item in items:
             item.slot.note(item.tokens, as_singles=item.as_singles)
         return rows
+
+    def is_canonical(self, adapter: str) -> bool:
+        """Whether shapes of batches count: the probe knows nothing of an adapter's matrices."""
+        return not self.settings.is_free or bool(adapter)
+
+    def canonical_spans(self, num_prompt: int, num_output: int, adapter: str = "") -> list[int]:
+        """How a prompt and an output have to be evaluated; empty: in any shapes."""
+        chunk = self.settings.chunk_tokens
+        return canonical.spans(num_prompt, num_output, chunk) if self.is_canonical(adapter) else []
 
     def _fill(self, items: Sequence[Item]) -> list[int]:
         batch, row, rows = self._batch, 0, []
@@ -133,3 +147,8 @@ class Context:
     def bytes_per_token(self) -> int:
         """Bytes of cache rows a token has; 0 when the cache has no exchangeable layout."""
         return sum(self.planes)
+
+    def close(self) -> None:
+        """Free it; nothing of it may be used any more. A worker's own context goes with its process."""
+        llama().llama_batch_free(self._batch)
+        llama().llama_free(self.handle)

@@ -18,7 +18,8 @@ LEAST_CHUNK = 8
 
 
 def generate(context: Context, slot: Slot, request: Request, drafting: Drafting) -> SharedSteps:
-    """Op `generate {prompt, output, sampling, max_tokens, export_kv, keep_from}`: extend a Generation token by token.
+    """Op `generate {prompt, output, sampling, max_tokens, export_kv, keep_from, adapter, adapter_path}`: extend a
+    Generation token by token.
 
     Events: `evaluated` after each piece, `cells` with the KV blocks as bulk (if asked, before the first token),
     `token` with its bytes as bulk (`logprob` and `top`, too, if asked; `drafted` and `accepted` with the last token
@@ -26,6 +27,7 @@ def generate(context: Context, slot: Slot, request: Request, drafting: Drafting)
     """
     params = request.params
     prompt, output = jobs.tokens_of(context, request)
+    drafting = Drafting() if slot.adapter else drafting  # how wide a batch may be was probed without any adapter
     sampling = Sampling.model_validate(params["sampling"])
     sampler = Sampler(context, sampling, prompt)
     keeper = Keeper(slot, request, params.get("keep_from"))

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 from edgeagent.core.errors import EngineError, RequestError
+from edgeagent.execution.llama.context import ContextSettings
 from edgeagent.execution.llama.jobs import Steps
 from edgeagent.execution.llama.model import Model
-from edgeagent.execution.llama.probe_slots import Part, Slots, SlotSettings
+from edgeagent.execution.llama.probe_slots import Part, Slots
 from edgeagent.execution.llama.reference import CELLS, FAR, NEAR, OTHER_PIECE, SHORT, STEPS, Reference
 from edgeagent.execution.worker import Request
 
@@ -36,14 +37,15 @@ def invariance(request: Request) -> Steps:
         gpu_layers=gpu_layers,
         experts_on_cpu=bool(p.get("experts_on_cpu")),
     )
-    settings = SlotSettings(
+    settings = ContextSettings(
         sequences=int(p["sequences"]),
-        cells=CELLS,
+        context_tokens=CELLS,
         kv_type=str(p["kv_type"]),
         flash_attention=bool(p["flash_attention"]),
         threads=int(p["threads"]),
         chunk_tokens=int(p["chunk_tokens"]),
         offload=gpu_layers > 0,
+        is_free=True,
     )
     first, second = (_read(model, str(text)) for text in p["texts"])
     started = time.perf_counter()

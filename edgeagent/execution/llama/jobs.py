@@ -107,14 +107,16 @@ def rows_file(slot: Slot, first: int, end: int) -> int:
 
 
 def keep(context: Context, request: Request) -> None:
-    """Op `keep {prompt, output, first}`: the cells from `first` on, as far as a slot has them of these tokens.
+    """Op `keep {prompt, output, first, adapter}`: the cells from `first` on, as far as a slot has them of these tokens.
 
     Replies `kept [first, end]` with one descriptor; without one when no slot has more.
     """
     prompt, output = tokens_of(context, request)
     first, tokens = int(request.params["first"]), prompt + output
+    adapter = adapter_of(request)
+    spans = context.canonical_spans(len(prompt), len(output), adapter)
     for slot in context.slots:
-        reusable, _ = slot.reusable(tokens, slot.canonical_spans(len(prompt), len(output)))
+        reusable, _ = slot.reusable(tokens, spans, adapter)
         if not slot.is_busy and reusable > first:
             request.reply(Files([rows_file(slot, first, reusable)]), kept=[first, reusable])
             return
@@ -122,19 +124,20 @@ def keep(context: Context, request: Request) -> None:
 
 
 def held(context: Context, request: Request) -> None:
-    """Op `held {prompt, output}`: how many of these tokens some slot holds already, from the first on."""
+    """Op `held {prompt, output, adapter}`: how many of these tokens some slot holds already, from the first on."""
     prompt, output = tokens_of(context, request)
-    spans = context.slots[0].canonical_spans(len(prompt), len(output))
-    request.reply(tokens=max(slot.reusable(prompt + output, spans)[0] for slot in context.slots))
+    adapter = adapter_of(request)
+    spans = context.canonical_spans(len(prompt), len(output), adapter)
+    request.reply(tokens=max(slot.reusable(prompt + output, spans, adapter)[0] for slot in context.slots))
 
 
 def restore(context: Context, request: Request) -> None:
-    """Op `restore {prompt, output, parts}` with a file a part: fill a slot with cells kept of these tokens.
+    """Op `restore {prompt, output, parts, adapter}` with a file a part: fill a slot with cells kept of these tokens.
 
     `parts` are `[cells in the file, first wanted, number wanted]`; together they are all the tokens' cells.
     """
     prompt, output = tokens_of(context, request)
-    slot = _free_slot(context, prompt + output, [])
+    slot = _free_slot(context, prompt + output, [], adapter_of(request))
     try:
         parts = [
             _part(data, numbers, context.bytes_per_token)
@@ -153,8 +156,8 @@ def _part(data: mmap.mmap, numbers: Sequence[int], cell_bytes: int) -> kv.Part:
     return kv.Part(memoryview(data)[: num_cells * cell_bytes], num_cells, skip, take)
 
 
-def _free_slot(context: Context, tokens: Sequence[int], spans: Sequence[int]) -> Slot:
-    if (slot := claim(context.slots, tokens, spans)) is None:
+def _free_slot(context: Context, tokens: Sequence[int], spans: Sequence[int], adapter: str = "") -> Slot:
+    if (slot := claim(context.slots, tokens, spans, adapter)) is None:
         raise EngineError("every sequence of this engine is in use; try again")
     return slot
 
@@ -178,7 +181,7 @@ def splice(context: Context, request: Request) -> None:
         size = (end - begin) * cell_bytes
         blocks.append((end - begin, request.bulk[offset : offset + size]))
         offset += size
-    spans = context.slots[0].canonical_spans(len(prompt), 0)
+    spans = context.canonical_spans(len(prompt), 0)
     slot = _free_slot(context, prompt, spans)
     try:
         slot.splice(prompt, spans, blocks)
@@ -242,6 +245,11 @@ def tokens_of(context: Context, request: Request) -> tuple[list[int], list[int]]
     output = _token_ids(context, request.params.get("output", ()), least=0)
     check_fits(context, len(prompt), max(int(request.params.get("max_tokens", 0)), len(output)))
     return prompt, output
+
+
+def adapter_of(request: Request) -> str:
+    """The key of the adapter that a request's cells are of; empty: none."""
+    return str(request.params.get("adapter") or "")
 
 
 def _token_ids(context: Context, values: Sequence[int], *, least: int) -> list[int]:

@@ -29,7 +29,8 @@ class Shared:
     def wish(self) -> scheduler.Want:
         want, params = self.want, self.request.params
         priority, due = int(params.get("priority", 1)), float(params.get("due", 0.0))
-        return scheduler.Want(self.number, want.kind, len(want.tokens), want.span, priority, due)
+        is_alone = bool(self.slot.adapter)  # a batch has one adapter, and is probed without any
+        return scheduler.Want(self.number, want.kind, len(want.tokens), want.span, priority, due, is_alone)
 
 
 @dataclass(slots=True)
@@ -96,8 +97,12 @@ class Jobs:
     def _begin_shared(self, context: Context, waiting: Waiting, share: SharedJob) -> bool:
         """False when every slot is taken. Raises what the job raises."""
         prompt, output = jobs.tokens_of(context, waiting.request)
-        spans = context.slots[0].canonical_spans(len(prompt), len(output))
-        slot = claim(context.slots, prompt + output, spans)
+        path = str(waiting.request.params.get("adapter_path") or "")
+        context.adapters.load(jobs.adapter_of(waiting.request), path, {s.adapter for s in context.slots if s.is_busy})
+        adapter = jobs.adapter_of(waiting.request)
+        slot = claim(
+            context.slots, prompt + output, context.canonical_spans(len(prompt), len(output), adapter), adapter
+        )
         if slot is None:
             return False
         self._num_begun += 1

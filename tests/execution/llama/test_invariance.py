@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from edgeagent.core.errors import RequestError
 from edgeagent.core.invariance import Invariance, conclude
+from edgeagent.execution.llama.context import ContextSettings
 from edgeagent.execution.llama.invariance import DRAFTS, Probe
 from edgeagent.execution.llama.library import KV_TYPES, llama
 from edgeagent.execution.llama.model import Model
-from edgeagent.execution.llama.probe_slots import Part, Slots, SlotSettings
+from edgeagent.execution.llama.probe_slots import Part, Slots
 from edgeagent.execution.llama.reference import CELLS, END, Reference, cut_patterns
 from edgeagent.execution.llama.rig import RigShape, write_rig
 from edgeagent.execution.llama.tensors import FloatArray
@@ -42,6 +43,11 @@ class Mode:
 
 
 Q8, F16, PLAIN = Mode("q8_0", True), Mode("f16", True, threads=2), Mode("f16", False)
+
+
+def context_settings(mode: Mode, sequences: int) -> ContextSettings:
+    cache, threads = (mode.kv_type, mode.flash_attention), mode.threads
+    return ContextSettings(CELLS, *cache, threads, CHUNK, sequences=sequences, is_free=True)
 
 
 def probe_file(job: Job, path: Path, mode: Mode, **changes: Any) -> tuple[Invariance, dict[str, Any]]:
@@ -149,14 +155,14 @@ def test_cut_patterns_cover_the_text_with_pieces_up_to_the_chunk(chunk: int, len
     assert sizes >= {n for n in (2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 32, 33, most - 1, most) if 1 < n <= most}
 
 
-@pytest.mark.parametrize("mode", [Q8, Mode("f16", True)], ids=str)
-@pytest.mark.parametrize("kind", ["Q4_K", "Q8_0", "F16"])
+@pytest.mark.parametrize("mode", [Q8, pytest.param(Mode("f16", True), marks=pytest.mark.long)], ids=str)
+@pytest.mark.parametrize("kind", ["Q8_0", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("Q4_K", "F16"))])
 def test_verdict_on_a_small_decoder_agrees_with_logits_computed_independently(
     tmp_path: Path, kind: str, mode: Mode
 ) -> None:
     write_rig(RigShape(kind, layers=2, width=256, ffn=512, heads=4, kv_heads=2, context_tokens=1024), f"{tmp_path}/rig")
     model = Model(f"{tmp_path}/rig", extra_buffers=False)
-    settings = SlotSettings(SEQUENCES, CELLS, mode.kv_type, mode.flash_attention, mode.threads, CHUNK)
+    settings = context_settings(mode, SEQUENCES)
     slots = Slots(model, settings)
     probe = Probe(slots, words(model, 3, CELLS), words(model, 4, CELLS))
     for _ in probe.run():
@@ -189,7 +195,7 @@ def test_without_time_nothing_is_granted(smollm2: StoredVariant, job: Job) -> No
 
 def test_one_sequence_is_never_granted_company(smollm2: StoredVariant) -> None:
     model = Model(str(smollm2.path), extra_buffers=False)
-    slots = Slots(model, SlotSettings(1, 768, "q8_0", True, 1, CHUNK))
+    slots = Slots(model, context_settings(Q8, 1))
     names = [name for name, _ in Probe(slots, [1] * 768, [2] * 768)._checks()]
     slots.close()
     assert not [name for name in names if name.partition(" ")[0] in {"decode", "mixed"}]
@@ -203,7 +209,7 @@ def test_text_without_tokens_is_refused(smollm2: StoredVariant, job: Job) -> Non
 def test_a_difference_of_one_cell_or_one_bit_is_seen(smollm2: StoredVariant) -> None:
     """The comparisons themselves can fail: a wrong token leaves other logits and other cells."""
     model = Model(str(smollm2.path), extra_buffers=False)
-    slots = Slots(model, SlotSettings(1, 768, "q8_0", True, 1, CHUNK))
+    slots = Slots(model, context_settings(Q8, 1))
     tokens = model.tokenize(TEXT * 6, add_special=True, parse_special=False)[:768]
     check = Reference(slots, tokens, tokens)
     (row,) = slots.evaluate(Part(0, tokens[:4]))
