@@ -99,7 +99,7 @@ def _create(path: Path) -> None:
 
 
 def _load_vectors(connection: "apsw.Connection") -> None:
-    """Load sqlite-vec and make it find a nearest neighbour.
+    """Load sqlite-vec and make it find a nearest neighbour, as recall does.
 
     Its Python package is not imported: that would import numpy.
     """
@@ -109,13 +109,14 @@ def _load_vectors(connection: "apsw.Connection") -> None:
     connection.enable_load_extension(True)
     connection.load_extension(str(Path(found.origin).with_name("vec0")))
     connection.enable_load_extension(False)
-    connection.execute("CREATE VIRTUAL TABLE temp.probe USING vec0 (embedding FLOAT[2] DISTANCE_METRIC=cosine)")
-    for row, vector in ((1, array("f", [1, 0])), (2, array("f", [0, 1]))):
-        connection.execute("INSERT INTO temp.probe (rowid, embedding) VALUES (?, ?)", (row, vector.tobytes()))
-    wanted = array("f", [0.1, 0.9]).tobytes()
-    nearest = connection.execute("SELECT rowid FROM temp.probe WHERE embedding MATCH ? AND k = 1", (wanted,)).get
-    connection.execute("DROP TABLE temp.probe")
-    if nearest != 2:
+    wanted, near, far = (array("f", signs).tobytes() for signs in ([1] * 8, [1] * 7 + [-1], [-1] * 8))
+    nearest = connection.execute(
+        "SELECT name FROM (SELECT 'far' AS name, vec_quantize_binary(?1) AS bits UNION ALL "
+        "SELECT 'near', vec_quantize_binary(?2)) "
+        "ORDER BY vec_distance_hamming(vec_bit(bits), vec_quantize_binary(?3)) LIMIT 1",
+        (far, near, wanted),
+    ).get
+    if nearest != "near":
         raise MemoryStoreError("sqlite-vec does not find nearest neighbours here; reinstall the package sqlite-vec")
 
 

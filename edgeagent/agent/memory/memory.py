@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar, get_args
 
 from edgeagent.agent.memory.chunking import chunk
+from edgeagent.agent.memory.cues import spoken, without_names
+from edgeagent.agent.memory.recall import Question
 from edgeagent.agent.memory.store import MemoryStore, NewMemory
 from edgeagent.core.errors import RequestError
 from edgeagent.core.memory import Embedder, MemoryHit, MemoryItem, MemoryStats
@@ -99,10 +101,17 @@ class Memory:
         return list(await self._add(_checked_user(user), [_Draft("document", c, checked_source, now) for c in chunks]))
 
     async def search(self, user: str, query: str, k: int = 5) -> list[MemoryHit]:
-        """At most `k` memories, best first, by nearness in meaning and by shared words; scores are in 0..1."""
-        question = _checked_text(query[:MAX_QUERY_CHARS])
-        [vector] = await self._embedder.embed([question])
-        return await self._run(self._store.search, _checked_user(user), question, vector, _checked_count(k))
+        """At most `k` memories, best first; a score in 0..1 says how likely a memory holds what was asked for."""
+        count = _checked_count(k)
+        question = await self.question(user, query)
+        return await self._run(self._store.search, user, question, count)
+
+    async def question(self, user: str, query: str) -> Question:
+        """The question as the store takes it: with its vector, and the time it is asked at."""
+        text = _checked_text(query[:MAX_QUERY_CHARS])
+        names = await self._run(self._store.speakers, _checked_user(user))
+        [vector] = await self._embedder.embed([without_names(text, names)])
+        return Question(text, vector, self._clock())
 
     async def list(self, user: str, limit: int = 100) -> "list[MemoryItem]":
         """The newest first."""
@@ -150,7 +159,7 @@ class Memory:
         new = [draft for draft, known in zip(drafts, ids, strict=True) if known is None]
         if not new:
             return tuple(known for known in ids if known is not None)
-        vectors = await self._embedder.embed([draft.text for draft in new])
+        vectors = await self._embedder.embed([_matter(draft) for draft in new])
         memories = [
             NewMemory(draft.kind, draft.text, draft.source, draft.created_at, vector)
             for draft, vector in zip(new, vectors, strict=True)
@@ -161,6 +170,11 @@ class Memory:
     async def _run(self, work: Callable[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, partial(work, *args, **kwargs))
+
+
+def _matter(draft: _Draft) -> str:
+    """What is embedded: of a turn what was said, not who said it."""
+    return spoken(draft.text) if draft.kind == "turn" else draft.text
 
 
 def _draft_of(item: MemoryItem) -> _Draft:

@@ -4,6 +4,7 @@ Every method sees one user's memories only. What `add` returned survives power l
 removed is no longer in the file.
 """
 
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeagent.agent.memory.database import open_database, store_errors, transaction
-from edgeagent.agent.memory.ranking import fuse, match_expression
+from edgeagent.agent.memory.recall import Namespace, Question, candidates, recall, speakers
+from edgeagent.agent.memory.rows import Row, insert
+from edgeagent.agent.memory.scoring import Scorer, shipped
 from edgeagent.core.errors import NotFoundError
 from edgeagent.core.memory import MemoryHit, MemoryItem, MemoryStats, Vector
 
@@ -22,10 +25,8 @@ if TYPE_CHECKING:
 ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: an id may be read aloud
 ID_LENGTH = 12  # 60 random bits
 
-MIN_CANDIDATES = 50
-"""Memories each ranking contributes at least; fusion gains from looking below the wanted k."""
-
-_COLUMNS = "id, user, kind, text, source, created_at"
+_ITEMS = "SELECT id, user, kind, text, source, created_at FROM memories JOIN namespaces ON number = namespace WHERE "
+_NAMESPACE = "(SELECT number FROM namespaces WHERE user = ?1)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,15 @@ class NewMemory:
 
 
 class MemoryStore:
-    def __init__(self, path: Path, connection: "apsw.Connection") -> None:
+    def __init__(self, path: Path, connection: "apsw.Connection", scorer: Scorer) -> None:
         self._path = path
         self._db = connection
+        self._scorer = scorer
 
     @classmethod
-    def open(cls, path: Path, dimensions: int) -> "MemoryStore":
-        """Raises MemoryStoreError."""
-        return cls(path, open_database(path, dimensions))
+    def open(cls, path: Path, dimensions: int, scorer: Scorer | None = None) -> "MemoryStore":
+        """Scores by the shipped weights unless others are given. Raises MemoryStoreError."""
+        return cls(path, open_database(path, dimensions), scorer or shipped())
 
     def close(self) -> None:
         with store_errors(self._path):
@@ -60,58 +62,67 @@ class MemoryStore:
 
     def ids(self, user: str, texts: Sequence[str]) -> list[str | None]:
         """The id of each text; None for one that is not stored."""
-        select = "SELECT id FROM memories WHERE user = ? AND digest = ?"
+        select = f"SELECT id FROM memories WHERE namespace = {_NAMESPACE} AND digest = ?2"  # noqa: S608  (a literal)
         with store_errors(self._path):
             return [self._db.execute(select, (user, _digest(text))).get for text in texts]
 
     def _add(self, user: str, memory: NewMemory) -> str:
-        inserted = self._db.execute(
-            "INSERT INTO memories (id, user, kind, text, source, created_at, digest) VALUES (?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (user, digest) DO NOTHING RETURNING row, id",
-            (_new_id(), user, memory.kind, memory.text, memory.source, memory.created_at, _digest(memory.text)),
-        ).fetchone()
-        if inserted is None:
-            return str(self.ids(user, [memory.text])[0])
-        row, id_ = inserted
-        self._db.execute(
-            "INSERT INTO memory_vectors (rowid, user, embedding) VALUES (?, ?, ?)", (row, user, memory.vector)
-        )
-        return str(id_)
+        bits = self._db.execute("SELECT vec_quantize_binary(?)", (memory.vector,)).get
+        digest, id_ = _digest(memory.text), _new_id()
+        row = Row(id_, user, memory.kind, memory.text, memory.source, memory.created_at, digest, bits)
+        return id_ if insert(self._db, row) else str(self.ids(user, [memory.text])[0])
 
-    def search(self, user: str, question: str, vector: Vector, k: int) -> list[MemoryHit]:
-        """At most `k` memories by fused nearness and word match, best first."""
+    def speakers(self, user: str) -> "list[str]":
+        """Who speaks in the user's turns (`Name: what was said`)."""
         with store_errors(self._path):
-            count = max(MIN_CANDIDATES, 4 * k)
-            best = fuse([self._nearest(user, vector, count), self._matching(user, question, count)])[:k]
-            return [MemoryHit(item=item, score=score) for row, score in best for item in self._items("row = ?", row)]
+            namespace = Namespace.find(self._db, user)
+            return list(speakers(self._db, namespace)) if namespace else []
 
-    def _nearest(self, user: str, vector: Vector, count: int) -> list[int]:
-        select = "SELECT rowid FROM memory_vectors WHERE embedding MATCH ? AND k = ? AND user = ? ORDER BY distance"
-        return [row for (row,) in self._db.execute(select, (vector, count, user))]
+    def search(self, user: str, question: Question, k: int) -> "list[MemoryHit]":
+        """At most `k` memories by the learned score, best first."""
+        with store_errors(self._path), self._snapshot():
+            if (namespace := Namespace.find(self._db, user)) is None:
+                return []
+            best = recall(self._db, namespace, question, self._scorer)[:k]
+            return [MemoryHit(item=self._item(row), score=score) for row, score in best]
 
-    def _matching(self, user: str, question: str, count: int) -> list[int]:
-        select = (
-            "SELECT row FROM memory_words JOIN memories ON memories.row = memory_words.rowid "
-            "WHERE memory_words MATCH ? AND user = ? ORDER BY memory_words.rank LIMIT ?"
-        )
-        if (words := match_expression(question)) is None:
-            return []
-        return [row for (row,) in self._db.execute(select, (words, user, count))]
+    def _item(self, row: int) -> MemoryItem:
+        return next(self._items("row = ?1", row))
+
+    def features(self, user: str, question: Question) -> dict[str, tuple[float, ...]]:
+        """What the score weighs of each candidate, by id: `features.NAMES` in order. Weights are learned on it."""
+        with store_errors(self._path), self._snapshot():
+            if (namespace := Namespace.find(self._db, user)) is None:
+                return {}
+            rows, found = candidates(self._db, namespace, question)
+            ids = [self._db.execute("SELECT id FROM memories WHERE row = ?", (row,)).get for row in rows]
+            return dict(zip(ids, found, strict=True))
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Every statement sees the same state, whatever other processes write."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("ROLLBACK")
 
     def list(self, user: str, limit: int) -> "list[MemoryItem]":
         """The newest first."""
         with store_errors(self._path):
-            return list(self._items("user = ? ORDER BY created_at DESC, row DESC LIMIT ?", user, limit))
+            return list(
+                self._items(f"namespace = {_NAMESPACE} ORDER BY created_at DESC, row DESC LIMIT ?2", user, limit)
+            )
 
     def page(self, user: str, after: str | None, limit: int) -> tuple[MemoryItem, ...]:
         """The oldest first, in the order they were stored, from behind the memory with id `after`."""
-        behind = "row > coalesce((SELECT row FROM memories WHERE user = ?1 AND id = ?2), 0)"
+        own = f"namespace = {_NAMESPACE}"
+        behind = f"row > coalesce((SELECT row FROM memories WHERE {own} AND id = ?2), 0)"  # noqa: S608  (literals)
         with store_errors(self._path):
-            return tuple(self._items(f"user = ?1 AND {behind} ORDER BY row LIMIT ?3", user, after, limit))
+            return tuple(self._items(f"{own} AND {behind} ORDER BY row LIMIT ?3", user, after, limit))
 
     def _items(self, condition: str, *values: str | int | None) -> Iterator[MemoryItem]:
-        select = f"SELECT {_COLUMNS} FROM memories WHERE {condition}"  # noqa: S608  (conditions are literals above)
-        for id_, user, kind, text, source, created_at in self._db.execute(select, values):
+        for id_, user, kind, text, source, created_at in self._db.execute(_ITEMS + condition, values):
             yield MemoryItem(id=id_, user=user, kind=kind, text=text, source=source, created_at=created_at)
 
     def forget(self, user: str, id_: str) -> None:
@@ -121,8 +132,8 @@ class MemoryStore:
         """
         with store_errors(self._path):
             with transaction(self._db):
-                self._db.execute("DELETE FROM memories WHERE user = ? AND id = ?", (user, id_))
-                is_gone = self._db.changes() > 0
+                delete = f"DELETE FROM memories WHERE namespace = {_NAMESPACE} AND id = ?2 RETURNING 1"  # noqa: S608
+                is_gone = self._db.execute(delete, (user, id_)).get is not None
             if not is_gone:
                 raise NotFoundError(f"user '{user}' has no memory '{id_}'; list shows the ids there are")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -131,7 +142,7 @@ class MemoryStore:
         """Counts of this user; size and versions of the whole file. `documents` counts distinct sources."""
         count = (
             "SELECT count(*), count(DISTINCT CASE WHEN kind = 'document' THEN source END), sqlite_version(), "
-            "vec_version() FROM memories WHERE user = ?"
+            "vec_version() FROM memories WHERE namespace = (SELECT number FROM namespaces WHERE user = ?)"
         )
         with store_errors(self._path):
             [(memories, documents, sqlite_version, vector_version)] = self._db.execute(count, (user,))

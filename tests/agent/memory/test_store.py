@@ -13,11 +13,12 @@ import pytest
 
 from edgeagent.agent.memory import database
 from edgeagent.agent.memory.database import open_database
+from edgeagent.agent.memory.recall import Question
 from edgeagent.agent.memory.schema import APPLICATION_ID, VERSION
 from edgeagent.agent.memory.store import ID_ALPHABET, MemoryStore, NewMemory
 from edgeagent.core.errors import MemoryStoreError
 
-DIMENSIONS = 8
+DIMENSIONS = 384
 
 
 def vector(seed: int) -> bytes:
@@ -27,6 +28,12 @@ def vector(seed: int) -> bytes:
 
 def note(text: str, seed: int = 0) -> NewMemory:
     return NewMemory("note", text, "", float(seed), vector(seed))
+
+
+def signature(vector: bytes) -> bytes:
+    """What the file keeps of a vector: the signs of its values, the first in the lowest bit."""
+    signs = [value > 0 for value in array("f", vector)]
+    return bytes(sum(sign << bit for bit, sign in enumerate(signs[i : i + 8])) for i in range(0, len(signs), 8))
 
 
 def everything_on_disk(path: Path) -> bytes:
@@ -80,7 +87,13 @@ def test_forget_leaves_no_trace_in_any_file(path: Path) -> None:
     store.add("ann", [note(f"ordinary words {i}", i) for i in range(1, 50)])
     text = "zanzibarquux " + "hidden " * 2000
     [id_] = store.add("ann", [note(text, 999)])
-    traces = (b"zanzibarquux", b"zanzibar", vector(999), id_.encode(), hashlib.sha256(text.encode()).digest())
+    traces = (
+        b"zanzibarquux",
+        b"zanzibar",
+        signature(vector(999)),
+        id_.encode(),
+        hashlib.sha256(text.encode()).digest(),
+    )
     assert all(trace in everything_on_disk(path) for trace in traces)
     store.forget("ann", id_)
     assert [trace for trace in traces if trace in everything_on_disk(path)] == []
@@ -96,8 +109,8 @@ def test_forget_many_leaves_no_text_or_vector_behind(path: Path) -> None:
     for i in gone:
         store.forget("ann", ids[i])
     left = everything_on_disk(path)
-    assert [i for i in gone if f"secretword{i:04d}z".encode() in left or vector(i) in left] == []
-    assert all(vector(i) in left for i in set(range(300)) - set(gone))
+    assert [i for i in gone if f"secretword{i:04d}z".encode() in left or signature(vector(i)) in left] == []
+    assert all(signature(vector(i)) in left for i in set(range(300)) - set(gone))
     store.close()
 
 
@@ -106,8 +119,8 @@ def test_added_memory_survives_a_killed_process(path: Path) -> None:
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from edgeagent.agent.memory.store import MemoryStore, NewMemory\n"
-        "store = MemoryStore.open(Path(sys.argv[1]), 8)\n"
-        "print(*store.add('ann', [NewMemory('note', 'kept', '', 0.0, b'\\x00\\x00\\x80?' * 8)]), flush=True)\n"
+        "store = MemoryStore.open(Path(sys.argv[1]), 384)\n"
+        "print(*store.add('ann', [NewMemory('note', 'kept', '', 0.0, b'\\x00\\x00\\x80?' * 384)]), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     child = run_python(code, str(path))
@@ -123,10 +136,10 @@ def test_four_processes_create_and_fill_one_file(path: Path) -> None:
         "import sys\n"
         "from pathlib import Path\n"
         "from edgeagent.agent.memory.store import MemoryStore, NewMemory\n"
-        "store = MemoryStore.open(Path(sys.argv[1]), 8)\n"
+        "store = MemoryStore.open(Path(sys.argv[1]), 384)\n"
         "for i in range(25):\n"
         "    text = f'{sys.argv[2]} wrote {i}'\n"
-        "    [id_] = store.add('ann', [NewMemory('note', text, '', 0.0, b'\\x00\\x00\\x80?' * 8)])\n"
+        "    [id_] = store.add('ann', [NewMemory('note', text, '', 0.0, b'\\x00\\x00\\x80?' * 384)])\n"
         "    if i % 5 == 0:\n"
         "        store.forget('ann', id_)\n"
         "store.close()\n"
@@ -138,7 +151,7 @@ def test_four_processes_create_and_fill_one_file(path: Path) -> None:
         child.stdout.close()
     store = MemoryStore.open(path, DIMENSIONS)
     assert store.stats("ann").memories == 80
-    assert len(store.search("ann", "wrote", vector(1), 100)) == 80
+    assert len(store.search("ann", Question("wrote", vector(1), 0.0), 100)) == 80
     store.close()
 
 
@@ -147,8 +160,11 @@ def test_store_imports_neither_numpy_nor_inference_libraries(path: Path) -> None
         "import sys\n"
         "from pathlib import Path\n"
         "import edgeagent.agent.memory.memory, edgeagent.execution.embedding\n"
-        "from edgeagent.agent.memory.store import MemoryStore\n"
-        "MemoryStore.open(Path(sys.argv[1]), 8).search('ann', 'q', bytes(32), 5)\n"
+        "from edgeagent.agent.memory.recall import Question\n"
+        "from edgeagent.agent.memory.store import MemoryStore, NewMemory\n"
+        "store = MemoryStore.open(Path(sys.argv[1]), 384)\n"
+        "store.add('ann', [NewMemory('turn', 'Ann: a word', 's', 0.0, bytes(1536))])\n"
+        "assert len(store.search('ann', Question('word?', bytes(1536), 0.0), 5)) == 1\n"
         "print(*sorted({'numpy', 'onnxruntime', 'tokenizers', 'llama_cpp'} & set(sys.modules)))\n"
     )
     output, _ = run_python(code, str(path)).communicate()
@@ -203,7 +219,7 @@ def other_dimensions(path: Path) -> None:
         (garbage, "move the file away"),
         (foreign, "another program"),
         (newer, "newer edgeagent"),
-        (other_dimensions, "vectors of 16 values"),
+        (other_dimensions, "vectors of 768 values"),
     ],
 )
 def test_open_unusable_file_is_one_clear_error_and_leaves_it_alone(

@@ -1,0 +1,98 @@
+"""Files of earlier versions open without loss."""
+
+import hashlib
+import random
+from array import array
+from pathlib import Path
+
+import apsw
+import pytest
+
+from edgeagent.agent.memory import database, schema
+from edgeagent.agent.memory.recall import Question
+from edgeagent.agent.memory.schema import APPLICATION_ID, MIGRATIONS, VERSION
+from edgeagent.agent.memory.store import MemoryStore
+from edgeagent.core.errors import MemoryStoreError
+
+DIMENSIONS = 16
+USERS = ("ann", "bob", "carol")
+Former = tuple[str, str, str, str, str, float, bytes]
+
+
+def former_rows() -> list[Former]:
+    draw = random.Random(3)
+    rows: list[Former] = []
+    for i in range(2500):
+        vector = array("f", [draw.gauss(0, 1) for _ in range(DIMENSIONS)]).tobytes()
+        kind = ("note", "document", "turn")[i % 3]
+        rows.append(
+            (f"id{i}", USERS[i % 7 % 3], kind, f"Gina: word{i} said, naïve 日本", f"src{i // 20}", 1e9 + i, vector)
+        )
+    return rows
+
+
+def version_1(path: Path, rows: list[Former]) -> None:
+    """A file as version 1 wrote it."""
+    connection = apsw.Connection(str(path))
+    database._load_vectors(connection)
+    connection.pragma("journal_mode", "wal")
+    with connection:
+        connection.execute(MIGRATIONS[0][0].replace("{dimensions}", str(DIMENSIONS)))
+        for id_, user, kind, text, source, at, vector in rows:
+            digest = hashlib.sha256(text.encode()).digest()
+            row = connection.execute(
+                "INSERT INTO memories (id, user, kind, text, source, created_at, digest) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING row",
+                (id_, user, kind, text, source, at, digest),
+            ).get
+            connection.execute(
+                "INSERT INTO memory_vectors (rowid, user, embedding) VALUES (?,?,?)", (row, user, vector)
+            )
+        connection.execute("DELETE FROM memories WHERE row = 5")
+    connection.pragma("application_id", APPLICATION_ID)
+    connection.pragma("user_version", 1)
+    connection.close()
+
+
+def test_version_1_opens_with_every_memory_word_and_vector(tmp_path: Path) -> None:
+    path = tmp_path / "memory.sqlite"
+    rows = former_rows()
+    version_1(path, rows)
+    del rows[4]
+    store = MemoryStore.open(path, DIMENSIONS)
+    for user in USERS:
+        own = [row for row in rows if row[1] == user]
+        items = store.page(user, None, 5000)
+        assert [(i.id, i.user, i.kind, i.text, i.source, i.created_at) for i in items] == [row[:6] for row in own]
+        assert store.ids(user, [own[7][3]]) == [own[7][0]]
+        assert store.speakers(user) == ["Gina"]
+        [hit] = store.search(user, Question(f"Who said {own[7][3].split()[1]}?", own[7][6], 1e9), 1)
+        assert hit.item.id == own[7][0]
+    assert store._db.pragma("user_version") == VERSION
+    assert store._db.pragma("integrity_check") == "ok"
+    store._db.execute("INSERT INTO memory_words (memory_words) VALUES ('integrity-check')")
+    tables = {name for (name,) in store._db.execute("SELECT name FROM sqlite_schema")}
+    assert not [name for name in tables if name.startswith(("former", "memory_vectors"))]
+    store.close()
+
+
+def test_migration_that_breaks_off_leaves_version_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "memory.sqlite"
+    rows = former_rows()[:50]
+    version_1(path, rows)
+
+    def full(connection: apsw.Connection) -> None:
+        schema._to_ranges(connection)
+        raise apsw.FullError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", (MIGRATIONS[0], (MIGRATIONS[1][0], full)))
+        with pytest.raises(MemoryStoreError, match="free some space"):
+            MemoryStore.open(path, DIMENSIONS)
+    connection = apsw.Connection(str(path))
+    assert connection.pragma("user_version") == 1
+    assert connection.execute("SELECT count(*) FROM memories").get == 49
+    connection.close()
+    store = MemoryStore.open(path, DIMENSIONS)
+    assert sum(store.stats(user).memories for user in USERS) == 49
+    store.close()

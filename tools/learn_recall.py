@@ -1,0 +1,68 @@
+"""Learn the weights of recall on LoCoMo and write them: `learn_recall.py [--out edgeagent/agent/memory/recall.json]`.
+
+Needs `$EDGEAGENT_BENCH_DATA` and the encoder. The same data and encoder give the same file up to the last digits.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).parent / "bench"))
+sys.path.insert(0, str(ROOT))
+
+import harness  # noqa: E402
+import recall_data  # noqa: E402
+import recall_encoder  # noqa: E402
+import recall_fit  # noqa: E402
+
+SHIPPED = ROOT / "edgeagent" / "agent" / "memory" / "recall.json"
+
+
+async def cases() -> dict[str, list[recall_data.Case]]:
+    models = Path(os.environ.get("EDGEAGENT_STATE") or ROOT / ".state") / "models"
+    async with recall_encoder.opened(models) as embedder:
+        remembering = recall_data.Remembering(embedder, harness.progress)
+        found = {}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "memory.sqlite"
+            for conversation in recall_data.load():
+                await recall_data.remember(path, remembering, conversation)
+                found[conversation.name] = await recall_data.cases(path, remembering, conversation)
+        return found
+
+
+def document(by_conversation: Mapping[str, Sequence[recall_data.Case]], learned: recall_fit.Fit) -> harness.Json:
+    """The file of weights, with what they were learned on."""
+    return {
+        "about": "Weights of recall's score (agent/memory/features.py says what each feature is): made by "
+        "tools/learn_recall.py, which learns on LoCoMo questions and their evidence turns.",
+        "conversations": list(by_conversation),
+        "questions": sum(map(len, by_conversation.values())),
+        "offset": round(learned.offset, 4),
+        "weights": {name: round(weight, 4) for name, weight in learned.weights.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=SHIPPED)
+    arguments = parser.parse_args()
+    by_conversation = asyncio.run(cases())
+    judged = recall_fit.leave_one_out(by_conversation)
+    for k in (5, 10):
+        mean = sum(recall_fit.recall_at(case, scores, k) for case, scores in judged) / len(judged)
+        print(f"recall@{k}, leaving one conversation out: {mean:.4f}")
+    learned = recall_fit.fit([case for found in by_conversation.values() for case in found])
+    text = json.dumps(document(by_conversation, learned), indent=2)
+    arguments.out.write_text(text + "\n", encoding="utf-8")
+    print(f"wrote {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
