@@ -12,16 +12,21 @@ import pytest
 from edgeagent.core.errors import ModelFileError
 from edgeagent.core.generation import Adapter, Generation
 from edgeagent.core.invariance import Invariance
-from edgeagent.execution.local import LocalModel
+from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.model.store import StoredVariant
 from tests.execution import adapters
-from tests.execution.test_batching import FREE, alone, generations_for, reused, settings_for, tokens_of, with_model
+from tests.execution import test_batching as batching
+from tests.execution.test_batching import FREE, alone, generations_for, reused, tokens_of, with_model
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
     folder = tmp_path_factory.mktemp("adapters")
     return adapters.write(folder / "one.gguf", seed=1), adapters.write(folder / "two.gguf", seed=2)
+
+
+def settings_for(variant: StoredVariant, invariance: Invariance, sequences: int = 4) -> LoadSettings:
+    return replace(batching.settings_for(variant, invariance, sequences), threads=1)
 
 
 async def mixed(model: LocalModel, pair: Sequence[Adapter], max_tokens: int = 24) -> list[Generation]:
@@ -53,7 +58,7 @@ def test_answer_without_adapter_is_the_same_before_and_after_one(
         before, other, after = [await tokens_of(model, g) for g in (plain, adapted, plain)]
         assert before == after
         assert before != other
-        assert [before, other] == await alone(model.settings, [plain, adapted])
+        assert [before, other] == await alone(replace(model.settings, threads=2), [plain, adapted])
 
     with_model(settings_for(smollm2, invariance, sequences=1), use)
 
@@ -80,6 +85,7 @@ def test_cells_of_one_adapter_are_never_used_with_another(
     with_model(settings, after_restart, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_worker_killed_under_answers_with_adapters_changes_none_of_them(
     smollm2: StoredVariant, pair: tuple[Adapter, Adapter], number: signal.Signals

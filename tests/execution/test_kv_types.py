@@ -26,7 +26,7 @@ IDS = [f"{kind}{'' if flash else ' without flash attention'}" for kind, flash in
 
 def settings_of(variant: StoredVariant, kv_type: str, flash_attention: bool) -> LoadSettings:
     """With canonical shapes: what is right wherever nothing was probed."""
-    return replace(settings_for(variant, Invariance()), kv_type=kv_type, flash_attention=flash_attention)
+    return replace(settings_for(variant, Invariance()), kv_type=kv_type, flash_attention=flash_attention, threads=1)
 
 
 @pytest.mark.parametrize(("kv_type", "flash_attention"), CASES, ids=IDS)
@@ -48,7 +48,7 @@ def test_second_turn_after_a_restart_reuses_what_can_be_kept_and_answers_the_sam
     said: dict[str, list[int]] = {}
 
     async def first_turn(model: LocalModel) -> None:
-        kept["first"] = replace((await generations_for(model, 3))[2], max_tokens=40)
+        kept["first"] = replace((await generations_for(model, 3))[2], max_tokens=24)
         said["first"] = await tokens_of(model, kept["first"])
 
     async def after_restart(model: LocalModel) -> None:
