@@ -137,6 +137,7 @@ def hand_over(question: str, *, is_embedded: bool) -> tuple[Json, Json]:
     threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
     with running_broker(is_embedded=is_embedded) as url:
         env = {"EDGEAGENT__MQTT__URL": url, "EDGEAGENT__ENGINE__THREADS": threads}
+        env |= {"EDGEAGENT__ENGINE__KEPT_MEMORY_BYTES": "0"}  # nothing from the run before: both read the whole prompt
         with running_peer(env):
             say("peer", f"a second process on this machine, {threads} thread(s) each; the edge's engine is held to")
             say("", f"{EDGE_SHARE:.0%} of its time, to stand for a smaller board than its peer")

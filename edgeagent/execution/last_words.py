@@ -10,8 +10,10 @@ KEPT_BYTES = 16 * 1024
 NO_MEMORY = re.compile(
     rb"MemoryError|bad_alloc|[Mm]emory allocation (still )?failed|mem_buffer != NULL|failed to map segment"
     rb"|[Cc]annot allocate memory|(failed|unable) to allocate|Thread creation failed|pthread_create failed"
+    rb"|SystemError: .*without (exception set|setting an exception)"
 )
-"""How Python, C++, OpenBLAS, ggml, the dynamic linker, the C library and OpenMP say it."""
+"""How Python, C++, OpenBLAS, ggml, the dynamic linker, the C library and OpenMP say it; the last is CPython's import
+machinery, which loses the MemoryError it should pass on."""
 
 
 class LastWords:
