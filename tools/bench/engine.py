@@ -26,6 +26,8 @@ from edgeagent.settings import load_settings
 ROUNDS, QUICK_ROUNDS = 12, 4
 BESIDE_ROUNDS, QUICK_BESIDE_ROUNDS = 3, 1
 PAST_TOKENS, DECODE_TOKENS, PREFILL_TOKENS = 128, 64, 512
+STREAM_TOKENS = 320
+"""Long enough that all streams decode together for a while: their prompts come in pieces between the others' steps."""
 LONG_TOKENS, OTHERS = 2_000, 3
 VOCAB = 49_152
 
@@ -79,9 +81,7 @@ async def _prefill(model: LocalModel, raw: RawProcess, found: Measured, seed: in
 async def _four_streams(model: LocalModel, raw: RawProcess, found: Measured, seed: int, *, is_raw_first: bool) -> None:
     prompts = [streams.any_tokens(VOCAB, PAST_TOKENS, 10_000 + 4 * seed + i) for i in range(4)]
     bare = raw.decode(prompts[0], DECODE_TOKENS, 4) if is_raw_first else []
-    ours = await asyncio.gather(
-        *(streams.answer(model, p, DECODE_TOKENS + 1, sampling=streams.ENDLESS) for p in prompts)
-    )
+    ours = await asyncio.gather(*(streams.answer(model, p, STREAM_TOKENS, sampling=streams.ENDLESS) for p in prompts))
     bare = bare or raw.decode(prompts[0], DECODE_TOKENS, 4)
     found.note("batch4_ratio", streams.common_rate(ours) * sum(bare) / (4 * len(bare)))
     found.note("raw_batch4_tok_s", 4 * len(bare) / sum(bare))
