@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from edgeagent.core.errors import EngineError
 from edgeagent.execution import canonical
 from edgeagent.execution.channel import FILES, Files, Message
-from edgeagent.execution.kvstore.store import KvStore
+from edgeagent.execution.kvstore.store import KvStore, Match
 from edgeagent.execution.supervisor import Worker
 
 log = logging.getLogger(__name__)
@@ -66,26 +66,11 @@ class Keeping:
             return covered
         reply, _ = await worker.call("held", prompt=prompt, output=output, adapter=adapter)
         if covered - int(reply["tokens"]) >= WORTH_RESTORING:
-            await self._restore(worker, prompt, output, adapter)
+            await self.store.prepare(cells.key, symbols)
+            if match := self.store.match(cells.key, symbols):
+                with match:
+                    await _hand_over(worker, match, prompt, output, adapter)
         return covered
-
-    async def _restore(self, worker: Worker, prompt: Sequence[int], output: Sequence[int], adapter: str) -> None:
-        cells = self.cells.of(adapter)
-        symbols = cells.symbols(prompt, output)
-        await self.store.prepare(cells.key, symbols)
-        match = self.store.match(cells.key, symbols)
-        if match is None:
-            return
-        with match:
-            await worker.call(
-                "restore",
-                Files([part.descriptor for part in match.parts]),
-                parts=[[part.num_cells, part.skip, part.take] for part in match.parts],
-                prompt=prompt[: match.num_cells],
-                output=output[: max(0, match.num_cells - len(prompt))],
-                adapter=adapter,
-            )
-        log.debug("kept cells restored tokens=%d", match.num_cells)
 
     def take(self, event: Message, prompt: Sequence[int], output: Sequence[int], adapter: str = "") -> None:
         """Keep the cells of a `kept` event or reply."""
@@ -131,3 +116,15 @@ class Keeping:
             with contextlib.suppress(EngineError):  # a worker that is lost has nothing to give
                 reply, _ = await worker.call("keep", prompt=prompt, output=output, first=first, adapter=adapter)
                 self.take(reply, prompt, output, adapter)
+
+
+async def _hand_over(worker: Worker, match: Match, prompt: Sequence[int], output: Sequence[int], adapter: str) -> None:
+    await worker.call(
+        "restore",
+        Files([part.descriptor for part in match.parts]),
+        parts=[[part.num_cells, part.skip, part.take] for part in match.parts],
+        prompt=prompt[: match.num_cells],
+        output=output[: max(0, match.num_cells - len(prompt))],
+        adapter=adapter,
+    )
+    log.debug("kept cells restored tokens=%d", match.num_cells)

@@ -97,12 +97,10 @@ class Jobs:
     def _begin_shared(self, context: Context, waiting: Waiting, share: SharedJob) -> bool:
         """False when every slot is taken. Raises what the job raises."""
         prompt, output = jobs.tokens_of(context, waiting.request)
-        path = str(waiting.request.params.get("adapter_path") or "")
-        context.adapters.load(jobs.adapter_of(waiting.request), path, {s.adapter for s in context.slots if s.is_busy})
-        adapter = jobs.adapter_of(waiting.request)
-        slot = claim(
-            context.slots, prompt + output, context.canonical_spans(len(prompt), len(output), adapter), adapter
-        )
+        adapter, path = jobs.adapter_of(waiting.request), str(waiting.request.params.get("adapter_path") or "")
+        context.adapters.load(adapter, path, {slot.adapter for slot in context.slots if slot.is_busy})
+        spans = context.canonical_spans(len(prompt), len(output), adapter)
+        slot = claim(context.slots, prompt + output, spans, adapter)
         if slot is None:
             return False
         self._num_begun += 1
