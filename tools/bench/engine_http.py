@@ -1,11 +1,8 @@
 """The engine's figures as a client of a daemon sees them: time to the first word, alone and in a long conversation."""
 
 import asyncio
-import http.client
-import json
 import signal
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,45 +23,19 @@ QUESTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class First:
-    """`ttft_s` is from sending the request to the first word."""
-
-    ttft_s: float
-    text: str
-    report: Json
-
-
-@dataclass(frozen=True, slots=True)
 class Chat:
     """Streams completions from a daemon on this machine."""
 
     port: int
 
-    def ask(self, messages: Sequence[Json], *, max_tokens: int) -> First:
+    def ask(self, messages: Sequence[Json], *, max_tokens: int) -> harness.Streamed:
         body = {
             "messages": list(messages),
             "max_tokens": max_tokens,
             "temperature": 0,
-            "stream": True,
             "edgeagent": {"plan": "local", "reduce": "L0", "memory": False},
         }
-        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
-        report: Json = {}
-        started, first_s, text = time.perf_counter(), 0.0, ""
-        client.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-        reply = client.getresponse()
-        if reply.status != 200:
-            raise RuntimeError(f"the daemon answered {reply.status}: {reply.read(500)!r}")
-        for line in reply:
-            if line.startswith(b"data: {"):
-                chunk = json.loads(line[6:])
-                words = "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
-                if words and not first_s:
-                    first_s = time.perf_counter() - started
-                text += words
-                report = chunk.get("edgeagent") or report
-        client.close()
-        return First(first_s, text, report)
+        return harness.stream(f"http://127.0.0.1:{self.port}", body)
 
 
 async def overheads_ms(chat: Chat, model: LocalModel, raw: RawProcess, rounds: int) -> list[float]:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import http.client
 import json
 import os
 import platform
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -206,6 +208,40 @@ class Client:
         with urllib.request.urlopen(request, timeout=300) as reply:
             answer: Json = json.load(reply)
         return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """`ttft_s` is from sending the request to the first word, as a client sees it."""
+
+    ttft_s: float
+    text: str
+    report: Json
+    usage: Json
+
+
+def stream(base_url: str, body: Json) -> Streamed:
+    """A streamed completion. Raises RuntimeError when the daemon refuses, or when there is no first word to time."""
+    place = urllib.parse.urlsplit(base_url)
+    client = http.client.HTTPConnection(place.hostname or "", place.port, timeout=600)
+    report, usage, text, first_s = Json(), Json(), "", None
+    started, wanted = time.perf_counter(), {"stream": True, "stream_options": {"include_usage": True}}
+    client.request("POST", "/v1/chat/completions", json.dumps(body | wanted), {"Content-Type": "application/json"})
+    reply = client.getresponse()
+    if reply.status != 200:
+        raise RuntimeError(f"the daemon answered {reply.status}: {reply.read(500)!r}")
+    for line in reply:
+        if line.startswith(b"data: {"):
+            chunk = json.loads(line[6:])
+            words = "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+            if words and first_s is None:
+                first_s = time.perf_counter() - started
+            text += words
+            report, usage = chunk.get("edgeagent") or report, chunk.get("usage") or usage
+    client.close()
+    if first_s is None:
+        raise RuntimeError("the answer was empty: there is no first word to time")
+    return Streamed(first_s, text, report, usage)
 
 
 def words(answer: Json) -> str:

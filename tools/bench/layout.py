@@ -4,11 +4,8 @@
 sent in the same order; the first request is answered from an empty cache.
 """
 
-import http.client
-import json
 import random
 import time
-import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,43 +75,16 @@ class Home:
             yield f"{entity},{place.replace('_', ' ')} {KINDS[kind][0]},{state}"
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    ttft_s: float
-    report: Json
-    prompt_tokens: int
-
-
-def ask(base_url: str, system: str, layout: str, model: str = harness.CHAT_MODEL) -> Answered:
-    """One streamed question. `ttft_s` is from sending the request to the first word, as a client sees it."""
+def ask(base_url: str, system: str, layout: str, model: str = harness.CHAT_MODEL) -> harness.Streamed:
+    """One streamed question."""
     body = {
         "model": model,
         "messages": [{"role": "system", "content": system}, {"role": "user", "content": QUESTION}],
         "max_tokens": 8,
         "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
         "edgeagent": {"plan": "local", "reduce": "L0", "memory": False, "layout": layout},
     }
-    place = urllib.parse.urlsplit(base_url)
-    client = http.client.HTTPConnection(place.hostname or "", place.port, timeout=600)
-    report: Json = {}
-    usage: Json = {}
-    started, first_s = time.perf_counter(), None
-    client.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-    reply = client.getresponse()
-    if reply.status != 200:
-        raise RuntimeError(f"the daemon answered {reply.status}: {reply.read(500)!r}")
-    for line in reply:
-        if line.startswith(b"data: {"):
-            chunk = json.loads(line[6:])
-            if first_s is None and any(choice["delta"].get("content") for choice in chunk["choices"]):
-                first_s = time.perf_counter() - started
-            report, usage = chunk.get("edgeagent") or report, chunk.get("usage") or usage
-    client.close()
-    if first_s is None:
-        raise RuntimeError("the answer was empty: there is no first word to time")
-    return Answered(first_s, report, int(usage["prompt_tokens"]))
+    return harness.stream(base_url, body)
 
 
 def measure(base_url: str, *, seeds: Sequence[int] = range(5), changes: int = 0) -> tuple[Json, Json]:
@@ -142,7 +112,7 @@ def measure(base_url: str, *, seeds: Sequence[int] = range(5), changes: int = 0)
     figures = {name: round(harness.percentile(values, 0.5), 2) for name, values in ratios.items()}
     last = stable[-1][-1]
     conditions = {
-        "prompt_tokens": last.prompt_tokens,
+        "prompt_tokens": last.usage["prompt_tokens"],
         "changes_a_minute": changes,
         "moved": last.report["reduction"]["layout"],
         "spread": {name: harness.spread(values) for name, values in ratios.items()},
