@@ -9,6 +9,7 @@ A packet is the length of its JSON (u32, little endian), the JSON, and the bulk,
 
 import json
 import os
+import select
 import socket
 import struct
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ MAX_PACKET_BYTES = 64 * 1024  # below the default socket buffer, so a packet is 
 MAX_BULK_BYTES = 8 * 2**30  # checked before allocation: a broken worker must not exhaust the daemon
 MAX_DESCRIPTORS = 250  # a packet takes at most 253 (SCM_MAX_FD, unix(7))
 _HEAD = struct.Struct("<I")
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _SPILLED = "~json_bytes"
 _NUM_FILES = "~files"
 FILES = "files"
@@ -49,7 +51,7 @@ def pack(message: Message, bulk: Buffers) -> tuple[bytes, list[int]]:
         files = [os.dup(descriptor) for descriptor in bulk.descriptors]
         bulk = ()
         message = {**message, _NUM_FILES: len(files)}
-    text = json.dumps(message, separators=(",", ":")).encode()
+    text = _encode(message).encode()
     if _HEAD.size + len(text) + sum(len(part) for part in bulk) <= MAX_PACKET_BYTES:
         return b"".join([_HEAD.pack(len(text)), text, *bulk]), files
     if len(text) > MAX_PACKET_BYTES - _HEAD.size:
@@ -120,16 +122,49 @@ def _read_all(descriptor: int, size: int) -> bytes:
     return bytes(buffer)
 
 
+HOLD_S = 0.025
+"""How long an event may wait for the next ones: each packet costs its receiver a wake-up on a core that computes."""
+
+
 class Channel:
     """The blocking end, used inside a worker. The daemon's end is `supervisor.Worker`."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
+        self._held: list[tuple[Message, Buffers]] = []
+        self._sent_s = self._looked_s = 0.0
 
     def send(self, message: Message, bulk: Buffers = ()) -> None:
+        """At once, behind what was held back. Raises ChannelClosedError."""
+        self.flush()
+        self._send(message, bulk)
+
+    def hold(self, message: Message, bulk: Buffers = ()) -> None:
+        """Send it with a later `flush_when_due`, `flush` or `send`."""
+        self._held.append((message, bulk))
+
+    def flush(self) -> None:
+        """What was held back. Raises ChannelClosedError."""
+        for message, bulk in self._held:
+            self._send(message, bulk)
+        self._held.clear()
+
+    def flush_when_due(self, now_s: float) -> None:
+        """Call it after each step: what is held goes when after one more step as long as this it would be late."""
+        step_s, self._looked_s = now_s - self._looked_s, now_s
+        if self._held and now_s + step_s > self._sent_s + HOLD_S:
+            self._sent_s = now_s
+            self.flush()
+
+    def _send(self, message: Message, bulk: Buffers) -> None:
         packet, descriptors = pack(message, bulk)
         try:
-            socket.send_fds(self._socket, [packet], descriptors)
+            if descriptors:
+                socket.send_fds(self._socket, [packet], descriptors)
+            else:
+                self._socket.send(packet)
         except (BrokenPipeError, ConnectionResetError):
             raise ChannelClosedError("the daemon is gone") from None
         finally:
@@ -137,16 +172,15 @@ class Channel:
                 os.close(descriptor)
 
     def receive(self, *, block: bool) -> tuple[Message, bytes] | None:
-        """The next message; None when there is none and `block` is false."""
-        self._socket.setblocking(block)
+        """The next message; None when there is none and `block` is false. Nothing is held back while it blocks."""
+        if block:
+            self.flush()
+        elif not self._readable.poll(0):
+            return None
         try:
             packet, descriptors, _, _ = socket.recv_fds(self._socket, MAX_PACKET_BYTES + 1, MAX_DESCRIPTORS)
-        except BlockingIOError:
-            return None
         except ConnectionResetError:
             packet, descriptors = b"", []
-        finally:
-            self._socket.setblocking(True)
         if not packet:
             raise ChannelClosedError("the daemon is gone")
         return unpack(packet, descriptors)

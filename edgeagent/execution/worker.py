@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -49,6 +50,10 @@ class Request:
     def event(self, bulk: Buffers = (), **facts: object) -> None:
         self._send({"id": self.id, "event": facts}, bulk)
 
+    def token(self, piece: bytes, **facts: object) -> None:
+        """An event that may wait a little for the next ones."""
+        self._channel.hold({"id": self.id, "event": facts}, [piece])
+
     def reply(self, bulk: Buffers = (), **facts: object) -> None:
         self._send({"id": self.id, "reply": facts}, bulk)
 
@@ -83,6 +88,7 @@ def serve(channel: Channel, engine: Engine) -> None:
         while message := channel.receive(block=not engine.is_busy):
             _dispatch(channel, engine, *message)
         engine.step()
+        channel.flush_when_due(time.monotonic())
 
 
 def _dispatch(channel: Channel, engine: Engine, message: Message, bulk: bytes) -> None:

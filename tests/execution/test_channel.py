@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeagent.execution.channel import FILES, MAX_PACKET_BYTES, ChannelClosedError, Files, pack, unpack
+from edgeagent.execution.channel import (
+    FILES,
+    HOLD_S,
+    MAX_PACKET_BYTES,
+    Channel,
+    ChannelClosedError,
+    Files,
+    pack,
+    unpack,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +61,36 @@ def test_descriptors_that_the_message_does_not_speak_of_are_closed() -> None:
     packet, _ = pack({"id": 1}, Files([]))
     with pytest.raises(ChannelClosedError, match="1 files instead of 0"):
         unpack(packet, [os.open("/proc/self/exe", os.O_RDONLY)])
+
+
+@given(st.lists(st.floats(0.0005, 0.1), min_size=1, max_size=40))
+def test_held_messages_go_in_order_and_none_waits_longer_than_the_bound_while_steps_last_alike(
+    steps_s: list[float],
+) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setblocking(False)
+    channel, now_s, held_since, received = Channel(ours), 100.0, list[float](), list[int]()
+    channel.flush_when_due(now_s)
+    for number, step_s in enumerate(steps_s):
+        now_s += step_s
+        channel.hold({"id": number})
+        held_since.append(now_s)
+        channel.flush_when_due(now_s)
+        if came := _received(theirs):
+            received += came
+            held_since.clear()
+        assert not held_since or now_s + step_s <= held_since[0] + HOLD_S
+    channel.send({"id": len(steps_s)})
+    received += _received(theirs)
+    assert received == list(range(len(steps_s) + 1))
+    ours.close()
+    theirs.close()
+
+
+def _received(sock: socket.socket) -> list[int]:
+    found = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            message, _ = unpack(sock.recv(MAX_PACKET_BYTES), [])
+            found.append(message["id"])
+    return found

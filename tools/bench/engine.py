@@ -37,6 +37,7 @@ class Measured:
     """Ratios of each round, by figure."""
 
     ratios: dict[str, list[float]] = field(default_factory=dict)
+    together: streams.Together | None = None
 
     def note(self, figure: str, value: float) -> None:
         self.ratios.setdefault(figure, []).append(value)
@@ -79,12 +80,26 @@ async def _prefill(model: LocalModel, raw: RawProcess, found: Measured, seed: in
 
 
 async def _four_streams(model: LocalModel, raw: RawProcess, found: Measured, seed: int, *, is_raw_first: bool) -> None:
+    """Bare steps of four sequences at the positions where our four answers decoded together, before or after them.
+
+    Where that will be is known from the round before; the first round's bare steps come after.
+    """
     prompts = [streams.any_tokens(VOCAB, PAST_TOKENS, 10_000 + 4 * seed + i) for i in range(4)]
-    bare = raw.decode(prompts[0], DECODE_TOKENS, 4) if is_raw_first else []
-    ours = await asyncio.gather(*(streams.answer(model, p, STREAM_TOKENS, sampling=streams.ENDLESS) for p in prompts))
-    bare = bare or raw.decode(prompts[0], DECODE_TOKENS, 4)
-    found.note("batch4_ratio", streams.common_rate(ours) * sum(bare) / (4 * len(bare)))
+    bare: list[float] = []
+    if is_raw_first and found.together is not None:
+        bare = _bare_steps(raw, found.together)
+    running = [streams.answer(model, p, STREAM_TOKENS, sampling=streams.ENDLESS) for p in prompts]
+    answers = await asyncio.gather(*running)
+    ours = found.together = streams.together(answers)
+    bare = bare or _bare_steps(raw, ours)
+    found.note("batch4_ratio", ours.tokens_s * sum(bare) / (4 * len(bare)))
     found.note("raw_batch4_tok_s", 4 * len(bare) / sum(bare))
+
+
+def _bare_steps(raw: RawProcess, like: streams.Together) -> list[float]:
+    past = streams.any_tokens(VOCAB, PAST_TOKENS + like.num_before, like.num_before)
+    seconds: list[float] = raw.decode(past, like.num_steps, 4)
+    return seconds
 
 
 async def _beside(model: LocalModel, raw: RawProcess, found: Measured, seed: int) -> None:

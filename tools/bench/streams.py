@@ -72,12 +72,23 @@ async def answer(model: LocalModel, prompt: Sequence[int], max_tokens: int, *, s
     return found
 
 
-def common_rate(answers: Sequence[Answered]) -> float:
-    """Tokens a second of all answers together, while all of them were decoding."""
+@dataclass(frozen=True, slots=True)
+class Together:
+    """What several answers did while all of them were decoding."""
+
+    tokens_s: float
+    num_steps: int
+    """Tokens of each, on average."""
+    num_before: int
+    """Tokens that each had before, on average: a later token costs more."""
+
+
+def together(answers: Sequence[Answered]) -> Together:
     first = max(each.token_s[0] for each in answers)
     last = min(each.token_s[-1] for each in answers)
+    before = sum(sum(at <= first for at in each.token_s) for each in answers)
     count = sum(sum(first < at <= last for at in each.token_s) for each in answers)
-    return count / (last - first)
+    return Together(count / (last - first), round(count / len(answers)), round(before / len(answers)))
 
 
 @dataclass(frozen=True, slots=True)

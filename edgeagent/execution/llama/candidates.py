@@ -29,6 +29,20 @@ def logits(context: Context, row: int = -1) -> "Floats":
     return np.ctypeslib.as_array(llama().llama_get_logits_ith(context.handle, row), (context.model.num_vocab,))
 
 
+def likeliest(raw: "Floats", bias: Sequence[tuple[int, float]]) -> int:
+    """The id that llama.cpp's bias and greedy parts would select, without its table of the whole vocabulary.
+
+    `raw` is as before when this returns.
+    """
+    before = [(token, raw[token]) for token, _ in bias]
+    for token, value in bias:
+        raw[token] += value
+    best = int(raw.argmax())  # the first of equals, as llama.cpp takes it
+    for token, logit in reversed(before):
+        raw[token] = logit
+    return best
+
+
 def adjusted(raw: "Floats", adjustments: Sequence[object]) -> "Floats":
     """`raw` after bias and penalties, which see every candidate."""
     import numpy as np

@@ -79,7 +79,7 @@ class Answer:
         is_last = self.is_over or index == len(guesses) or token != guesses[index]
         told = {"drafted": len(guesses), "accepted": index} if guesses and is_last else {}
         facts = sampler.logprobs(token, row) | told
-        self._request.event([model.piece(token)], position=self._position, token=token, is_end=is_end, **facts)
+        self._request.token(model.piece(token), position=self._position, token=token, is_end=is_end, **facts)
         self._position += 1
         return token
 

@@ -62,8 +62,8 @@ class Sampler:
         return token
 
     def _draw_free(self, position: int, row: int) -> int:
-        if self._sampling.temperature == 0 and not self._adjustments:
-            return int(self._logits(row).argmax())  # the first of equals, as llama.cpp's greedy sampler takes it
+        if self._sampling.temperature == 0 and self._penalties is None:
+            return candidates.likeliest(self._logits(row), self._sampling.logit_bias)
         chain = self._chain([*self._adjustments, *self._filters], position)
         try:
             return int(llama().llama_sampler_sample(chain, self._context.handle, row))

@@ -12,6 +12,7 @@ from edgeagent.core.errors import EngineError, RequestError
 from edgeagent.core.generation import Sampling
 from edgeagent.execution.llama import candidates, parts
 from edgeagent.execution.llama.context import Context, ContextSettings
+from edgeagent.execution.llama.library import llama
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.sampler import Sampler
 
@@ -78,6 +79,20 @@ def test_bias_bans_and_forces(context: Context, temperature: float) -> None:
     assert {forced.draw(position) for position in range(5)} == {17}
     banned.close()
     forced.close()
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 40), st.sampled_from([-100.0, -3.0, 0.5, 12.0])), max_size=6))
+def test_biased_greedy_draw_is_the_one_llama_cpp_makes(context: Context, pairs: list[tuple[int, float]]) -> None:
+    best = np.argsort(-raw(context))[:41]  # so that a bias decides
+    sampling = Sampling(logit_bias=tuple((int(best[rank]), value) for rank, value in pairs))
+    sampler, before = Sampler(context, sampling), raw(context)
+    chain = sampler._chain(sampler._adjustments, 0)
+    expected = llama().llama_sampler_sample(chain, context.handle, -1)
+    llama().llama_sampler_free(chain)
+    assert sampler.draw(0) == expected
+    assert np.array_equal(raw(context), before)
+    sampler.close()
 
 
 def test_bias_outside_the_vocabulary_is_refused(context: Context) -> None:
