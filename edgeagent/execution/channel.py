@@ -37,7 +37,11 @@ _HEAD = struct.Struct("<I")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _SPILLED = "~json_bytes"
 _NUM_FILES = "~files"
+_TOGETHER = "~together"
 FILES = "files"
+
+
+Packed = tuple[Message, bytes]
 
 
 class ChannelClosedError(Exception):
@@ -93,6 +97,24 @@ def _unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
     return message, bulk
 
 
+def join(packets: Sequence[Packed]) -> Packed:
+    """Several messages in one, for `parted`; files cannot be among their bulk."""
+    return {_TOGETHER: [[message, len(bulk)] for message, bulk in packets]}, b"".join(bulk for _, bulk in packets)
+
+
+def parted(message: Message, bulk: bytes) -> list[Packed]:
+    """The messages that were joined in this one; itself when it is a single one. Raises ChannelClosedError."""
+    if _TOGETHER not in message:
+        return [(message, bulk)]
+    found, begin = [], 0
+    for part, size in message[_TOGETHER]:
+        found.append((part, bulk[begin : begin + size]))
+        begin += size
+    if begin != len(bulk):
+        raise ChannelClosedError(f"messages of {begin} bytes of bulk came with {len(bulk)}")
+    return found
+
+
 def _take_bulk(descriptors: list[int]) -> bytes:
     if not descriptors:
         raise ChannelClosedError("a packet came without its bulk")
@@ -122,7 +144,7 @@ def _read_all(descriptor: int, size: int) -> bytes:
     return bytes(buffer)
 
 
-HOLD_S = 0.025
+HOLD_S = 0.04
 """How long an event may wait for the next ones: each packet costs its receiver a wake-up on a core that computes."""
 
 
@@ -133,7 +155,7 @@ class Channel:
         self._socket = sock
         self._readable = select.poll()
         self._readable.register(sock, select.POLLIN)
-        self._held: list[tuple[Message, Buffers]] = []
+        self._held: list[Packed] = []
         self._sent_s = self._looked_s = 0.0
 
     def send(self, message: Message, bulk: Buffers = ()) -> None:
@@ -141,15 +163,17 @@ class Channel:
         self.flush()
         self._send(message, bulk)
 
-    def hold(self, message: Message, bulk: Buffers = ()) -> None:
+    def hold(self, message: Message, bulk: bytes = b"") -> None:
         """Send it with a later `flush_when_due`, `flush` or `send`."""
         self._held.append((message, bulk))
 
     def flush(self) -> None:
         """What was held back. Raises ChannelClosedError."""
-        for message, bulk in self._held:
-            self._send(message, bulk)
+        if not self._held:
+            return
+        message, bulk = join(self._held) if len(self._held) > 1 else self._held[0]
         self._held.clear()
+        self._send(message, [bulk])
 
     def flush_when_due(self, now_s: float) -> None:
         """Call it after each step: what is held goes when after one more step as long as this it would be late."""

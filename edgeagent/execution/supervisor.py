@@ -21,6 +21,7 @@ from edgeagent.execution.channel import (
     ChannelClosedError,
     Message,
     pack,
+    parted,
     unpack,
 )
 from edgeagent.execution.confine import WorkerLimits
@@ -37,8 +38,6 @@ STALL_S = 60.0
 REAP_S = 0.2
 """How long the daemon may stand still for a killed process to be gone: its memory has to be taken apart first."""
 GONE_S = 10.0
-MAX_TOGETHER = 16
-"""Packets fetched at a time: others in the daemon have their turn in between."""
 
 
 class Worker:
@@ -199,29 +198,22 @@ class Worker:
                 self._loop.remove_writer(self._socket)
 
     def _on_readable(self) -> None:
-        """What came together is delivered together: who waits for it wakes up once."""
-        for _ in range(MAX_TOGETHER):
-            if not self._receive():
-                return
-
-    def _receive(self) -> bool:
-        """One packet; False when there is none, or the worker is gone."""
         try:
             packet, descriptors, _, _ = socket.recv_fds(self._socket, MAX_PACKET_BYTES + 1, MAX_DESCRIPTORS)
         except BlockingIOError:
-            return False
+            return
         except OSError:
             packet, descriptors = b"", []
         if not packet:
             self._lose("died")
-            return False
+            return
         try:
-            message, bulk = unpack(packet, descriptors)
+            received = parted(*unpack(packet, descriptors))
         except (ChannelClosedError, ValueError) as error:
             self._lose(f"sent a broken message ({error})", Cause.CRASHED)
-            return False
-        self._deliver(message, bulk)
-        return True
+            return
+        for message, bulk in received:
+            self._deliver(message, bulk)
 
     def _deliver(self, message: Message, bulk: bytes) -> None:
         if missing := message.get("missing_limits"):

@@ -52,7 +52,7 @@ class Request:
 
     def token(self, piece: bytes, **facts: object) -> None:
         """An event that may wait a little for the next ones."""
-        self._channel.hold({"id": self.id, "event": facts}, [piece])
+        self._channel.hold({"id": self.id, "event": facts}, piece)
 
     def reply(self, bulk: Buffers = (), **facts: object) -> None:
         self._send({"id": self.id, "reply": facts}, bulk)

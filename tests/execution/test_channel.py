@@ -17,7 +17,9 @@ from edgeagent.execution.channel import (
     Channel,
     ChannelClosedError,
     Files,
+    join,
     pack,
+    parted,
     unpack,
 )
 
@@ -63,6 +65,15 @@ def test_descriptors_that_the_message_does_not_speak_of_are_closed() -> None:
         unpack(packet, [os.open("/proc/self/exe", os.O_RDONLY)])
 
 
+@given(st.lists(st.tuples(st.integers(), st.binary(max_size=20)), min_size=1, max_size=9))
+def test_joined_messages_part_as_they_were(packets: list[tuple[int, bytes]]) -> None:
+    messages = [({"id": number}, bulk) for number, bulk in packets]
+    message, bulk = join(messages)
+    assert parted(*unpack(*pack(message, [bulk]))) == messages
+    with pytest.raises(ChannelClosedError, match="bytes of bulk"):
+        parted(message, bulk + b"x")
+
+
 @given(st.lists(st.floats(0.0005, 0.1), min_size=1, max_size=40))
 def test_held_messages_go_in_order_and_none_waits_longer_than_the_bound_while_steps_last_alike(
     steps_s: list[float],
@@ -91,6 +102,6 @@ def _received(sock: socket.socket) -> list[int]:
     found = []
     with contextlib.suppress(BlockingIOError):
         while True:
-            message, _ = unpack(sock.recv(MAX_PACKET_BYTES), [])
-            found.append(message["id"])
+            packed = unpack(sock.recv(MAX_PACKET_BYTES), [])
+            found += [message["id"] for message, _ in parted(*packed)]
     return found

@@ -208,7 +208,7 @@ def _auroc_interval(scores: Sequence[float], labels: Sequence[bool]) -> list[flo
 
 def main() -> None:
     arguments = harness.options(__doc__)
-    os.environ.update(harness.state_env() | {"EDGEAGENT__GOVERNOR__ENABLED": "false", "EDGEAGENT__MQTT__URL": ""})
+    os.environ.update(harness.state_env() | harness.UNGOVERNED | {"EDGEAGENT__MQTT__URL": ""})
     pairs = QUICK_PAIRS if arguments.quick else PAIRS
     make_variants(dict(os.environ), pairs)
     items = read_items(QUESTIONS.read_bytes(), QUESTIONS.name)

@@ -115,10 +115,10 @@ async def _beside(model: LocalModel, raw: RawProcess, found: Measured, seed: int
 
 
 async def measured(*, quick: bool) -> tuple[harness.Json, harness.Json]:
-    env = harness.state_env()
+    env = harness.state_env() | harness.UNGOVERNED
     settings = load_settings(environment=env | {"EDGEAGENT__ENGINE__SPECULATION": "off"})
-    async with open_house(settings, role="bench") as house:
-        model = (await house.pool.get(harness.CHAT_MODEL)).local
+    async with open_house(settings, role="bench") as house, house.pool.lease(harness.CHAT_MODEL) as resident:
+        model = resident.local
         await model.facts()
         load = model.settings
         bare = RawSettings(load.path, load.threads, load.context_tokens, load.sequences, load.extra_buffers)

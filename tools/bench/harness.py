@@ -26,6 +26,8 @@ ROOT = Path(__file__).parent.parent.parent
 CHAT_MODEL, ENCODER = "smollm2-135m-instruct", "minilm-l6-v2-int8"
 START_S = 90.0
 Json = dict[str, Any]
+UNGOVERNED = {"EDGEAGENT__GOVERNOR__ENABLED": "false"}
+"""For benches that compute beside the engine: the governor would give way to them."""
 
 
 def options(description: str | None) -> argparse.Namespace:

@@ -97,6 +97,9 @@ class Recorder(Channel):
         del bulk
         self.sent.append(message)
 
+    def hold(self, message: Message, bulk: bytes = b"") -> None:
+        self.send(message, [bulk])
+
 
 @dataclass(slots=True)
 class Bench:
