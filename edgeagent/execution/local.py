@@ -276,5 +276,7 @@ def adapter_of(generation: Generation) -> Message:
 
 
 def _token_step(event: Message, piece: bytes) -> TokenStep:
-    top = tuple(Alternative(token, bytes.fromhex(raw), logprob) for token, raw, logprob in event.get("top", ()))
-    return TokenStep(event["position"], event["token"], piece, event["is_end"], event.get("logprob"), top)
+    if "logprob" not in event:
+        return TokenStep(event["position"], event["token"], piece, event["is_end"])
+    top = tuple(Alternative(token, bytes.fromhex(raw), logprob) for token, raw, logprob in event["top"])
+    return TokenStep(event["position"], event["token"], piece, event["is_end"], event["logprob"], top)

@@ -212,6 +212,7 @@ class Worker:
         except (ChannelClosedError, ValueError) as error:
             self._lose(f"sent a broken message ({error})", Cause.CRASHED)
             return
+        self.watch.heard((call.stall_s for call in self._pending.values()), is_step="event" in received[-1][0])
         for message, bulk in received:
             self._deliver(message, bulk)
 
@@ -219,7 +220,6 @@ class Worker:
         if missing := message.get("missing_limits"):
             log.warning("worker runs without limits: %s", "; ".join(missing), extra={"pid": self.pid})
             return
-        self.watch.heard((call.stall_s for call in self._pending.values()), is_step="event" in message)
         call = self._pending.get(message["id"])
         if call is None:  # an answer to a call that was cancelled meanwhile
             close_files(message)

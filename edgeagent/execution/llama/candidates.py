@@ -1,6 +1,7 @@
 """The vocabulary as candidates of one draw: their logits, those a grammar takes, their log-probabilities."""
 
 import ctypes
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,9 +25,16 @@ SMALLEST_LOGPROB = -9999.0
 
 def logits(context: Context, row: int = -1) -> "Floats":
     """A view of the logits of a row of the newest batch (-1: its last), valid until the next evaluation."""
+    pointer = llama().llama_get_logits_ith(context.handle, row)
+    return _floats(ctypes.addressof(pointer.contents), context.model.num_vocab)
+
+
+@functools.lru_cache(64)
+def _floats(address: int, count: int) -> "Floats":
+    """llama.cpp's buffer stays where it is for a long time, and making a view is dear."""
     import numpy as np
 
-    return np.ctypeslib.as_array(llama().llama_get_logits_ith(context.handle, row), (context.model.num_vocab,))
+    return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address))
 
 
 def likeliest(raw: "Floats", bias: Sequence[tuple[int, float]]) -> int:

@@ -109,12 +109,14 @@ class Context:
         return canonical.spans(num_prompt, num_output, chunk) if self.is_canonical(adapter) else []
 
     def _fill(self, items: Sequence[Item]) -> list[int]:
-        batch, row, rows = self._batch, 0, []
+        """The row of each item's first token. Rows go by sequence: llama.cpp computes only rising runs of them together
+        (`llama_batch_allocr::split_equal`), and others one after the other."""
+        batch, row, rows = self._batch, 0, dict[int, int]()
         tokens, positions, logits = batch.token, batch.pos, batch.logits  # type: ignore[attr-defined]
         counts, sequences = batch.n_seq_id, batch.seq_id  # type: ignore[attr-defined]
-        for item in items:
-            rows.append(row)
+        for item in sorted(items, key=lambda item: item.slot.number):
             begin, number, last = len(item.slot.tokens), item.slot.number, len(item.tokens) - 1
+            rows[number] = row
             for i, token in enumerate(item.tokens):
                 tokens[row] = token
                 positions[row] = begin + i
@@ -123,7 +125,7 @@ class Context:
                 logits[row] = item.all_logits or i == last
                 row += 1
         batch.n_tokens = row  # type: ignore[attr-defined]
-        return rows
+        return [rows[item.slot.number] for item in items]
 
     @property
     def shape(self) -> kv.SequenceState:

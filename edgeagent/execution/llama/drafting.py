@@ -84,6 +84,8 @@ class Drafter:
 
     def note(self, drawn: Sequence[int], granted: Granted) -> None:
         """The batch has yielded `drawn`, and the answer goes on."""
+        if self._drafting.max_rows < ROWS[0]:
+            return
         proposal, guesses = self._proposal, self._proposal.guesses
         if proposal.draft and granted.num_tokens > 1:
             self._speculator.record(proposal.draft, len(drawn) - 1, granted.seconds, proposal.seconds)

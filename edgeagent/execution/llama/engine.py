@@ -1,5 +1,6 @@
 """The llama.cpp engine of a worker: operations answered at once, and jobs done step by step."""
 
+import gc
 import time
 from collections.abc import Callable
 from functools import partial
@@ -136,6 +137,7 @@ class LlamaEngine:
         )
         self._scheduler = Scheduler(invariance.decode_batch, self._context.settings.chunk_tokens)
         self._drafting = make_drafting(self._context, invariance, p)
+        gc.freeze()  # what is here stays, and need not be looked through between tokens
         request.reply(
             engine_version=engine_version(),
             system=system_info(),
