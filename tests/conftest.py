@@ -37,6 +37,8 @@ __all__ = ["browser", "driver"]  # fixtures
 ROOT = Path(__file__).parent.parent
 CARDS = ROOT / "models"
 START_S = 10.0
+THREADS = 1
+"""Of every engine that is measured and used with `ready_env`."""
 
 BROKER_CONFIG = """\
 listener {port} 127.0.0.1
@@ -150,16 +152,29 @@ async def busy() -> float:
 
 
 @pytest.fixture(scope="session")
-def measured_profile(smollm2: StoredVariant, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A profile of this machine, measured once a session."""
-    folder = tmp_path_factory.mktemp("profile")
-    places = Places(folder, folder / "profile.json", ROOT / "hwprofiles")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run that all its test processes share."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def measured_profile(smollm2: StoredVariant, shared_folder: Path) -> Path:
+    """A profile of this machine, measured once a run as the program does it for its first request.
+
+    With what changes no bit on one thread, as in `ready_env`: to find that out takes every fresh state some 15 s. The
+    profile's own lock makes a second process wait for the first and then measure nothing.
+    """
+    places = Places(shared_folder, shared_folder / "profile.json", ROOT / "hwprofiles")
     probe = ProbeModel(f"{smollm2.card.id}/{smollm2.variant.name}", smollm2.path, "q8_0", 64)
-    instruments = Instruments(time.monotonic)
-    profile = asyncio.run(ensure_profile(places, probe, refresh=False, instruments=instruments))
-    probe = replace(probe, evaluation=usual_evaluation(profile, probe))
-    # Rates measured beside other work stay, so that what was probed stays the usual evaluation.
-    asyncio.run(ensure_profile(places, probe, refresh=False, instruments=replace(instruments, busy=busy)))
+    profile = asyncio.run(ensure_profile(places, probe, refresh=False, instruments=Instruments(time.monotonic)))
+    usual = usual_evaluation(profile, probe)
+    assert usual is not None
+    probe = replace(probe, evaluation=replace(usual, threads=THREADS))
+    # Rates measured beside other work stay.
+    asyncio.run(ensure_profile(places, probe, refresh=False, instruments=Instruments(time.monotonic, busy=busy)))
     return places.cache
 
 
@@ -170,7 +185,11 @@ def ready_env(
     """Variables for a process that finds models and a measured profile, in a state folder of its own."""
     del smollm2, encoder
     shutil.copy(measured_profile, state_dir / "profile.json")
-    return {"EDGEAGENT_STATE": str(state_dir), "EDGEAGENT__MODELS__DIR": str(models_dir)}
+    return {
+        "EDGEAGENT_STATE": str(state_dir),
+        "EDGEAGENT__MODELS__DIR": str(models_dir),
+        "EDGEAGENT__ENGINE__THREADS": str(THREADS),
+    }
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ class Program:
 
 def environment(ready_env: dict[str, str], folder: Path, **more: str) -> dict[str, str]:
     base = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder), "PYTHONPATH": str(ROOT)}
-    return base | ready_env | {"EDGEAGENT__ENGINE__THREADS": "1"} | more
+    return base | ready_env | more
 
 
 @dataclass(slots=True)

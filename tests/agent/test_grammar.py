@@ -127,7 +127,9 @@ anything = st.recursive(
 
 
 def in_order(schema: JsonObject, value: JsonValue) -> JsonValue:
-    """`value` with the properties of every object in the schema's order, which is how the grammar writes it."""
+    """`value` as the grammar writes it: properties in the schema's order, and integers without fraction."""
+    if isinstance(value, float) and value.is_integer() and (schema.get("type") == "integer" or "enum" in schema):
+        return int(value)
     if isinstance(value, dict) and "properties" in schema:
         inner = schema["properties"]
         known = {name: in_order(inner[name], value[name]) for name in inner if name in value}

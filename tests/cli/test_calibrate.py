@@ -19,7 +19,7 @@ def env(smollm2: StoredVariant, ready_env: dict[str, str], tmp_path: Path) -> di
     folder = tmp_path / "models" / MODEL
     folder.mkdir(parents=True)
     (folder / smollm2.path.name).symlink_to(smollm2.path)
-    return ready_env | {"EDGEAGENT__MODELS__DIR": str(tmp_path / "models"), "EDGEAGENT__ENGINE__THREADS": "1"}
+    return ready_env | {"EDGEAGENT__MODELS__DIR": str(tmp_path / "models")}
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,12 @@ def test_calibrated_pair_answers_as_the_confidence_says(edgeagent: Cli, env: dic
     assert facts["figures"]["questions"] == len(some.read_text(encoding="utf-8").splitlines())
     assert facts["figures"]["share_asked"] <= 0.5
 
+    # Without tools: a question for the calculator is none for a cascade.
+    ready = env | {"EDGEAGENT__MODELS__CASCADE": json.dumps(pair), "EDGEAGENT__TOOLS__ENABLED": "[]"}
     outcomes = set()
     for line in some.read_text(encoding="utf-8").splitlines()[::6]:
         question = json.loads(line)["question"]
-        outcomes.add(check_answer(edgeagent, env | {"EDGEAGENT__MODELS__CASCADE": json.dumps(pair)}, question, pair))
+        outcomes.add(check_answer(edgeagent, ready, question, pair))
     assert outcomes == {True, False}  # some stand, some are asked of the larger
 
 

@@ -1,16 +1,36 @@
 """`profile` and `doctor` as commands: captured machines, this machine, and what is said of what is wrong."""
 
+import asyncio
 import json
+import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edgeagent.core.hardware import Profile
+from edgeagent.resource.calibration import Instruments
+from edgeagent.resource.profile import Places, ensure_profile
+from tests.conftest import ROOT
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def profile_without_a_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is measured here while there is no model, measured once."""
+    folder = tmp_path_factory.mktemp("profile")
+    places = Places(folder, folder / "profile.json", ROOT / "hwprofiles")
+    asyncio.run(ensure_profile(places, None, refresh=False, instruments=Instruments(time.monotonic)))
+    return places.cache
+
+
+@pytest.fixture
+def measured_before(profile_without_a_model: Path, state_dir: Path) -> None:
+    shutil.copy(profile_without_a_model, state_dir / "profile.json")
 
 
 def checks(shown: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]]:
@@ -72,6 +92,7 @@ def test_doctor_without_models_warns_and_says_what_to_do(edgeagent: Cli) -> None
     assert found["database"]["status"] == "ok"
 
 
+@pytest.mark.usefixtures("measured_before")
 def test_doctor_port_in_use_fails_and_names_the_setting(edgeagent: Cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -81,6 +102,7 @@ def test_doctor_port_in_use_fails_and_names_the_setting(edgeagent: Cli) -> None:
     assert "http.port" in checks(shown)["port"]["todo"]
 
 
+@pytest.mark.usefixtures("measured_before")
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
@@ -109,6 +131,7 @@ def test_doctor_unknown_default_model_fails_by_name(edgeagent: Cli) -> None:
     assert "smolm" in checks(shown)["model"]["reason"]
 
 
+@pytest.mark.usefixtures("measured_before")
 def test_doctor_off_loopback_without_tokens_fails(edgeagent: Cli) -> None:
     shown = edgeagent("doctor", "--json", env={"EDGEAGENT__HTTP__HOST": "0.0.0.0"})
     assert shown.returncode == 1

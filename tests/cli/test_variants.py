@@ -17,7 +17,7 @@ def env(smollm2: StoredVariant, tmp_path: Path) -> dict[str, str]:
     folder = tmp_path / "models" / MODEL
     folder.mkdir(parents=True)
     (folder / smollm2.path.name).symlink_to(smollm2.path)
-    return {"EDGEAGENT__MODELS__DIR": str(tmp_path / "models"), "EDGEAGENT__ENGINE__THREADS": "1"}
+    return {"EDGEAGENT__MODELS__DIR": str(tmp_path / "models")}
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,15 @@ def env(smollm2: StoredVariant, tmp_path: Path) -> dict[str, str]:
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    edgeagent: Cli, env: dict[str, str], arguments: tuple[str, ...], status: int, message: str
+    edgeagent: Cli,
+    env: dict[str, str],
+    ready_env: dict[str, str],
+    arguments: tuple[str, ...],
+    status: int,
+    message: str,
 ) -> None:
     text = str(ROOT / "LICENSE")
-    ready = env | {"EDGEAGENT_STATE": env["EDGEAGENT__MODELS__DIR"]}
-    result = edgeagent("models", *(text if a == "TEXT" else a for a in arguments), env=ready)
+    result = edgeagent("models", *(text if a == "TEXT" else a for a in arguments), env=ready_env | env)
     assert result.returncode == status, result.stderr
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1

@@ -35,7 +35,9 @@ async def mixed(model: LocalModel, pair: Sequence[Adapter], max_tokens: int = 24
     return [replace(g, id=f"{g.id}{i}", adapter=a) for g in plain for i, a in enumerate((None, *pair))]
 
 
-@pytest.mark.parametrize("invariance", [FREE, Invariance()], ids=["free", "canonical"])
+@pytest.mark.parametrize(
+    "invariance", [FREE, pytest.param(Invariance(), marks=pytest.mark.long)], ids=["free", "canonical"]
+)
 def test_answers_with_and_without_adapters_together_are_those_of_each_alone(
     smollm2: StoredVariant, pair: tuple[Adapter, Adapter], invariance: Invariance
 ) -> None:

@@ -27,7 +27,7 @@ TOPICS = ["a lighthouse", "the sea in winter", "how bread is baked", "an old bri
 
 def settings_for(variant: StoredVariant, invariance: Invariance, sequences: int = 4) -> LoadSettings:
     return LoadSettings(
-        str(variant.path), variant.sha256, 1024, "q8_0", flash_attention=True, threads=2, extra_buffers=True,
+        str(variant.path), variant.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=True,
         chunk_tokens=64, sequences=sequences, invariance=invariance,
     )  # fmt: skip
 
@@ -82,11 +82,18 @@ def test_answers_together_are_those_of_each_alone(smollm2: StoredVariant, invari
         together = await asyncio.gather(*(tokens_of(model, g) for g in generations))
         assert together == await alone(model.settings, generations)
 
-    with_model(settings_for(smollm2, invariance), use)
+    with_model(replace(settings_for(smollm2, invariance), threads=2), use)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-@pytest.mark.parametrize("invariance", [FREE, Invariance()], ids=["free", "canonical"])
+@pytest.mark.parametrize(
+    ("invariance", "number"),
+    [
+        pytest.param(FREE, signal.SIGKILL, id="free-SIGKILL"),
+        pytest.param(Invariance(), signal.SIGSEGV, id="canonical-SIGSEGV"),
+        pytest.param(FREE, signal.SIGSEGV, id="free-SIGSEGV", marks=pytest.mark.long),
+        pytest.param(Invariance(), signal.SIGKILL, id="canonical-SIGKILL", marks=pytest.mark.long),
+    ],
+)
 def test_worker_killed_under_several_answers_changes_none_of_them(
     smollm2: StoredVariant, invariance: Invariance, number: signal.Signals
 ) -> None:

@@ -41,7 +41,15 @@ async def same_words(model: LocalModel, fault: dict[str, object]) -> str:
     return reasons[0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGSTOP,
+        signal.SIGABRT,
+        pytest.param(signal.SIGSEGV, marks=pytest.mark.long),  # these two die in test_local too
+        pytest.param(signal.SIGKILL, marks=pytest.mark.long),
+    ],
+)
 def test_answer_goes_on_after_a_signal(smollm2: StoredVariant, number: signal.Signals) -> None:
     async def use(model: LocalModel) -> None:
         reason = await same_words(model, {"signal": int(number)})

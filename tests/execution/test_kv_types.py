@@ -29,7 +29,11 @@ def settings_of(variant: StoredVariant, kv_type: str, flash_attention: bool) -> 
     return replace(settings_for(variant, Invariance()), kv_type=kv_type, flash_attention=flash_attention, threads=1)
 
 
-@pytest.mark.parametrize(("kv_type", "flash_attention"), CASES, ids=IDS)
+# A q8_0 cache with canonical shapes is tried in test_batching too.
+TOGETHER = [pytest.param(*case, marks=pytest.mark.long) if case == ("q8_0", True) else case for case in CASES]
+
+
+@pytest.mark.parametrize(("kv_type", "flash_attention"), TOGETHER, ids=IDS)
 def test_answers_together_are_those_of_each_alone(smollm2: StoredVariant, kv_type: str, flash_attention: bool) -> None:
     async def use(model: LocalModel) -> None:
         generations = await generations_for(model, 3, max_tokens=12)

@@ -19,6 +19,7 @@ from edgeagent.resource.capability import ENGINE, ProbeModel
 from edgeagent.resource.invariance import is_probed, probed, usual_evaluation, verdict
 from edgeagent.resource.profile import Places, ensure_profile
 from edgeagent.settings import load_settings
+from tests.conftest import THREADS
 
 EVALUATION = EvaluationSettings("q8_0", flash_attention=True, extra_buffers=False, threads=1, chunk_tokens=16)
 
@@ -105,10 +106,11 @@ def test_verdict_is_kept_with_the_profile_and_not_probed_again(measured_profile:
     assert kept is not None
     usual = usual_evaluation(kept, model)
     assert usual is not None
-    assert usual.key(model.key) in kept.invariance
+    probed_with = replace(usual, threads=THREADS)
+    assert probed_with.key(model.key) in kept.invariance
     folder = measured_profile.parent
     places = Places(folder, measured_profile, load_settings(environment={}).paths.boards)
     instruments = Instruments(time.monotonic, no_worker, busy)
-    asked = replace(model, evaluation=usual)
+    asked = replace(model, evaluation=probed_with)
     again = asyncio.run(ensure_profile(places, asked, refresh=False, instruments=instruments))
     assert again.invariance == kept.invariance
