@@ -134,10 +134,13 @@ def held(context: Context, request: Request) -> None:
 def restore(context: Context, request: Request) -> None:
     """Op `restore {prompt, output, parts, adapter}` with a file a part: fill a slot with cells kept of these tokens.
 
-    `parts` are `[cells in the file, first wanted, number wanted]`; together they are all the tokens' cells.
+    `parts` are `[cells in the file, first wanted, number wanted]`; together they are all the tokens' cells. Replies
+    `tokens` 0 when every slot is in use. Raises EngineError for rows that cannot be those.
     """
     prompt, output = tokens_of(context, request)
-    slot = _free_slot(context, prompt + output, [], adapter_of(request))
+    if (slot := claim(context.slots, prompt + output, [], adapter_of(request))) is None:
+        request.reply(tokens=0)
+        return
     try:
         parts = [
             _part(data, numbers, context.bytes_per_token)
@@ -156,8 +159,8 @@ def _part(data: mmap.mmap, numbers: Sequence[int], cell_bytes: int) -> kv.Part:
     return kv.Part(memoryview(data)[: num_cells * cell_bytes], num_cells, skip, take)
 
 
-def _free_slot(context: Context, tokens: Sequence[int], spans: Sequence[int], adapter: str = "") -> Slot:
-    if (slot := claim(context.slots, tokens, spans, adapter)) is None:
+def _free_slot(context: Context, tokens: Sequence[int], spans: Sequence[int]) -> Slot:
+    if (slot := claim(context.slots, tokens, spans)) is None:
         raise EngineError("every sequence of this engine is in use; try again")
     return slot
 
