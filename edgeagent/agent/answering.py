@@ -63,12 +63,12 @@ class Answerer:
     ) -> AsyncGenerator[Event, None]:
         """Reduced, Planned, then Text and HandedOver, then Finished. Raises EdgeAgentError."""
         adapter = await adapter_of(request, resident)
-        async with resident.local.lease(claim):
+        async with resident.local.lease(claim) as urgency:
             tally = await self._plan(request, material, resident, started_at)
             tally.adapter = adapter
             yield Reduced(tally.draft.report)
             yield Planned(tally.decision, requested=request.edgeagent.plan != "auto")
-            run = Run(request, tally, resident, self._surroundings.peers, grammar)
+            run = Run(request, tally, resident, self._surroundings.peers, grammar, urgency)
             async with contextlib.aclosing(run.events()) as events:
                 async for event in events:
                     yield event
@@ -84,12 +84,12 @@ class Answerer:
     ) -> str:
         """A short greedy answer of the local model: the agent's decisions. Raises EngineError, and as a turn does."""
         local = resident.local
-        async with local.lease(claim):
+        async with local.lease(claim) as urgency:
             prompt = await local.encode([{"role": m.role, "content": m.content} for m in messages])
             generation = Generation(
                 "decision", resident.variant.sha256 or "", prompt, Sampling(grammar=grammar), max_tokens
             )
-            async with contextlib.aclosing(local.generate(generation)) as steps:
+            async with contextlib.aclosing(local.generate(generation, urgency)) as steps:
                 pieces = [step.piece async for step in steps if isinstance(step, TokenStep)]
         return b"".join(pieces).decode(errors="replace")
 
