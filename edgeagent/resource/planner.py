@@ -64,8 +64,9 @@ class Ask:
 
     prompts: Sequence[PromptOption]
     max_tokens: int
+    """Tokens of answer that have to fit the context."""
     expected_tokens: int
-    """How long the answer will probably be, at most `max_tokens`: what prices are for."""
+    """How long the answer will probably be: what prices are for."""
     plan: PlanKind | None = None
     level: ReductionLevel | None = None
     model: str | None = None
@@ -84,6 +85,7 @@ class Rules:
     quality_floor: float | None = None
     latency_target_s: float = 10.0
     memory_limit_bytes: int | None = None
+    """Of this machine, for all models; None: as much as was granted to what is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,10 @@ def _judged(
         (peer is not None and ask.adapter is not None, f"the adapter '{ask.adapter}' is on this machine only"),
         (peer is not None and peer.is_broken, "this peer failed a moment ago"),
         (needed > context_tokens, f"{needed} tokens with the answer, where {context_tokens} {TOO_LONG}"),
-        (limit is not None and candidate.memory_bytes > limit, "it needs more memory than it may use"),
+        (
+            limit is not None and candidate.memory_bytes > limit,
+            f"it needs {candidate.memory_bytes / 1e6:,.0f} MB of memory and may use {(limit or 0) / 1e6:,.0f} MB",
+        ),
         (
             floor is not None and (candidate.quality is None or candidate.quality > floor),
             f"its perplexity is not known to be below {floor}",
