@@ -81,6 +81,16 @@ def test_text_that_may_not_leave_stays() -> None:
     assert {c.rejected for c in decision.candidates if c.peer} == {"the policy keeps text on this machine"}
 
 
+def test_what_needs_more_memory_here_than_it_may_use_is_rejected_and_a_peer_is_asked() -> None:
+    fast = replace(LOCAL, speeds=Speeds(3000, 300))
+    assert decide(ask(), Situation(fast, [PEER], Rules(memory_limit_bytes=10**9))).chosen.plan is PlanKind.LOCAL
+    decision = decide(ask(), Situation(fast, [PEER], Rules(memory_limit_bytes=10**9 - 1)))
+    assert decision.chosen.plan is PlanKind.REMOTE
+    told = {c.plan: c.rejected for c in decision.candidates}
+    assert told[PlanKind.REMOTE] is None
+    assert told[PlanKind.LOCAL] == told[PlanKind.PREFILL] == "it needs 1,000 MB of memory and may use 1,000 MB"
+
+
 def test_peer_with_other_bits_may_not_prefill() -> None:
     table = decide(ask(), Situation(LOCAL, [replace(PEER, exact_key="other")])).candidates
     assert "not the same bits" in str(next(c.rejected for c in table if c.plan is PlanKind.PREFILL))
