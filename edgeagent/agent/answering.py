@@ -66,8 +66,7 @@ class Answerer:
         """Reduced, Planned, then Text and HandedOver, then Finished. Raises EdgeAgentError."""
         adapter = await adapter_of(request, resident)
         async with resident.local.lease(claim) as urgency:
-            tally = await self._plan(request, material, resident, started_at)
-            tally.adapter = adapter
+            tally = await self._plan(request, material, resident, started_at, adapter)
             yield Reduced(tally.draft.report)
             yield Planned(tally.decision, requested=request.edgeagent.plan != "auto")
             run = Run(request, tally, resident, self._surroundings.peers, grammar, urgency)
@@ -106,11 +105,13 @@ class Answerer:
         )
         return decide(ask, imagined(query, await self._surroundings.situation(resident)))
 
-    async def _plan(self, request: ChatRequest, material: Material, resident: Resident, started_at: float) -> Tally:
+    async def _plan(
+        self, request: ChatRequest, material: Material, resident: Resident, started_at: float, adapter: Adapter | None
+    ) -> Tally:
         needs_peer = request.edgeagent.plan not in ("auto", PlanKind.LOCAL)
         situation = await self._surroundings.situation(resident, needs_peer=needs_peer)
         spent_s = time.monotonic() - started_at
-        choice = await self._chosen(request, material, resident, situation, spent_s)
+        choice = await self._chosen(request, material, resident, situation, spent_s, adapter)
         material, decision = choice.material, choice.decision
         recalled = tuple(Recalled(id=hit.item.id, score=hit.score) for hit in material.memories)
         draft = next(d for d in choice.drafts if d.level is decision.chosen.reduction)
@@ -131,10 +132,17 @@ class Answerer:
             notes=[note] if (note := resident.local.template_note) else [],
             handovers=choice.instead,
             limit_note=limit.note,
+            adapter=adapter,
         )
 
     async def _chosen(
-        self, request: ChatRequest, material: Material, resident: Resident, situation: Situation, spent_s: float
+        self,
+        request: ChatRequest,
+        material: Material,
+        resident: Resident,
+        situation: Situation,
+        spent_s: float,
+        adapter: Adapter | None,
     ) -> "_Choice":
         """Drafts and a decision on them; where nothing fits and it is allowed, of a shorter conversation.
 
@@ -144,7 +152,8 @@ class Answerer:
         least = request.max_tokens or LEAST_ANSWER
         drafts = await self._drafts(request, material, resident)
         while True:
-            ask = _ask(request, drafts, least, situation, self._surroundings, spent_s)
+            prompts = [await _option(draft, resident, adapter) for draft in drafts]
+            ask = _ask(request, prompts, least, situation, self._surroundings, spent_s)
             try:
                 return _Choice(material, drafts, *self._decide(ask, situation, spent_s))
             except ContextLengthError:
@@ -227,9 +236,14 @@ def _limit(request: ChatRequest, draft: Draft, chosen: Candidate, situation: Sit
     return _Limit(context - len(draft.tokens), f"the answer ends where the context of {context} tokens is full")
 
 
+async def _option(draft: Draft, resident: Resident, adapter: Adapter | None) -> PromptOption:
+    warm = await resident.local.num_warm(draft.tokens, adapter.sha256 if adapter else "")
+    return PromptOption(draft.level, len(draft.tokens), warm)
+
+
 def _ask(
     request: ChatRequest,
-    drafts: Sequence[Draft],
+    prompts: Sequence[PromptOption],
     least: int,
     situation: Situation,
     surroundings: Surroundings,
@@ -239,14 +253,14 @@ def _ask(
     wish, local = request.edgeagent, situation.local
     level = None if wish.reduce == "auto" else wish.reduce
     widest = max([local.context_tokens, *(peer.context_tokens for peer in situation.peers)])
-    left = max(least, widest - min(len(draft.tokens) for draft in drafts))
+    left = max(least, widest - min(prompt.tokens for prompt in prompts))
     return Ask(
-        prompts=[PromptOption(draft.level, len(draft.tokens)) for draft in drafts],
+        prompts=prompts,
         max_tokens=least,
         expected_tokens=min(request.max_tokens or left, EXPECTED_TOKENS),
         plan=None if wish.plan == "auto" else wish.plan,
         # Too little text to shorten is not an error: the report says L0.
-        level=level if any(draft.level is level for draft in drafts) else None,
+        level=level if any(prompt.level is level for prompt in prompts) else None,
         model=request.model or local.model,
         objective=wish.policy or surroundings.objective,
         deadline_s=None if wish.deadline_s is None else max(round(wish.deadline_s - spent_s, 2), 0.0),

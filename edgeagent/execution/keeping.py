@@ -82,6 +82,11 @@ class Keeping:
             return 0
         return covered
 
+    def num_kept(self, prompt: Sequence[int], adapter: str = "") -> int:
+        """How many cells of a prompt are kept, from the first on."""
+        cells = self.cells.of(adapter)
+        return self.store.covered(cells.key, cells.symbols(prompt, ()))
+
     def take(self, event: Message, prompt: Sequence[int], output: Sequence[int], adapter: str = "") -> None:
         """Keep the cells of a `kept` event or reply."""
         if not event.get("kept"):

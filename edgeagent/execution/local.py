@@ -148,6 +148,18 @@ class LocalModel:
         reply, _ = await worker.call("count", texts=list(texts))
         return [int(n) for n in reply["counts"]]
 
+    async def num_warm(self, prompt: Sequence[int], adapter: str = "") -> int:
+        """How many of a prompt's tokens, from the first on, need not be evaluated now. Raises EngineLostError.
+
+        Kept cells hold nearly all that the worker's own do: of the newest answer what came since they were kept lacks.
+        """
+        worker = await self._ready()
+        if self._keeping is not None:
+            return min(self._keeping.num_kept(prompt, adapter), len(prompt) - 1)
+        assert self._facts is not None
+        reply, _ = await worker.call("held", prompt=prompt[: self._facts.context_tokens], adapter=adapter)
+        return min(int(reply["tokens"]), len(prompt) - 1)
+
     async def generate(
         self, generation: Generation, urgency: Urgency = USUAL, *, export_kv: bool = False
     ) -> AsyncGenerator[EngineEvent, None]:

@@ -51,7 +51,7 @@ class PeerOption:
 
 @dataclass(frozen=True, slots=True)
 class PromptOption:
-    """The prompt at one reduction level."""
+    """The prompt at one reduction level; the cache of its first `reused_tokens` is here."""
 
     level: ReductionLevel
     tokens: int
@@ -127,7 +127,7 @@ def _local(ask: Ask, prompt: PromptOption, situation: Situation) -> Candidate:
     local = situation.local
     price = price_local(_work(ask, prompt), local.speeds)
     candidate = _candidate(PlanKind.LOCAL, prompt, price, local.model, local.variant, quality=local.quality)
-    candidate = candidate.model_copy(update={"memory_bytes": local.memory_bytes})
+    candidate = candidate.model_copy(update={"memory_bytes": local.memory_bytes, "warm_tokens": prompt.reused_tokens})
     return _judged(candidate, ask, prompt, situation.rules, local.context_tokens)
 
 
@@ -147,7 +147,7 @@ def _prefill(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situat
     candidate = _candidate(
         PlanKind.PREFILL, prompt, price, local.model, local.variant, peer=peer.peer, quality=local.quality
     )
-    candidate = candidate.model_copy(update={"memory_bytes": local.memory_bytes})
+    candidate = candidate.model_copy(update={"memory_bytes": local.memory_bytes, "warm_tokens": prompt.reused_tokens})
     candidate = _judged(candidate, ask, prompt, situation.rules, min(local.context_tokens, peer.context_tokens), peer)
     if candidate.rejected is None and local.kv_bytes_per_token == 0:
         return _rejected(candidate, "this variant's cache layout cannot be exchanged")
@@ -277,6 +277,8 @@ def _name(candidate: Candidate) -> str:
 
 def _reason(chosen: Candidate, free: Sequence[Candidate], rules: Rules) -> str:
     parts = [f"first token in {_seconds(chosen.ttft_s)}, all in {_seconds(chosen.total_s)}"]
+    if chosen.warm_tokens:
+        parts.append(f"with {chosen.warm_tokens} prompt tokens already in the cache")
     plans = [c for c in free if c.reduction == chosen.reduction and (c.plan, c.peer) != (chosen.plan, chosen.peer)]
     if plans:
         next_best = min(plans, key=lambda c: c.total_s)
