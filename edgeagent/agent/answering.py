@@ -28,10 +28,12 @@ from edgeagent.core.plan import (
 from edgeagent.execution.admission import ANYONE, Claim
 from edgeagent.execution.executors import PeerModel
 from edgeagent.model.resident import Resident
-from edgeagent.resource.planner import Ask, PromptOption, Situation, decide
+from edgeagent.resource.planner import Ask, PeerOption, PromptOption, Situation, decide
 
-DEFAULT_MAX_TOKENS = 512
-MIN_ANSWER_TOKENS = 16
+ANSWER_ROOM = 512
+"""Tokens of the context that a shifted conversation leaves to an answer without a limit of its own."""
+LEAST_ANSWER = 16
+"""Tokens of answer without which a conversation is rather shifted, where it may be and names no limit."""
 EXPECTED_TOKENS = 128
 """What an answer is priced at when its limit is higher: small models mostly stop before."""
 
@@ -63,12 +65,11 @@ class Answerer:
     ) -> AsyncGenerator[Event, None]:
         """Reduced, Planned, then Text and HandedOver, then Finished. Raises EdgeAgentError."""
         adapter = await adapter_of(request, resident)
-        async with resident.local.lease(claim):
-            tally = await self._plan(request, material, resident, started_at)
-            tally.adapter = adapter
+        async with resident.local.lease(claim) as urgency:
+            tally = await self._plan(request, material, resident, started_at, adapter)
             yield Reduced(tally.draft.report)
             yield Planned(tally.decision, requested=request.edgeagent.plan != "auto")
-            run = Run(request, tally, resident, self._surroundings.peers, grammar)
+            run = Run(request, tally, resident, self._surroundings.peers, grammar, urgency)
             async with contextlib.aclosing(run.events()) as events:
                 async for event in events:
                     yield event
@@ -84,12 +85,12 @@ class Answerer:
     ) -> str:
         """A short greedy answer of the local model: the agent's decisions. Raises EngineError, and as a turn does."""
         local = resident.local
-        async with local.lease(claim):
+        async with local.lease(claim) as urgency:
             prompt = await local.encode([{"role": m.role, "content": m.content} for m in messages])
             generation = Generation(
                 "decision", resident.variant.sha256 or "", prompt, Sampling(grammar=grammar), max_tokens
             )
-            async with contextlib.aclosing(local.generate(generation)) as steps:
+            async with contextlib.aclosing(local.generate(generation, urgency)) as steps:
                 pieces = [step.piece async for step in steps if isinstance(step, TokenStep)]
         return b"".join(pieces).decode(errors="replace")
 
@@ -104,52 +105,66 @@ class Answerer:
         )
         return decide(ask, imagined(query, await self._surroundings.situation(resident)))
 
-    async def _plan(self, request: ChatRequest, material: Material, resident: Resident, started_at: float) -> Tally:
+    async def _plan(
+        self, request: ChatRequest, material: Material, resident: Resident, started_at: float, adapter: Adapter | None
+    ) -> Tally:
         needs_peer = request.edgeagent.plan not in ("auto", PlanKind.LOCAL)
         situation = await self._surroundings.situation(resident, needs_peer=needs_peer)
         spent_s = time.monotonic() - started_at
-        choice = await self._chosen(request, material, resident, situation, spent_s)
-        material, decision, max_tokens = choice.material, choice.decision, choice.max_tokens
+        choice = await self._chosen(request, material, resident, situation, spent_s, adapter)
+        material, decision = choice.material, choice.decision
         recalled = tuple(Recalled(id=hit.item.id, score=hit.score) for hit in material.memories)
+        draft = next(d for d in choice.drafts if d.level is decision.chosen.reduction)
+        limit = _limit(request, draft, decision.chosen, situation)
         return Tally(
             started_at=started_at,
             planned_at=time.monotonic(),
             decision=decision,
-            draft=next(d for d in choice.drafts if d.level is decision.chosen.reduction),
+            draft=draft,
             memory=MemoryReport(
                 recalled=recalled, earlier=tuple(id_ for ids in material.earlier.values() for id_ in ids)
             ),
-            max_tokens=max_tokens,
+            max_tokens=limit.tokens,
             seed=request.sampling.seed,
             target=_target(decision.chosen, situation),
             model=decision.chosen.model,
             variant=decision.chosen.variant,
             notes=[note] if (note := resident.local.template_note) else [],
             handovers=choice.instead,
-            limit_note=_limit_note(request, max_tokens, situation),
+            limit_note=limit.note,
+            adapter=adapter,
         )
 
     async def _chosen(
-        self, request: ChatRequest, material: Material, resident: Resident, situation: Situation, spent_s: float
+        self,
+        request: ChatRequest,
+        material: Material,
+        resident: Resident,
+        situation: Situation,
+        spent_s: float,
+        adapter: Adapter | None,
     ) -> "_Choice":
         """Drafts and a decision on them; where nothing fits and it is allowed, of a shorter conversation.
 
         Raises NoPlanError, and ContextLengthError when even the newest question does not fit.
         """
-        room = situation.local.context_tokens - (request.max_tokens or DEFAULT_MAX_TOKENS)
+        room = situation.local.context_tokens - (request.max_tokens or ANSWER_ROOM)
+        least = request.max_tokens or LEAST_ANSWER
+        drafts = await self._drafts(request, material, resident)
         while True:
-            drafts = await self._drafts(request, material, resident)
-            max_tokens = _max_tokens(request, drafts, situation)
-            ask = _ask(request, drafts, max_tokens, resident, self._surroundings, spent_s)
+            prompts = [await _option(draft, resident, adapter) for draft in drafts]
+            ask = _ask(request, prompts, least, situation, self._surroundings, spent_s)
             try:
-                return _Choice(material, drafts, max_tokens, *self._decide(ask, situation, spent_s))
+                return _Choice(material, drafts, *self._decide(ask, situation, spent_s))
             except ContextLengthError:
-                if request.edgeagent.reduce is ReductionLevel.L0:
+                may_shift = request.edgeagent.reduce is not ReductionLevel.L0
+                if may_shift and (shorter := await shifted(material, resident.local, room, drafts)):
+                    material, room = shorter, room * 3 // 4
+                    drafts = await self._drafts(request, material, resident)
+                elif request.max_tokens is None and least > 1:
+                    least = 1
+                else:
                     raise
-                shorter = await shifted(material, resident.local, room, drafts)
-                if shorter is None:
-                    raise
-                material, room = shorter, room * 3 // 4
 
     def _decide(self, ask: Ask, situation: Situation, spent_s: float) -> tuple[Decision, list[Handover]]:
         """The decision; when a named plan was lost with its peer, the best of the others, marked as a handover.
@@ -192,44 +207,61 @@ def _check_wait(ask: Ask, situation: Situation, spent_s: float) -> None:
 class _Choice:
     material: Material
     drafts: Sequence[Draft]
-    max_tokens: int
     decision: Decision
     instead: list[Handover]
 
 
-def _limit_note(request: ChatRequest, max_tokens: int, situation: Situation) -> str | None:
-    """What to tell when the answer reaches a limit that is the context's and not the caller's."""
-    if request.max_tokens is not None or max_tokens >= DEFAULT_MAX_TOKENS:
-        return None
-    return f"the answer ends where the context of {situation.local.context_tokens} tokens is full"
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """How long the answer may become, and what to tell when it does and the caller named no limit."""
+
+    tokens: int
+    note: str | None = None
 
 
-def _max_tokens(request: ChatRequest, drafts: Sequence[Draft], situation: Situation) -> int:
-    """The asked limit; else the default, or what the context leaves."""
+def _limit(request: ChatRequest, draft: Draft, chosen: Candidate, situation: Situation) -> _Limit:
+    """The asked limit; else all that the context leaves.
+
+    A peer's other model counts the prompt in tokens of its own, so of its context only the usual room is asked for.
+    """
     if request.max_tokens is not None:
-        return request.max_tokens
-    room = situation.local.context_tokens - min(len(draft.tokens) for draft in drafts)
-    return min(DEFAULT_MAX_TOKENS, max(room, MIN_ANSWER_TOKENS))
+        return _Limit(request.max_tokens)
+    peer = _peer_of(chosen, situation)
+    context = situation.local.context_tokens
+    if peer is not None and peer.is_same_variant:
+        context = min(context, peer.context_tokens)
+    elif peer is not None:
+        tokens = min(ANSWER_ROOM, peer.context_tokens - len(draft.tokens))
+        return _Limit(tokens, f"the answer ends at {tokens} tokens, as no limit was named; name a higher one for more")
+    return _Limit(context - len(draft.tokens), f"the answer ends where the context of {context} tokens is full")
+
+
+async def _option(draft: Draft, resident: Resident, adapter: Adapter | None) -> PromptOption:
+    warm = await resident.local.num_warm(draft.tokens, adapter.sha256 if adapter else "")
+    return PromptOption(draft.level, len(draft.tokens), warm)
 
 
 def _ask(
     request: ChatRequest,
-    drafts: Sequence[Draft],
-    max_tokens: int,
-    resident: Resident,
+    prompts: Sequence[PromptOption],
+    least: int,
+    situation: Situation,
     surroundings: Surroundings,
     spent_s: float,
 ) -> Ask:
-    wish = request.edgeagent
+    """`least` tokens of answer have to fit."""
+    wish, local = request.edgeagent, situation.local
     level = None if wish.reduce == "auto" else wish.reduce
+    widest = max([local.context_tokens, *(peer.context_tokens for peer in situation.peers)])
+    left = max(least, widest - min(prompt.tokens for prompt in prompts))
     return Ask(
-        prompts=[PromptOption(draft.level, len(draft.tokens)) for draft in drafts],
-        max_tokens=max_tokens,
-        expected_tokens=min(max_tokens, EXPECTED_TOKENS),
+        prompts=prompts,
+        max_tokens=least,
+        expected_tokens=min(request.max_tokens or left, EXPECTED_TOKENS),
         plan=None if wish.plan == "auto" else wish.plan,
         # Too little text to shorten is not an error: the report says L0.
-        level=level if any(draft.level is level for draft in drafts) else None,
-        model=request.model or resident.card.id,
+        level=level if any(prompt.level is level for prompt in prompts) else None,
+        model=request.model or local.model,
         objective=wish.policy or surroundings.objective,
         deadline_s=None if wish.deadline_s is None else max(round(wish.deadline_s - spent_s, 2), 0.0),
         adapter=wish.adapter,
@@ -237,7 +269,9 @@ def _ask(
 
 
 def _target(chosen: Candidate, situation: Situation) -> PeerModel | None:
-    if chosen.peer is None:
-        return None
-    option = next(p for p in situation.peers if (p.peer, p.model) == (chosen.peer, chosen.model))
-    return PeerModel(option.peer, option.model, option.variant_sha256, option.exact_key)
+    option = _peer_of(chosen, situation)
+    return PeerModel(option.peer, option.model, option.variant_sha256, option.exact_key) if option else None
+
+
+def _peer_of(chosen: Candidate, situation: Situation) -> PeerOption | None:
+    return next((p for p in situation.peers if (p.peer, p.model) == (chosen.peer, chosen.model)), None)

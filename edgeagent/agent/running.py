@@ -16,6 +16,7 @@ from edgeagent.core.errors import PeerError, RequestError
 from edgeagent.core.events import Event, Finished, FinishReason, HandedOver, Text, Usage
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.core.plan import Handover, PlanKind
+from edgeagent.execution.admission import Urgency
 from edgeagent.execution.executors import Executor, LocalExecutor, RemoteExecutor
 from edgeagent.execution.handover import complete
 from edgeagent.execution.meeting import PrefillExecutor
@@ -29,12 +30,19 @@ Steps = AsyncGenerator[TokenStep | Handover, None]
 
 
 class Run:
-    """One answer under way. `peers` is needed for the plans that name one."""
+    """One answer under way, in its turn at the engine. `peers` is needed for the plans that name one."""
 
     def __init__(
-        self, request: ChatRequest, tally: Tally, resident: Resident, peers: Peers | None, grammar: str | None
+        self,
+        request: ChatRequest,
+        tally: Tally,
+        resident: Resident,
+        peers: Peers | None,
+        grammar: str | None,
+        urgency: Urgency,
     ) -> None:
         self._tally = tally
+        self._urgency = urgency
         self._resident = resident
         self._peers = peers
         self._stream = TextStream(request.stop)
@@ -168,7 +176,7 @@ class Run:
         return replace(generation, sampling=generation.sampling.model_copy(update={"logit_bias": ()}))
 
     def _local(self) -> Sequence[Executor]:
-        return [LocalExecutor(self._resident.local, self._tally.traffic)] * LOCAL_TRIES
+        return [LocalExecutor(self._resident.local, self._tally.traffic, self._urgency)] * LOCAL_TRIES
 
     def _chain(self) -> Sequence[Executor]:
         """The chosen executor, then those that can go on identically."""
@@ -178,7 +186,7 @@ class Run:
         assert target is not None
         assert self._peers is not None
         if tally.decision.chosen.plan is PlanKind.PREFILL:
-            first = PrefillExecutor(self._resident.local, self._peers, target, tally.traffic)
+            first = PrefillExecutor(self._resident.local, self._peers, target, tally.traffic, self._urgency)
             return [first, *self._local()]
         if target.variant_sha256 == self._resident.variant.sha256:
             return [RemoteExecutor(self._peers, target, tally.traffic), *self._local()]

@@ -69,6 +69,8 @@ class Surroundings:
             text_may_leave=self._policy.text_may_leave,
             quality_floor=self._policy.quality_floor,
             latency_target_s=self._models.latency_target_s,
+            # Without a limit of the owner's, what is loaded was granted its memory, whatever is free beside it now.
+            memory_limit_bytes=self._models.memory_limit_bytes or None,
         )
 
     async def _measure(self, view: PeerView, patience_s: float) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from edgeagent.core.errors import BusyError, EdgeAgentError, PeerError, PeerLostError, RequestError, WireError
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.execution import canonical
-from edgeagent.execution.admission import Claim
+from edgeagent.execution.admission import Claim, Urgency
 from edgeagent.execution.executors import token_of
 from edgeagent.execution.local import Exported, LocalModel
 from edgeagent.execution.session import BlockArrived, Session
@@ -193,14 +193,14 @@ class _Job:
                 await self._prompt_here.wait()
         except TimeoutError:
             raise WireError(f"the prompt did not come within {PROMPT_S:g} s") from None
-        async with engine.lease(claim):
+        async with engine.lease(claim) as urgency:
             facts = await engine.facts()
             if self._job.exact_key and self._job.exact_key != facts.exact_key:
                 raise RequestError("this peer's build or settings differ, its cache would not be the same bits")
             generation = await self._generation(engine, variant_sha256)
             note = engine.template_note if self._job.prompt_form == "turns" else None
             self._session.send(Accepted(kv_bytes_per_token=facts.kv_bytes_per_token, note=note))
-            await self._generate(engine, generation)
+            await self._generate(engine, generation, urgency)
 
     def _find(self) -> Offer:
         offer = self._offers.get(self._job.model)
@@ -223,8 +223,8 @@ class _Job:
             max_tokens=self._job.max_tokens,
         )
 
-    async def _generate(self, engine: LocalModel, generation: Generation) -> None:
-        events = engine.generate(generation, export_kv=self._job.job == "prefill")
+    async def _generate(self, engine: LocalModel, generation: Generation, urgency: Urgency) -> None:
+        events = engine.generate(generation, urgency, export_kv=self._job.job == "prefill")
         reason = "length"
         async with contextlib.aclosing(events):
             async for event in events:

@@ -98,6 +98,8 @@ class Candidate(Value):
     down_bytes: int = 0
     energy_j: float | None = None
     memory_bytes: int = 0
+    warm_tokens: int = 0
+    """Prompt tokens whose cache is here, and which were priced at nothing; a peer's cache is not known."""
     quality: float | None = None
     """Perplexity of the variant on its card; lower is better; None: unmeasured."""
     wire: Literal["exact", "lossy"] = "exact"

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 
 from edgeagent.core.errors import DeadlineError
-from edgeagent.execution.fairness import ANYONE, Claim, FairQueue, Priority, Waiter
+from edgeagent.execution.fairness import ANYONE, USUAL, Claim, FairQueue, Priority, Urgency, Waiter
 
-__all__ = ["ANYONE", "Admission", "Claim", "Priority"]
+__all__ = ["ANYONE", "USUAL", "Admission", "Claim", "Priority", "Urgency"]
 
 
 class Admission:
@@ -58,13 +58,16 @@ class Admission:
             self._queue.exit(claim.user)
 
     @contextlib.asynccontextmanager
-    async def turn(self, claim: Claim = ANYONE) -> AsyncIterator[None]:
-        """One of the slots. Raises DeadlineError instead of beginning too late, and what `place` raises."""
+    async def turn(self, claim: Claim = ANYONE) -> AsyncIterator[Urgency]:
+        """One of the slots, and how urgent it is there.
+
+        Raises DeadlineError instead of beginning too late, and what `place` raises.
+        """
         with contextlib.ExitStack() as stack:
             placed = claim if claim.since_s is not None else stack.enter_context(self.place(claim))
             waiter = await self._begin(placed)
             try:
-                yield
+                yield waiter.urgency
             finally:
                 self._queue.finish(waiter, self._now())
                 self._advance()

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from edgeagent.core.errors import PeerError
 from edgeagent.core.generation import Alternative, Generation, TokenStep
+from edgeagent.execution.admission import USUAL, Urgency
 from edgeagent.execution.local import Drafted, Evaluated, LocalModel, Reloaded
 from edgeagent.execution.peers import Peers, until_accepted
 from edgeagent.execution.session import Session
@@ -47,16 +48,17 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """The engine of this machine."""
+    """The engine of this machine. Whoever extends holds a turn there, of this `urgency`."""
 
     name = "local"
 
-    def __init__(self, model: LocalModel, traffic: Traffic) -> None:
+    def __init__(self, model: LocalModel, traffic: Traffic, urgency: Urgency = USUAL) -> None:
         self._model = model
         self._traffic = traffic
+        self._urgency = urgency
 
     async def extend(self, generation: Generation) -> Steps:
-        async with contextlib.aclosing(self._model.generate(generation)) as events:
+        async with contextlib.aclosing(self._model.generate(generation, self._urgency)) as events:
             async for event in events:
                 if isinstance(event, TokenStep):
                     yield event

@@ -48,6 +48,18 @@ class Claim:
 ANYONE = Claim()
 
 
+@dataclass(frozen=True, slots=True)
+class Urgency:
+    """What a turn counts for in the engine: the priority it has come to (0 is served first), and when it is due."""
+
+    priority: int = Priority.NORMAL
+    due_s: float = 0.0
+    """Monotonic seconds, the same in every process of a machine."""
+
+
+USUAL = Urgency()
+
+
 @dataclass(eq=False, slots=True)
 class Waiter:
     """One turn that is waited for, or held. `number` counts arrivals."""
@@ -57,6 +69,8 @@ class Waiter:
     since_s: float
     started_s: float = 0.0
     charged_s: float = 0.0
+    urgency: Urgency = USUAL
+    """Since it began."""
 
     @property
     def latest_start_s(self) -> float | None:
@@ -154,6 +168,8 @@ class FairQueue:
             lanes.setdefault((waiter.claim.user, waiter.claim.priority), []).append(waiter)
         lane = min(lanes.values(), key=lambda lane: self._order(lane, now_s))
         chosen = min(lane, key=lambda waiter: (waiter.due_s, waiter.number))
+        risen, *_ = self._order(lane, now_s)
+        chosen.urgency = Urgency(max(risen, int(Priority.HIGH)), chosen.due_s)
         self._start(chosen, now_s)
         return chosen
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from edgeagent.core.errors import EngineError
+from edgeagent.core.errors import EngineError, EngineLostError, OutOfMemoryError
 from edgeagent.execution import canonical
 from edgeagent.execution.channel import FILES, Files, Message
 from edgeagent.execution.kvstore.store import KvStore, Match
@@ -57,7 +57,7 @@ class Keeping:
     async def restore(self, worker: Worker, prompt: Sequence[int], output: Sequence[int], adapter: str = "") -> int:
         """Give a worker the cells of these tokens that are kept and that it lacks; how many are kept.
 
-        Raises EngineLostError.
+        Cells that it refuses are forgotten. Raises what ends the worker.
         """
         cells = self.cells.of(adapter)
         symbols = cells.symbols(prompt, output)
@@ -65,12 +65,27 @@ class Keeping:
         if covered < WORTH_RESTORING:
             return covered
         reply, _ = await worker.call("held", prompt=prompt, output=output, adapter=adapter)
-        if covered - int(reply["tokens"]) >= WORTH_RESTORING:
-            await self.store.prepare(cells.key, symbols)
+        if covered - int(reply["tokens"]) < WORTH_RESTORING:
+            return covered
+        await self.store.prepare(cells.key, symbols)
+        try:
             if match := self.store.match(cells.key, symbols):
                 with match:
                     await _hand_over(worker, match, prompt, output, adapter)
+        except (EngineError, OutOfMemoryError) as error:
+            if isinstance(error, EngineLostError) or not worker.is_alive:
+                raise
+            log.warning(
+                "kept cells were refused and are evaluated again", extra={"cells": covered, "reason": str(error)}
+            )
+            self.store.forget(cells.key, symbols)
+            return 0
         return covered
+
+    def num_kept(self, prompt: Sequence[int], adapter: str = "") -> int:
+        """How many cells of a prompt are kept, from the first on."""
+        cells = self.cells.of(adapter)
+        return self.store.covered(cells.key, cells.symbols(prompt, ()))
 
     def take(self, event: Message, prompt: Sequence[int], output: Sequence[int], adapter: str = "") -> None:
         """Keep the cells of a `kept` event or reply."""
@@ -113,7 +128,7 @@ class Keeping:
             (adapter, prompt), output = self._finished.popitem()
             cells = self.cells.of(adapter)
             first = self.store.covered(cells.key, cells.symbols(prompt, output))
-            with contextlib.suppress(EngineError):  # a worker that is lost has nothing to give
+            with contextlib.suppress(EngineError, OutOfMemoryError):  # a worker that is lost has nothing to give
                 reply, _ = await worker.call("keep", prompt=prompt, output=output, first=first, adapter=adapter)
                 self.take(reply, prompt, output, adapter)
 

@@ -7,6 +7,9 @@ from edgeagent.core.invariance import Invariance
 from edgeagent.execution.channel import Message
 from edgeagent.execution.recovery import LoadMode
 
+MAX_ADAPTERS = 4
+"""So many adapters stay in memory, besides those in use."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadSettings:

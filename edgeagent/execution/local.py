@@ -5,12 +5,12 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Alternative, Generation, TokenStep
 from edgeagent.core.invariance import Invariance
-from edgeagent.execution.admission import ANYONE, Admission, Claim
+from edgeagent.execution.admission import ANYONE, USUAL, Admission, Claim, Urgency
 from edgeagent.execution.calls import Received
 from edgeagent.execution.channel import Message
 from edgeagent.execution.confine import WorkerLimits
@@ -118,8 +118,11 @@ class LocalModel:
         """Requests that hold the engine or wait for it."""
         return self.admission.num_requests
 
-    def lease(self, claim: Claim = ANYONE) -> AbstractAsyncContextManager[None]:
-        """One of the engine's sequences for one request. Raises BusyError, TooManyRequestsError, DeadlineError."""
+    def lease(self, claim: Claim = ANYONE) -> AbstractAsyncContextManager[Urgency]:
+        """One of the engine's sequences for one request, and how urgent it is there.
+
+        Raises BusyError, TooManyRequestsError, DeadlineError.
+        """
         return self.admission.turn(claim)
 
     def set_invariance(self, invariance: Invariance) -> None:
@@ -145,7 +148,21 @@ class LocalModel:
         reply, _ = await worker.call("count", texts=list(texts))
         return [int(n) for n in reply["counts"]]
 
-    async def generate(self, generation: Generation, *, export_kv: bool = False) -> AsyncGenerator[EngineEvent, None]:
+    async def num_warm(self, prompt: Sequence[int], adapter: str = "") -> int:
+        """How many of a prompt's tokens, from the first on, need not be evaluated now. Raises EngineLostError.
+
+        Kept cells hold nearly all that the worker's own do: of the newest answer what came since they were kept lacks.
+        """
+        worker = await self._ready()
+        if self._keeping is not None:
+            return min(self._keeping.num_kept(prompt, adapter), len(prompt) - 1)
+        assert self._facts is not None
+        reply, _ = await worker.call("held", prompt=prompt[: self._facts.context_tokens], adapter=adapter)
+        return min(int(reply["tokens"]), len(prompt) - 1)
+
+    async def generate(
+        self, generation: Generation, urgency: Urgency = USUAL, *, export_kv: bool = False
+    ) -> AsyncGenerator[EngineEvent, None]:
         """Extend a Generation from its journal. Raises EngineLostError when the worker dies on the way."""
         worker = await self._ready()
         if change := self._recovering.began(generation.id):
@@ -154,7 +171,7 @@ class LocalModel:
         adapter = generation.adapter.sha256 if generation.adapter else ""
         try:
             kept = await keeping.restore(worker, generation.prompt, output, adapter) if keeping else None
-            async with contextlib.aclosing(self._stream(worker, generation, export_kv, kept)) as stream:
+            async with contextlib.aclosing(self._stream(worker, generation, urgency, export_kv, kept)) as stream:
                 async for event, bulk in stream:
                     if "token" in event:
                         self._recovering.progressed()
@@ -174,7 +191,7 @@ class LocalModel:
                 keeping.note_finished(worker, generation.prompt, tuple(output), adapter)
 
     def _stream(
-        self, worker: Worker, generation: Generation, export_kv: bool, keep_from: int | None
+        self, worker: Worker, generation: Generation, urgency: Urgency, export_kv: bool, keep_from: int | None
     ) -> AsyncGenerator[Received, None]:
         return worker.stream(
             "generate",
@@ -185,14 +202,15 @@ class LocalModel:
             export_kv=export_kv,
             keep_from=keep_from,
             **adapter_of(generation),
+            **asdict(urgency),
         )
 
-    async def prefill(self, prompt: Sequence[int]) -> AsyncGenerator[Evaluated, None]:
+    async def prefill(self, prompt: Sequence[int], urgency: Urgency = USUAL) -> AsyncGenerator[Evaluated, None]:
         """Fill the cache chunk by chunk; leaving the iteration keeps what was evaluated."""
         worker = await self._ready()
         if self._keeping:
             await self._keeping.restore(worker, prompt, ())
-        async with contextlib.aclosing(worker.stream("prefill", prompt=prompt)) as stream:
+        async with contextlib.aclosing(worker.stream("prefill", prompt=prompt, **asdict(urgency))) as stream:
             async for event, _ in stream:
                 yield Evaluated(event["evaluated"], event.get("reused"))
 

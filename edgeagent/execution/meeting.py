@@ -13,6 +13,7 @@ import time
 from edgeagent.core.errors import EngineError, EngineLostError, PeerError, WireError
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.execution import canonical
+from edgeagent.execution.admission import USUAL, Urgency
 from edgeagent.execution.executors import (
     LocalExecutor,
     PeerModel,
@@ -33,11 +34,14 @@ log = logging.getLogger(__name__)
 class PrefillExecutor:
     """See the module. Raises EngineLostError only; what a peer does wrong ends up in `traffic.notes`."""
 
-    def __init__(self, model: LocalModel, peers: Peers, target: PeerModel, traffic: Traffic) -> None:
+    def __init__(
+        self, model: LocalModel, peers: Peers, target: PeerModel, traffic: Traffic, urgency: Urgency = USUAL
+    ) -> None:
         self._model = model
         self._peers = peers
         self._target = target
         self._traffic = traffic
+        self._urgency = urgency
 
     @property
     def name(self) -> str:
@@ -45,7 +49,7 @@ class PrefillExecutor:
 
     async def extend(self, generation: Generation) -> Steps:
         journal = generation
-        meeting = _Meeting(self._model, self._peers, self._target, self._traffic, generation)
+        meeting = _Meeting(self._model, self._peers, self._target, self._traffic, generation, self._urgency)
         async with contextlib.aclosing(meeting.run()) as steps:
             async for step in steps:
                 yield step
@@ -54,7 +58,7 @@ class PrefillExecutor:
                 journal = journal.extended(step.token)
                 if journal.num_left == 0:
                     return
-        async with contextlib.aclosing(LocalExecutor(self._model, Traffic()).extend(journal)) as rest:
+        async with contextlib.aclosing(LocalExecutor(self._model, Traffic(), self._urgency).extend(journal)) as rest:
             async for step in rest:
                 yield step
 
@@ -63,13 +67,20 @@ class _Meeting:
     """One prompt prefilled from both ends; over when the local cache holds all of it."""
 
     def __init__(
-        self, model: LocalModel, peers: Peers, target: PeerModel, traffic: Traffic, generation: Generation
+        self,
+        model: LocalModel,
+        peers: Peers,
+        target: PeerModel,
+        traffic: Traffic,
+        generation: Generation,
+        urgency: Urgency,
     ) -> None:
         self._model = model
         self._peers = peers
         self._target = target
         self._traffic = traffic
         self._generation = generation
+        self._urgency = urgency
         self._chunk = model.settings.chunk_tokens
         self._num_blocks = canonical.num_blocks(len(generation.prompt), self._chunk)
         self._num_here = 0
@@ -105,7 +116,7 @@ class _Meeting:
             self._steps.put_nowait(None)
 
     async def _prefill_here(self) -> None:
-        async with contextlib.aclosing(self._model.prefill(self._generation.prompt)) as progress:
+        async with contextlib.aclosing(self._model.prefill(self._generation.prompt, self._urgency)) as progress:
             async for evaluated in progress:
                 self._num_here = evaluated.tokens // self._chunk
                 self._check_met()

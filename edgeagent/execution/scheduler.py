@@ -14,6 +14,8 @@ STALL = 1.5
 """A prompt's piece between two decode steps may take so many times as long as one: TPOT stays below 3 x idle."""
 SLACK = 0.9
 """A piece that took less than this part of what it may take lets the next one be larger."""
+AGEING_S = 30.0
+"""A prompt rises by one priority each time that others went before it for so long, as who waits for a turn does."""
 
 
 class Kind(Enum):
@@ -75,6 +77,8 @@ class Scheduler:
     _turn: int = 0
     _first: int = 0
     """Where the next batch of those that share begins, when not all of them fit."""
+    _passed_s: dict[int, float] = field(default_factory=dict)
+    """Seconds for which prompts that are there now were not the first; once risen, they stay so until they are read."""
 
     def plan(self, wants: Sequence[Want]) -> list[Grant]:
         """The next batch: pieces of one kind only. Empty without wants."""
@@ -83,7 +87,7 @@ class Scheduler:
         if not prompts:
             self._decoded_s = 0.0
             return self._decode(decodes)
-        first = min(prompts, key=lambda want: (want.priority, want.due, want.number))
+        first = min(prompts, key=self._order)
         if not decodes:
             return [Grant(first.number, first.span or min(first.num_tokens, self.chunk_tokens))]
         if self._is_due(first):
@@ -92,6 +96,7 @@ class Scheduler:
 
     def observe(self, wants: Sequence[Want], grants: Sequence[Grant], seconds: float) -> None:
         """How long the batch took that was planned of these wants."""
+        self._age([want for want in wants if want.kind is Kind.PREFILL], seconds)
         granted = {grant.number: grant.num_tokens for grant in grants}
         prompt = next((w for w in wants if w.number in granted and w.kind is Kind.PREFILL), None)
         if prompt is None:
@@ -102,6 +107,18 @@ class Scheduler:
         elif self._decoded_s:
             self.piece.note(granted[prompt.number], seconds, STALL * self._decoded_s)
         self._decoded_s = 0.0
+
+    def _order(self, prompt: Want) -> tuple[int, float, int]:
+        risen = int(self._passed_s.get(prompt.number, 0.0) / AGEING_S)
+        return prompt.priority - risen, prompt.due, prompt.number
+
+    def _age(self, prompts: Sequence[Want], seconds: float) -> None:
+        if not prompts:
+            self._passed_s.clear()
+            return
+        first = min(prompts, key=self._order)
+        waited = {want.number: seconds * (want is not first) for want in prompts}
+        self._passed_s = {number: self._passed_s.get(number, 0.0) + more for number, more in waited.items()}
 
     def _is_due(self, prompt: Want) -> bool:
         """After every decode step; a prompt that may not be cut waits until the answers had as long as it takes."""

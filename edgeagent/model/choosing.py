@@ -1,6 +1,7 @@
 """Chooses how a model runs here: which variant, measured on this machine, and loaded how. Holds none."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,12 +14,13 @@ from edgeagent.core.hardware import Profile, Rates
 from edgeagent.core.invariance import SEQUENCES, EvaluationSettings
 from edgeagent.execution.kvstore.store import KvStore
 from edgeagent.execution.local import LoadSettings, LocalModel
+from edgeagent.model.adapter_memory import adapter_bytes
 from edgeagent.model.limits import Limits
 from edgeagent.model.loading import loading_of
 from edgeagent.model.machine import Machine
 from edgeagent.model.recipe import load_of
 from edgeagent.model.resident import Resident
-from edgeagent.model.select import Choice, Selection, select
+from edgeagent.model.select import Choice, Selection, Sizes, select
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.capability import ENGINE, ProbeModel
 from edgeagent.resource.invariance import verdict
@@ -36,12 +38,13 @@ Room = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A variant that was measured here and won, and the memory it may take."""
+    """A variant that was measured here and won, and the memory it may take beside `adapter_bytes` left aside."""
 
     stored: StoredVariant
     selection: Selection
     profile: Profile
     memory_bytes: int
+    adapter_bytes: int
 
 
 class Chooser:
@@ -81,19 +84,19 @@ class Chooser:
     async def settle(self, stored: Mapping[str, StoredVariant], room: Room) -> Settled:
         """A selection whose variant was measured here. What measuring teaches may change it, a few times.
 
-        One that fits beside the models that have memory; where there is none, one that fits when they are gone.
-        Raises OutOfMemoryError, EngineError, ConfigError.
+        One that fits beside the models that have memory; where there is none, one that fits when they are gone, at
+        last without room for its adapters. Raises OutOfMemoryError, EngineError, ConfigError.
         """
         card: ModelCard = next(iter(stored.values())).card
         sizes = {name: s.bytes for name, s in stored.items()}
         machine = self._describe(await self._read_profile(None))
         beside, alone = room
-        limits = replace(self._read_limits(), memory_bytes=beside)
+        aside = max(adapter_bytes(self._store, s, self._config.sequences) for s in stored.values())
+        limits = replace(self._read_limits(), memory_bytes=beside - aside)
         try:
             selection = select(card, sizes, machine, limits)
         except OutOfMemoryError:
-            limits = replace(limits, memory_bytes=alone)
-            selection = select(card, sizes, machine, limits)
+            limits, selection, aside = self._alone(card, sizes, machine, limits, alone, aside)
         for _ in range(MAX_TRIES):
             tried = selection.choice
             profile = await self._read_profile(self._probe(stored[tried.variant], tried))
@@ -102,7 +105,18 @@ class Chooser:
                 break
         else:
             profile = await self._read_profile(self._probe(stored[selection.variant], selection.choice))
-        return Settled(stored[selection.variant], selection, profile, limits.memory_bytes)
+        return Settled(stored[selection.variant], selection, profile, limits.memory_bytes, aside)
+
+    def _alone(
+        self, card: ModelCard, sizes: Sizes, machine: Machine, limits: Limits, memory_bytes: int, aside: int
+    ) -> tuple[Limits, Selection, int]:
+        """A selection for a machine without other models, with what was left aside for adapters if that is possible."""
+        if aside:
+            with contextlib.suppress(OutOfMemoryError):
+                limits = replace(limits, memory_bytes=memory_bytes - aside)
+                return limits, select(card, sizes, machine, limits), aside
+        limits = replace(limits, memory_bytes=memory_bytes)
+        return limits, select(card, sizes, machine, limits), 0
 
     async def make(self, settled: Settled) -> Resident:
         """Ready to be loaded, its file kept from eviction."""
@@ -127,7 +141,8 @@ class Chooser:
         threads = config.threads or rates.threads
         drafts = await asyncio.to_thread(self.stored, chosen.card.draft) if chosen.card.draft else []
         choice = settled.selection.choice
-        loading = loading_of(chosen, choice, profile, config, threads, settled.memory_bytes, drafts)
+        room = settled.memory_bytes, settled.adapter_bytes
+        loading = loading_of(chosen, choice, profile, config, threads, *room, drafts)
         return Resident(
             card=chosen.card,
             variant=chosen.variant.model_copy(update={"sha256": chosen.sha256, "bytes": chosen.bytes}),

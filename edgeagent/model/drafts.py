@@ -1,9 +1,8 @@
 """The smaller model that drafts for a larger one: which file of it, and what it takes beside it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from edgeagent.core.cards import KvType
 from edgeagent.model.footprint import Setup, predict, weigh
 from edgeagent.model.store import StoredVariant
 
@@ -24,20 +23,23 @@ class DraftFile:
 
 
 def find_draft(
-    chosen: StoredVariant, kv_type: KvType, candidates: Sequence[StoredVariant], room_bytes: int
+    chosen: StoredVariant, setup: Setup, candidates: Sequence[StoredVariant], room_bytes: int
 ) -> DraftFile | None:
-    """The smallest of these files of a draft model, if it is small enough to help and fits into `room_bytes`."""
+    """The smallest of these files of a draft model, if it is small enough to help and fits into `room_bytes`.
+
+    `setup` is the large model's: the draft model's cache and chunks are of its kind.
+    """
     smallest = min(candidates, key=lambda s: s.bytes, default=None)
     if smallest is None or smallest.bytes * LEAST_SAVING > chosen.bytes:
         return None
-    found = DraftFile(str(smallest.path), smallest.bytes, _memory_bytes(smallest, kv_type))
+    found = DraftFile(str(smallest.path), smallest.bytes, _memory_bytes(smallest, setup))
     return found if found.memory_bytes <= room_bytes else None
 
 
-def _memory_bytes(draft: StoredVariant, kv_type: KvType) -> int:
+def _memory_bytes(draft: StoredVariant, setup: Setup) -> int:
     """Weights counted twice: the engine may keep them in another layout beside the file's pages."""
     shape = draft.card.shape(draft.variant)
     weights = weigh(shape, draft.variant.file_type, frozenset(), draft.bytes)
     assert weights is not None  # the file's size is known
-    footprint = predict(shape, weights, Setup(CONTEXT_TOKENS, kv_type, flash_attention=True, chunk_tokens=64))
+    footprint = predict(shape, weights, replace(setup, context_tokens=CONTEXT_TOKENS, loading="mapped"))
     return footprint.total_bytes - footprint.process_bytes + draft.bytes

@@ -35,13 +35,15 @@ class Load:
     chunk_tokens: int
     threads: int
     is_mapped: bool
+    num_contexts: int = 1
+    """2 with a draft model: each reserves the logits of a chunk."""
 
 
 def fence(load: Load, *, nice: int = 0) -> WorkerLimits:
     """The limits of a worker on the CPU: a GPU's driver maps as much address space as it likes."""
     mapped = load.file_bytes if load.is_mapped else 0
     own = round(MARGIN * max(0, load.forecast_bytes - mapped))
-    buffers = LOGIT_BYTES * load.vocab * load.chunk_tokens + CACHE_COPIES * load.sequence_bytes
+    buffers = load.num_contexts * LOGIT_BYTES * load.vocab * load.chunk_tokens + CACHE_COPIES * load.sequence_bytes
     data = own + buffers + UNTOUCHED_BYTES + THREAD_DATA_BYTES * load.threads + SLACK_BYTES
     space = data + load.file_bytes + LIBRARY_BYTES + THREAD_SPACE_BYTES * (load.threads + 2) + SLACK_BYTES
     return WorkerLimits(address_bytes=space, data_bytes=data, nice=nice)

@@ -33,9 +33,12 @@ def loading_of(
     config: EngineConfig,
     threads: int,
     memory_bytes: int,
+    adapter_bytes: int = 0,
     drafts: Sequence[StoredVariant] = (),
 ) -> Loading:
     """`drafts` are the files of a draft model that are here: one is loaded too, in memory that is left.
+
+    `memory_bytes` is for the models, `adapter_bytes` were left aside for LoRA adapters.
 
     Raises EngineError when llama.cpp does not run here.
     """
@@ -44,11 +47,13 @@ def loading_of(
     sequences = sequences_within(config.sequences, choice.memory_bytes, sequence_bytes, memory_bytes)
     settings = _settings(chosen, choice, profile, config, threads, sequences)
     total = memory_of(sequences, choice.memory_bytes, sequence_bytes)
-    single, file_bytes = choice.memory_bytes, chosen.bytes
-    if draft := find_draft(chosen, choice.kv_type, drafts if settings.speculation else (), memory_bytes - total):
+    single, file_bytes, num_contexts = choice.memory_bytes, chosen.bytes, 1
+    setup = replace(choice.option.placement.setup, kv_type=choice.kv_type)
+    if draft := find_draft(chosen, setup, drafts if settings.speculation else (), memory_bytes - total):
         settings = replace(settings, draft_path=draft.path)
         total, single = total + draft.memory_bytes, single + draft.memory_bytes
-        file_bytes += draft.file_bytes
+        file_bytes, num_contexts = file_bytes + draft.file_bytes, 2
+    total, single = total + adapter_bytes, single + adapter_bytes
     if settings.gpu_layers:
         return Loading(settings, WorkerLimits(nice=config.nice), total, single)
     load = Load(
@@ -58,7 +63,8 @@ def loading_of(
         vocab=shape.vocab,
         chunk_tokens=config.chunk_tokens,
         threads=threads,
-        is_mapped=choice.option.placement.setup.loading == "mapped",
+        is_mapped=setup.loading == "mapped",
+        num_contexts=num_contexts,
     )
     return Loading(settings, fence(load, nice=config.nice), total, single)
 

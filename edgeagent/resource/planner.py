@@ -51,7 +51,7 @@ class PeerOption:
 
 @dataclass(frozen=True, slots=True)
 class PromptOption:
-    """The prompt at one reduction level."""
+    """The prompt at one reduction level; the cache of its first `reused_tokens` is here."""
 
     level: ReductionLevel
     tokens: int
@@ -64,8 +64,9 @@ class Ask:
 
     prompts: Sequence[PromptOption]
     max_tokens: int
+    """Tokens of answer that have to fit the context."""
     expected_tokens: int
-    """How long the answer will probably be, at most `max_tokens`: what prices are for."""
+    """How long the answer will probably be: what prices are for."""
     plan: PlanKind | None = None
     level: ReductionLevel | None = None
     model: str | None = None
@@ -84,6 +85,7 @@ class Rules:
     quality_floor: float | None = None
     latency_target_s: float = 10.0
     memory_limit_bytes: int | None = None
+    """Of this machine, for all models; None: as much as was granted to what is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def _local(ask: Ask, prompt: PromptOption, situation: Situation) -> Candidate:
     local = situation.local
     price = price_local(_work(ask, prompt), local.speeds)
     candidate = _candidate(PlanKind.LOCAL, prompt, price, local.model, local.variant, quality=local.quality)
-    candidate = candidate.model_copy(update={"memory_bytes": local.memory_bytes})
+    candidate = candidate.model_copy(update={"memory_bytes": local.memory_bytes, "warm_tokens": prompt.reused_tokens})
     return _judged(candidate, ask, prompt, situation.rules, local.context_tokens)
 
 
@@ -145,7 +147,7 @@ def _prefill(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situat
     candidate = _candidate(
         PlanKind.PREFILL, prompt, price, local.model, local.variant, peer=peer.peer, quality=local.quality
     )
-    candidate = candidate.model_copy(update={"memory_bytes": local.memory_bytes})
+    candidate = candidate.model_copy(update={"memory_bytes": local.memory_bytes, "warm_tokens": prompt.reused_tokens})
     candidate = _judged(candidate, ask, prompt, situation.rules, min(local.context_tokens, peer.context_tokens), peer)
     if candidate.rejected is None and local.kv_bytes_per_token == 0:
         return _rejected(candidate, "this variant's cache layout cannot be exchanged")
@@ -201,7 +203,10 @@ def _judged(
         (peer is not None and ask.adapter is not None, f"the adapter '{ask.adapter}' is on this machine only"),
         (peer is not None and peer.is_broken, "this peer failed a moment ago"),
         (needed > context_tokens, f"{needed} tokens with the answer, where {context_tokens} {TOO_LONG}"),
-        (limit is not None and candidate.memory_bytes > limit, "it needs more memory than it may use"),
+        (
+            limit is not None and candidate.memory_bytes > limit,
+            f"it needs {candidate.memory_bytes / 1e6:,.0f} MB of memory and may use {(limit or 0) / 1e6:,.0f} MB",
+        ),
         (
             floor is not None and (candidate.quality is None or candidate.quality > floor),
             f"its perplexity is not known to be below {floor}",
@@ -272,6 +277,8 @@ def _name(candidate: Candidate) -> str:
 
 def _reason(chosen: Candidate, free: Sequence[Candidate], rules: Rules) -> str:
     parts = [f"first token in {_seconds(chosen.ttft_s)}, all in {_seconds(chosen.total_s)}"]
+    if chosen.warm_tokens:
+        parts.append(f"with {chosen.warm_tokens} prompt tokens already in the cache")
     plans = [c for c in free if c.reduction == chosen.reduction and (c.plan, c.peer) != (chosen.plan, chosen.peer)]
     if plans:
         next_best = min(plans, key=lambda c: c.total_s)

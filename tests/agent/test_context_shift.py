@@ -107,7 +107,10 @@ def test_beginning_stays_the_same_until_the_room_is_full_again(sizes: list[int],
 
 
 def with_answerer(
-    smollm2: StoredVariant, encoder: Encoder, use: Callable[[Answerer, Resident], Awaitable[None]]
+    smollm2: StoredVariant,
+    encoder: Encoder,
+    use: Callable[[Answerer, Resident], Awaitable[None]],
+    models: ModelsConfig = ModelsConfig(context_tokens=CONTEXT),  # noqa: B008  (frozen)
 ) -> None:
     settings = LoadSettings(
         str(smollm2.path), smollm2.sha256, CONTEXT, "q8_0", flash_attention=True, threads=1, extra_buffers=True,
@@ -121,7 +124,7 @@ def with_answerer(
         embedder, model = OnnxEmbedder(locate, 384), LocalModel(settings)
         rates = Rates(prefill_tok_s=1000, decode_tok_s=100)
         resident = Resident(smollm2.card, smollm2.variant, "for the test", rates, 10**9, model, 0.0)
-        surroundings = Surroundings(PolicyConfig(), ModelsConfig(context_tokens=CONTEXT), None)
+        surroundings = Surroundings(PolicyConfig(), models, None)
         try:
             await use(Answerer(surroundings, embedder), resident)
         finally:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from edgeagent.core.errors import RequestError
 from edgeagent.core.generation import Generation, Sampling, TokenStep
 from edgeagent.core.invariance import Invariance
+from edgeagent.execution.admission import Claim, Priority, Urgency
 from edgeagent.execution.executors import LocalExecutor, Traffic
 from edgeagent.execution.handover import complete
 from edgeagent.execution.kvstore.store import KvLimits, KvStore
@@ -176,6 +178,51 @@ def test_another_conversation_with_the_same_beginning_leaves_the_first_alone(smo
         assert await reused(model, again) >= len(one.prompt)
 
     with_model(settings_for(smollm2, FREE), use)
+
+
+@pytest.mark.parametrize("invariance", [FREE, Invariance()], ids=["free", "canonical"])
+def test_urgent_prompt_is_read_before_an_earlier_long_one_of_low_priority(
+    smollm2: StoredVariant, invariance: Invariance
+) -> None:
+    async def first_token(model: LocalModel, generation: Generation, claim: Claim, begun: asyncio.Event) -> None:
+        async with model.lease(claim) as urgency, contextlib.aclosing(model.generate(generation, urgency)) as events:
+            async for event in events:
+                begun.set()
+                if isinstance(event, TokenStep):
+                    return
+
+    async def use(model: LocalModel) -> None:
+        one, other = await generations_for(model, 2, max_tokens=2)
+        long = replace(one, id="long", prompt=(one.prompt * 64)[:960])
+        short = replace(other, id="short", prompt=other.prompt[:200])
+        order: list[str] = []
+        begun = asyncio.Event()
+
+        async def noted(generation: Generation, claim: Claim, starts: asyncio.Event) -> None:
+            await first_token(model, generation, claim, starts)
+            order.append(generation.id)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(noted(long, Claim("ada", Priority.LOW), begun))
+            await begun.wait()
+            group.create_task(noted(short, Claim("bob", Priority.HIGH), asyncio.Event()))
+        assert order == ["short", "long"]
+
+    with_model(settings_for(smollm2, invariance, sequences=2), use)
+
+
+def test_urgency_that_is_none_is_refused_and_the_worker_lives(smollm2: StoredVariant) -> None:
+    async def use(model: LocalModel) -> None:
+        (generation,) = await generations_for(model, 1, max_tokens=2)
+        pid = model.pid
+        for wrong in (Urgency(3), Urgency(-1), Urgency(1, float("nan"))):
+            with pytest.raises(RequestError, match=r"priority|due_s"):
+                async for _ in model.generate(generation, wrong):
+                    pass
+        assert await tokens_of(model, generation)
+        assert model.pid == pid
+
+    with_model(settings_for(smollm2, FREE, sequences=1), use)
 
 
 def test_cancelled_answer_gives_its_sequence_back(smollm2: StoredVariant) -> None:

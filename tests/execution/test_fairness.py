@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edgeagent.core.errors import BusyError, TooManyRequestsError
-from edgeagent.execution.fairness import AGEING_S, AGEING_TURNS, Claim, FairQueue, Priority, Waiter
+from edgeagent.execution.fairness import AGEING_S, AGEING_TURNS, PATIENCE_S, Claim, FairQueue, Priority, Urgency, Waiter
 
 USERS = st.sampled_from(["ada", "bob", "cleo"])
 PRIORITIES = st.sampled_from(list(Priority))
@@ -199,6 +199,21 @@ def test_earliest_deadline_goes_first_within_a_user() -> None:
     for deadline in deadlines:
         joined(queue, Claim("ada", deadline_s=deadline))
     assert [waiter.claim.deadline_s for waiter in turns(queue, 0.1, 5)] == [20.0, 30.0, 50.0, None, 80.0]
+
+
+def test_turn_is_as_urgent_in_the_engine_as_its_request_has_become_before_it() -> None:
+    queue = FairQueue(slots=4, queue=9)
+    low, old, dated = (
+        joined(queue, Claim("ada", Priority.LOW)),
+        joined(queue, Claim("bob", Priority.LOW)),
+        joined(queue, Claim("cleo", Priority.NORMAL, deadline_s=500.0, needs_s=20.0)),
+    )
+    assert queue.start_next(1.0) is dated
+    assert dated.urgency == Urgency(Priority.NORMAL, 480.0)
+    assert queue.start_next(1.0) is low
+    assert low.urgency == Urgency(Priority.LOW, PATIENCE_S)
+    assert queue.start_next(10 * AGEING_S) is old
+    assert old.urgency == Urgency(Priority.HIGH, PATIENCE_S)
 
 
 def test_turn_that_cannot_end_in_time_is_not_begun() -> None:

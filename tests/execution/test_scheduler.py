@@ -1,12 +1,13 @@
 """Which tokens share the next batch: pure decisions, and a simulated machine whose batches cost what they cost."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeagent.execution.scheduler import Grant, Kind, Scheduler, Want
+from edgeagent.execution.scheduler import AGEING_S, Grant, Kind, Scheduler, Want
 
 CHUNK = 64
 
@@ -66,6 +67,43 @@ def test_prompt_alone_takes_whole_chunks_and_the_first_due_goes_first() -> None:
     scheduler = Scheduler(4, CHUNK)
     later, sooner, background = prompt(1, 300, due=5.0), prompt(2, 300, due=3.0), prompt(3, 9, priority=2, due=0.0)
     assert scheduler.plan([later, sooner, background]) == [Grant(2, CHUNK)]
+
+
+def read_all(scheduler: Scheduler, arriving: Callable[[int], list[Want]], left: int, chunk_s: float) -> float:
+    """Seconds until prompt 0, of low priority and `left` tokens, is read beside those that keep arriving."""
+    now = 0.0
+    while left > 0:
+        prompts = [prompt(0, left, priority=2, due=60.0), *arriving(int(now))]
+        grants = scheduler.plan(prompts)
+        if grants[0].number == 0:
+            left -= grants[0].num_tokens
+        scheduler.observe(prompts, grants, chunk_s)
+        now += chunk_s
+        assert now < 1e5, "it starves"
+    return now
+
+
+@given(st.integers(1, 4000), st.sampled_from([0, 1]), st.floats(0.05, 5.0))
+def test_low_prompt_beside_an_endless_stream_of_urgent_ones_is_read_whole(
+    tokens: int, priority: int, chunk_s: float
+) -> None:
+    """Each second another one comes that asks to be first."""
+    took = read_all(
+        Scheduler(4, CHUNK),
+        lambda second: [prompt(1 + second, CHUNK, priority=priority, due=60.0 + second)],
+        tokens,
+        chunk_s,
+    )
+    alone_s = -(-tokens // CHUNK) * chunk_s
+    assert took <= (2 - priority) * (AGEING_S + chunk_s) + 60 + alone_s + chunk_s
+
+
+def test_prompt_that_was_not_passed_over_for_long_waits_for_the_urgent_one() -> None:
+    scheduler, prompts = Scheduler(4, CHUNK), [prompt(1, 300, priority=2), prompt(2, 300, priority=0, due=9.0)]
+    for _ in range(10):
+        grants = scheduler.plan(prompts)
+        assert grants == [Grant(2, CHUNK)]
+        scheduler.observe(prompts, grants, AGEING_S / 11)
 
 
 @pytest.mark.parametrize("num_streams", [1, 3])

@@ -81,6 +81,39 @@ def test_text_that_may_not_leave_stays() -> None:
     assert {c.rejected for c in decision.candidates if c.peer} == {"the policy keeps text on this machine"}
 
 
+@given(st.integers(2, 4000), st.floats(0, 1), rates, rates)
+def test_warm_prompt_is_priced_at_what_is_new_of_it_and_says_so(
+    tokens: int, part: float, prefill: float, decode: float
+) -> None:
+    warm = int(part * (tokens - 1))
+    here = Situation(replace(LOCAL, speeds=Speeds(prefill, decode)))
+    chosen = decide(ask(prompts=[PromptOption(ReductionLevel.L0, tokens, warm)]), here)
+    new = decide(ask(tokens - warm), here)
+    assert chosen.chosen.ttft_s == pytest.approx(new.chosen.ttft_s)
+    assert chosen.chosen.warm_tokens == warm
+    assert (f"with {warm} prompt tokens already in the cache" in chosen.why) is (warm > 0)
+
+
+def test_warm_prompt_is_not_given_to_a_peer_that_has_to_read_all_of_it() -> None:
+    warm = ask(prompts=[PromptOption(ReductionLevel.L0, 1000, 990)], max_tokens=4, expected_tokens=4)
+    near = Situation(LOCAL, [replace(PEER, speeds=Speeds(900, 6))])
+    assert decide(warm, near).chosen.plan is PlanKind.LOCAL
+    cold = replace(warm, prompts=[PromptOption(ReductionLevel.L0, 1000)])
+    assert decide(cold, near).chosen.plan is not PlanKind.LOCAL
+    remote = next(c for c in decide(warm, near).candidates if c.plan is PlanKind.REMOTE)
+    assert remote.warm_tokens == 0
+
+
+def test_what_needs_more_memory_here_than_it_may_use_is_rejected_and_a_peer_is_asked() -> None:
+    fast = replace(LOCAL, speeds=Speeds(3000, 300))
+    assert decide(ask(), Situation(fast, [PEER], Rules(memory_limit_bytes=10**9))).chosen.plan is PlanKind.LOCAL
+    decision = decide(ask(), Situation(fast, [PEER], Rules(memory_limit_bytes=10**9 - 1)))
+    assert decision.chosen.plan is PlanKind.REMOTE
+    told = {c.plan: c.rejected for c in decision.candidates}
+    assert told[PlanKind.REMOTE] is None
+    assert told[PlanKind.LOCAL] == told[PlanKind.PREFILL] == "it needs 1,000 MB of memory and may use 1,000 MB"
+
+
 def test_peer_with_other_bits_may_not_prefill() -> None:
     table = decide(ask(), Situation(LOCAL, [replace(PEER, exact_key="other")])).candidates
     assert "not the same bits" in str(next(c.rejected for c in table if c.plan is PlanKind.PREFILL))

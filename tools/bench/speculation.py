@@ -22,7 +22,7 @@ from edgeagent.execution.llama import prompt
 from edgeagent.execution.llama.context import Context, ContextSettings, Item
 from edgeagent.execution.llama.drafting import Drafting, make_drafting
 from edgeagent.execution.llama.generating import generate
-from edgeagent.execution.llama.jobs import Granted, Want
+from edgeagent.execution.llama.jobs import Granted, Want, tokens_of
 from edgeagent.execution.llama.library import engine_version
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.quantize import quantize
@@ -187,7 +187,7 @@ class Run:
         self._recorder = Recorder()
         slot.clear()
         request = Request(self._recorder, {"id": 1, "op": "generate", "params": params}, b"")
-        self._job = generate(context, slot, request, drafting)
+        self._job = generate(context, slot, request, tokens_of(context, request), drafting)
         self._want: Want | None = next(self._job)
         self.seconds = 0.0
 

@@ -143,6 +143,11 @@ class KvStore:
         self._num_cells_found += match.num_cells
         return match if match.num_cells else None
 
+    def forget(self, key: str, symbols: Sequence[int]) -> None:
+        """Drop the rows of a beginning of `symbols`, in memory and on disk, and what continues them: they are wrong."""
+        if runs := self._runs(key, as_path(symbols)):
+            self._kept.forget(runs[0].block)
+
     async def persist(self) -> int:
         """Gather what came in pieces, and write to disk what is not there; the number of files written.
 

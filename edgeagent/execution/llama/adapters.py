@@ -8,9 +8,8 @@ from edgeagent.execution.confine import is_memory_bounded
 from edgeagent.execution.last_words import NO_MEMORY
 from edgeagent.execution.llama.library import listening, llama
 from edgeagent.execution.llama.model import Model
+from edgeagent.execution.loading import MAX_ADAPTERS
 
-MAX_LOADED = 4
-"""So many stay in memory, besides those in use."""
 REASON = "failed to apply lora adapter: "
 """Before what llama.cpp's loader says is wrong with an adapter."""
 
@@ -32,7 +31,7 @@ class Adapters:
         handle = self._loaded.pop(key, None) or self._read(path)
         self._loaded[key] = handle
         for old in [k for k in self._loaded if k not in in_use | {key, self._applied}]:
-            if len(self._loaded) > MAX_LOADED:
+            if len(self._loaded) > MAX_ADAPTERS:
                 llama().llama_adapter_lora_free(self._loaded.pop(old))
 
     def apply(self, key: str) -> None:

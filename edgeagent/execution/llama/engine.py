@@ -15,7 +15,7 @@ from edgeagent.execution.llama.library import engine_version, system_info
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.pace import Pace
 from edgeagent.execution.llama.rig import shape_of, write_rig
-from edgeagent.execution.llama.running import Jobs, SharedJob, Waiting
+from edgeagent.execution.llama.running import Jobs, SharedJob, Waiting, sharing
 from edgeagent.execution.llama.trial import LOAD_MODES, features, trial
 from edgeagent.execution.scheduler import Scheduler
 from edgeagent.execution.worker import Request
@@ -45,8 +45,7 @@ class LlamaEngine:
 
     def handle(self, request: Request) -> None:
         if share := self._shared(request.op):
-            self._loaded()
-            self._jobs.add(Waiting(request, share=share))
+            self._jobs.add(sharing(self._loaded(), request, share))
         elif measure := ALONE.get(request.op):
             self._jobs.add(Waiting(request, alone=measure(self._loaded(), request)))
         elif make := variants.JOBS.get(request.op):

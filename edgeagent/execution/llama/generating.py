@@ -7,7 +7,7 @@ from edgeagent.core.generation import Sampling
 from edgeagent.execution.llama import jobs
 from edgeagent.execution.llama.context import Context
 from edgeagent.execution.llama.drafting import Drafter, Drafting
-from edgeagent.execution.llama.jobs import Granted, Keeper, SharedSteps, Want
+from edgeagent.execution.llama.jobs import Granted, Keeper, SharedSteps, Text, Want
 from edgeagent.execution.llama.sampler import Sampler
 from edgeagent.execution.llama.slots import Slot
 from edgeagent.execution.scheduler import Kind
@@ -17,16 +17,16 @@ LEAST_CHUNK = 8
 """Rows of a prompt's piece whose time says what batches cost."""
 
 
-def generate(context: Context, slot: Slot, request: Request, drafting: Drafting) -> SharedSteps:
-    """Op `generate {prompt, output, sampling, max_tokens, export_kv, keep_from, adapter, adapter_path}`: extend a
-    Generation token by token.
+def generate(context: Context, slot: Slot, request: Request, text: Text, drafting: Drafting) -> SharedSteps:
+    """Op `generate {prompt, output, sampling, max_tokens, export_kv, keep_from, adapter, adapter_path, priority,
+    due_s}`: extend a Generation token by token.
 
     Events: `evaluated` after each piece, `cells` with the KV blocks as bulk (if asked, before the first token),
     `token` with its bytes as bulk (`logprob` and `top`, too, if asked; `drafted` and `accepted` with the last token
     of a draft), `kept` (see `Keeper`). `max_tokens` counts the given output, too.
     """
     params = request.params
-    prompt, output = jobs.tokens_of(context, request)
+    prompt, output = text
     drafting = Drafting() if slot.adapter else drafting  # how wide a batch may be was probed without any adapter
     sampling = Sampling.model_validate(params["sampling"])
     sampler = Sampler(context, sampling, prompt)

@@ -1,14 +1,17 @@
 """What a llama worker does step by step, so that messages and other jobs get in between."""
 
+import math
 import mmap
 import os
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgeagent.core.errors import ContextLengthError, EngineError, RequestError
 from edgeagent.execution import canonical
 from edgeagent.execution.channel import Files
+from edgeagent.execution.fairness import USUAL, Priority, Urgency
 from edgeagent.execution.llama import state as kv
 from edgeagent.execution.llama.context import Context
 from edgeagent.execution.llama.slots import Slot, claim
@@ -42,6 +45,13 @@ class Granted:
     is_alone: bool
 
 
+class Text(NamedTuple):
+    """Token ids of a prompt, and of the output so far: all of the vocabulary, and not too many."""
+
+    prompt: list[int]
+    output: list[int]
+
+
 SharedSteps = Generator[Want, Granted, None]
 """A job that shares batches with others: it yields what it wants and is resumed with what it got."""
 
@@ -59,9 +69,11 @@ def fill(slot: Slot, request: Request, tokens: list[int], spans: list[int]) -> G
     return row
 
 
-def prefill(context: Context, slot: Slot, request: Request) -> SharedSteps:
-    """Op `prefill {prompt}`: fill the cache; a caller that has met the peer's blocks cancels it half-way."""
-    prompt, _ = tokens_of(context, request)
+def prefill(context: Context, slot: Slot, request: Request, text: Text) -> SharedSteps:
+    """Op `prefill {prompt, priority, due_s}`: fill the cache; a caller that has met the peer's blocks cancels it
+    half-way.
+    """
+    prompt = text.prompt
     yield from fill(slot, request, prompt, slot.canonical_spans(len(prompt), 0))
     request.reply(evaluated=len(prompt))
 
@@ -134,10 +146,13 @@ def held(context: Context, request: Request) -> None:
 def restore(context: Context, request: Request) -> None:
     """Op `restore {prompt, output, parts, adapter}` with a file a part: fill a slot with cells kept of these tokens.
 
-    `parts` are `[cells in the file, first wanted, number wanted]`; together they are all the tokens' cells.
+    `parts` are `[cells in the file, first wanted, number wanted]`; together they are all the tokens' cells. Replies
+    `tokens` 0 when every slot is in use. Raises EngineError for rows that cannot be those.
     """
     prompt, output = tokens_of(context, request)
-    slot = _free_slot(context, prompt + output, [], adapter_of(request))
+    if (slot := claim(context.slots, prompt + output, [], adapter_of(request))) is None:
+        request.reply(tokens=0)
+        return
     try:
         parts = [
             _part(data, numbers, context.bytes_per_token)
@@ -156,8 +171,8 @@ def _part(data: mmap.mmap, numbers: Sequence[int], cell_bytes: int) -> kv.Part:
     return kv.Part(memoryview(data)[: num_cells * cell_bytes], num_cells, skip, take)
 
 
-def _free_slot(context: Context, tokens: Sequence[int], spans: Sequence[int], adapter: str = "") -> Slot:
-    if (slot := claim(context.slots, tokens, spans, adapter)) is None:
+def _free_slot(context: Context, tokens: Sequence[int], spans: Sequence[int]) -> Slot:
+    if (slot := claim(context.slots, tokens, spans)) is None:
         raise EngineError("every sequence of this engine is in use; try again")
     return slot
 
@@ -236,7 +251,7 @@ def _any_tokens(context: Context, first: int, count: int) -> list[int]:
     return [(i * 7919) % context.model.num_vocab for i in range(first, first + count)]
 
 
-def tokens_of(context: Context, request: Request) -> tuple[list[int], list[int]]:
+def tokens_of(context: Context, request: Request) -> Text:
     """Prompt and output of a request, when they fit and every id is of the vocabulary: llama.cpp aborts on others.
 
     Raises RequestError, ContextLengthError.
@@ -244,7 +259,17 @@ def tokens_of(context: Context, request: Request) -> tuple[list[int], list[int]]
     prompt = _token_ids(context, request.params["prompt"], least=1)
     output = _token_ids(context, request.params.get("output", ()), least=0)
     check_fits(context, len(prompt), max(int(request.params.get("max_tokens", 0)), len(output)))
-    return prompt, output
+    return Text(prompt, output)
+
+
+def urgency_of(request: Request) -> Urgency:
+    """What a request counts for beside others. Raises RequestError."""
+    priority, due_s = request.params.get("priority", USUAL.priority), request.params.get("due_s", USUAL.due_s)
+    if not isinstance(priority, int) or not Priority.HIGH <= priority <= Priority.LOW:
+        raise RequestError(f"priority is {priority!r}; give 0 to 2")
+    if not isinstance(due_s, int | float) or not math.isfinite(due_s):
+        raise RequestError(f"due_s is {due_s!r}; give monotonic seconds")
+    return Urgency(priority, float(due_s))
 
 
 def adapter_of(request: Request) -> str:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from edgeagent.core.errors import EdgeAgentError, EngineError
 from edgeagent.execution import scheduler
+from edgeagent.execution.fairness import Urgency
 from edgeagent.execution.llama import jobs
 from edgeagent.execution.llama.context import Context, Item
 from edgeagent.execution.llama.slots import Slot, claim
 from edgeagent.execution.worker import Request
 
-SharedJob = Callable[[Context, Slot, Request], jobs.SharedSteps]
+SharedJob = Callable[[Context, Slot, Request, jobs.Text], jobs.SharedSteps]
 
 
 @dataclass(slots=True)
@@ -24,22 +25,37 @@ class Shared:
     slot: Slot
     steps: jobs.SharedSteps
     want: jobs.Want
+    urgency: Urgency
 
     @property
     def wish(self) -> scheduler.Want:
-        want, params = self.want, self.request.params
-        priority, due = int(params.get("priority", 1)), float(params.get("due", 0.0))
+        want = self.want
         is_alone = bool(self.slot.adapter)  # a batch has one adapter, and is probed without any
-        return scheduler.Want(self.number, want.kind, len(want.tokens), want.span, priority, due, is_alone)
+        priority, due_s = self.urgency.priority, self.urgency.due_s
+        return scheduler.Want(self.number, want.kind, len(want.tokens), want.span, priority, due_s, is_alone)
 
 
 @dataclass(slots=True)
 class Waiting:
-    """A job that has not begun: `share` begins one that shares batches; `alone` are the steps of one that cannot."""
+    """A job that has not begun: one that shares batches, or the steps of one that cannot."""
 
     request: Request
-    share: SharedJob | None = None
+    share: "Share | None" = None
     alone: jobs.Steps | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A job that shares batches: `begin` gets the `text`, which was checked when the request came."""
+
+    begin: SharedJob
+    text: jobs.Text
+    urgency: Urgency
+
+
+def sharing(context: Context, request: Request, begin: SharedJob) -> Waiting:
+    """Raises RequestError, ContextLengthError."""
+    return Waiting(request, Share(begin, jobs.tokens_of(context, request), jobs.urgency_of(request)))
 
 
 @dataclass(slots=True)
@@ -94,17 +110,17 @@ class Jobs:
                 first.request.fail(error)
             self.waiting.popleft()
 
-    def _begin_shared(self, context: Context, waiting: Waiting, share: SharedJob) -> bool:
+    def _begin_shared(self, context: Context, waiting: Waiting, share: Share) -> bool:
         """False when every slot is taken. Raises what the job raises."""
-        prompt, output = jobs.tokens_of(context, waiting.request)
+        text = share.text
         adapter, path = jobs.adapter_of(waiting.request), str(waiting.request.params.get("adapter_path") or "")
         context.adapters.load(adapter, path, {slot.adapter for slot in context.slots if slot.is_busy})
-        spans = context.canonical_spans(len(prompt), len(output), adapter)
-        slot = claim(context.slots, prompt + output, spans, adapter)
+        spans = context.canonical_spans(len(text.prompt), len(text.output), adapter)
+        slot = claim(context.slots, text.prompt + text.output, spans, adapter)
         if slot is None:
             return False
         self._num_begun += 1
-        steps = share(context, slot, waiting.request)
+        steps = share.begin(context, slot, waiting.request, text)
         try:
             want = next(steps)
         except StopIteration:
@@ -113,7 +129,8 @@ class Jobs:
             slot.release()
             raise
         else:
-            self.running[self._num_begun] = Shared(self._num_begun, waiting.request, slot, steps, want)
+            number = self._num_begun
+            self.running[number] = Shared(number, waiting.request, slot, steps, want, share.urgency)
         return True
 
     def _step_alone(self, waiting: Waiting) -> None:

@@ -233,3 +233,18 @@ def test_closed_store_leaves_the_folder_alone(make: Make, tmp_path: Path) -> Non
     assert store.covered(KEY, PATH) == 0
     assert persist(store) == 0
     assert not (tmp_path / "kv").exists()
+
+
+def test_forgotten_rows_are_gone_with_what_continues_them_and_others_stay(make: Make) -> None:
+    store = make()
+    other = [7, *PATH]
+    add(store, KEY, PATH[:60], 0)
+    add(store, KEY, PATH, 60)
+    add(store, KEY, other, 0)
+    persist(store)
+    store.forget(KEY, PATH)
+    assert store.covered(KEY, PATH) == 0
+    assert store.covered(KEY, other) == len(other)
+    store.forget(KEY, PATH)
+    store.forget("no such key", PATH)
+    assert store.stats().num_blocks == 1

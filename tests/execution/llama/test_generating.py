@@ -1,7 +1,7 @@
 """Drafts in the engine, on the real model: whatever is guessed, the tokens are those of plain decoding."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,9 @@ class Recorder(Channel):
 
     def send(self, message: Message, bulk: Buffers = ()) -> None:
         self.sent.append((message, [] if isinstance(bulk, Files) else [bytes(part) for part in bulk]))
+
+    def hold(self, message: Message, bulk: bytes = b"") -> None:
+        self.send(message, [bulk])
 
 
 class FreeBatches(BatchCosts):
@@ -127,6 +130,27 @@ def eager(variant: "StoredVariant", invariance: Invariance, draft_path: str = ""
     made = Engine(variant, invariance, draft_path)
     made.engine._drafting.costs = FreeBatches()
     return made
+
+
+class Read(list[int]):
+    """Counts how often it is gone through."""
+
+    num_times = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.num_times += 1
+        return super().__iter__()
+
+
+def test_ids_of_a_request_are_gone_through_once_while_it_waits_too(engine: Engine) -> None:
+    prompt = Read(engine.prompt("Hello"))
+    params = {"prompt": prompt, "max_tokens": 2, "sampling": Sampling().model_dump()}
+    requests = [Request(Recorder(), {"id": i, "op": "generate", "params": params}, b"") for i in range(3)]
+    for request in requests:  # two have a sequence, the third waits for one
+        engine.engine.handle(request)
+    while engine.engine.is_busy:
+        engine.engine.step()
+    assert prompt.num_times == len(requests)
 
 
 Guess = Callable[[int, int], list[int]]
