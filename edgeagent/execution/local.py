@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Alternative, Generation, TokenStep
@@ -28,6 +28,7 @@ __all__ = [
     "LoadSettings",
     "LoadedFacts",
     "LocalModel",
+    "Pruned",
     "Reloaded",
 ]
 
@@ -67,7 +68,14 @@ class Drafted:
     accepted: int
 
 
-EngineEvent = Evaluated | Exported | Reloaded | Drafted | TokenStep
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """So many positions of the prompt are gone from the cache, as the generation wanted."""
+
+    positions: int
+
+
+EngineEvent = Evaluated | Exported | Reloaded | Drafted | Pruned | TokenStep
 
 
 class LocalModel:
@@ -153,7 +161,8 @@ class LocalModel:
         keeping, output = self._keeping, list(generation.output)
         adapter = generation.adapter.sha256 if generation.adapter else ""
         try:
-            kept = await keeping.restore(worker, generation.prompt, output, adapter) if keeping else None
+            behind = () if generation.pruning else output  # what stands behind a pruned prompt was never kept
+            kept = await keeping.restore(worker, generation.prompt, behind, adapter) if keeping else None
             async with contextlib.aclosing(self._stream(worker, generation, export_kv, kept)) as stream:
                 async for event, bulk in stream:
                     if "token" in event:
@@ -166,6 +175,8 @@ class LocalModel:
                         yield Exported(event["cells"], bulk)
                     elif "evaluated" in event:
                         yield Evaluated(event["evaluated"], event.get("reused"))
+                    elif "pruned" in event:
+                        yield Pruned(event["pruned"])
                     elif keeping:
                         keeping.take(event, generation.prompt, output, adapter)
         finally:
@@ -184,6 +195,7 @@ class LocalModel:
             max_tokens=generation.max_tokens,
             export_kv=export_kv,
             keep_from=keep_from,
+            pruning=asdict(generation.pruning) if generation.pruning else None,
             **adapter_of(generation),
         )
 
