@@ -28,7 +28,7 @@ def request(question: str, document: Document | None = MILL, **wish: str) -> Cha
     return ChatRequest(
         messages=(Message(role="user", content=question),),
         documents=(document,) if document else (),
-        max_tokens=12,
+        max_tokens=16,
         edgeagent=extension,
     )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgeagent.model.store import StoredVariant
 
 KEY = "48213"
-NUM_TOKENS = 12
+NUM_TOKENS = 8
 KINDS = [("q8_0", True, FREE), ("f16", False, Invariance())]
 
 
@@ -53,7 +53,7 @@ def passkey(engine: Engine, prose: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize(("kv_type", "flash_attention", "invariance"), KINDS)
-def test_pruned_answer_goes_on_from_its_journal_and_leaves_nothing_to_others(
+def test_pruned_answer_goes_on_from_its_journal(
     smollm2: "StoredVariant", prose: bytes, kv_type: str, flash_attention: bool, invariance: Invariance
 ) -> None:
     engine = Pruning(smollm2, kv_type, flash_attention, invariance)
@@ -64,7 +64,6 @@ def test_pruned_answer_goes_on_from_its_journal_and_leaves_nothing_to_others(
     assert told["pruned"] == len(prompt) // 2
     assert "drafted" not in told
     assert engine.pruned(prompt, len(prompt) // 2, answer[:5])[0] == answer
-    assert engine.plain(prompt, Sampling(), NUM_TOKENS).tokens == plain
 
 
 def test_cells_of_the_whole_prompt_are_kept_and_those_behind_it_are_not(smollm2: "StoredVariant", prose: bytes) -> None:
