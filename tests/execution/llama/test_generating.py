@@ -51,6 +51,9 @@ class Recorder(Channel):
     def send(self, message: Message, bulk: Buffers = ()) -> None:
         self.sent.append((message, [] if isinstance(bulk, Files) else [bytes(part) for part in bulk]))
 
+    def hold(self, message: Message, bulk: bytes = b"") -> None:
+        self.send(message, [bulk])
+
 
 class FreeBatches(BatchCosts):
     """A machine on which rows cost nothing: every guess is checked, from the first token on."""

@@ -45,10 +45,10 @@ class Pruning(Engine):
 
 
 def passkey(engine: Engine, prose: bytes) -> list[int]:
-    """Of some 200 tokens."""
-    text = prose.decode()[200:700]
+    """Of some 120 tokens."""
+    text = prose.decode()[200:420]
     return engine.prompt(
-        f"{text[:250]}\nThe pass key is {KEY}.\n{text[250:]}\n\nWhat is the pass key in the text above?"
+        f"{text[:110]}\nThe pass key is {KEY}.\n{text[110:]}\n\nWhat is the pass key in the text above?"
     )
 
 
@@ -69,7 +69,7 @@ def test_pruned_answer_goes_on_from_its_journal(
 def test_cells_of_the_whole_prompt_are_kept_and_those_behind_it_are_not(smollm2: "StoredVariant", prose: bytes) -> None:
     engine = Pruning(smollm2, "q8_0", True, FREE)
     prompt = passkey(engine, prose)
-    answer, told = engine.pruned(prompt, 90, keep_from=0)
+    answer, told = engine.pruned(prompt, 40, keep_from=0)
     assert told["kept"] == [0, len(prompt)]
     assert engine.ask("held", prompt=prompt, output=answer)[-1]["reply"]["tokens"] == 0
     assert engine.ask("keep", prompt=prompt, output=answer, first=0)[-1]["reply"]["kept"] is None
