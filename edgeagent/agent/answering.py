@@ -6,7 +6,15 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
-from edgeagent.agent.drafting import Draft, Material, draft_selected, draft_whole, shifted
+from edgeagent.agent.drafting import (
+    MIN_PRUNED_TOKENS,
+    Draft,
+    Material,
+    draft_pruned,
+    draft_selected,
+    draft_whole,
+    shifted,
+)
 from edgeagent.agent.running import Run
 from edgeagent.agent.situation import Surroundings, imagined
 from edgeagent.agent.tally import Tally
@@ -129,7 +137,7 @@ class Answerer:
             target=_target(decision.chosen, situation),
             model=decision.chosen.model,
             variant=decision.chosen.variant,
-            notes=[note] if (note := resident.local.template_note) else [],
+            notes=[note for note in (resident.local.template_note, _level_note(request, decision)) if note],
             handovers=choice.instead,
             limit_note=limit.note,
             adapter=adapter,
@@ -169,15 +177,16 @@ class Answerer:
     def _decide(self, ask: Ask, situation: Situation, spent_s: float) -> tuple[Decision, list[Handover]]:
         """The decision; when a named plan was lost with its peer, the best of the others, marked as a handover.
 
-        Raises NoPlanError when no peer was ever there, or the request names an adapter, which no peer has: then the
-        plan was not lost, it is not to be had; DeadlineError
-        when there would be a plan, had the request not waited for `spent_s`.
+        Raises NoPlanError when no peer was ever there, or the request names an adapter or a reduction that no peer
+        has: then the plan was not lost, it is not to be had; DeadlineError when there would be a plan, had the request
+        not waited for `spent_s`.
         """
         try:
             return decide(ask, situation), []
         except NoPlanError as error:
             _check_wait(ask, situation, spent_s)
-            if ask.plan in (None, PlanKind.LOCAL) or ask.adapter is not None or not self._surroundings.has_met_peers:
+            is_local_only = ask.adapter is not None or ask.level is ReductionLevel.L5
+            if ask.plan in (None, PlanKind.LOCAL) or is_local_only or not self._surroundings.has_met_peers:
                 raise
             decision = decide(replace(ask, plan=None), situation)
             why = f"{error}; chosen instead: {decision.why}"
@@ -187,6 +196,9 @@ class Answerer:
 
     async def _drafts(self, request: ChatRequest, material: Material, resident: Resident) -> list[Draft]:
         whole = await draft_whole(material, resident.local)
+        if request.edgeagent.reduce is ReductionLevel.L5:
+            pruned = await draft_pruned(material, resident.local, whole)
+            return [whole, pruned] if pruned else [whole]
         if request.edgeagent.reduce is ReductionLevel.L0 or not material.documents:
             return [whole]
         selected = await draft_selected(material, resident.local, self._embedder, whole)
@@ -219,6 +231,13 @@ class _Limit:
     note: str | None = None
 
 
+def _level_note(request: ChatRequest, decision: Decision) -> str | None:
+    """What to tell when positions were to be dropped and none could be."""
+    if request.edgeagent.reduce is not ReductionLevel.L5 or decision.chosen.reduction is ReductionLevel.L5:
+        return None
+    return f"reduction L5 dropped nothing: fewer than {MIN_PRUNED_TOKENS} positions stand outside of what is protected"
+
+
 def _limit(request: ChatRequest, draft: Draft, chosen: Candidate, situation: Situation) -> _Limit:
     """The asked limit; else all that the context leaves.
 
@@ -238,7 +257,8 @@ def _limit(request: ChatRequest, draft: Draft, chosen: Candidate, situation: Sit
 
 async def _option(draft: Draft, resident: Resident, adapter: Adapter | None) -> PromptOption:
     warm = await resident.local.num_warm(draft.tokens, adapter.sha256 if adapter else "")
-    return PromptOption(draft.level, len(draft.tokens), warm)
+    dropped = draft.pruning.num_dropped if draft.pruning else 0
+    return PromptOption(draft.level, len(draft.tokens), warm, pruned_tokens=dropped)
 
 
 def _ask(

@@ -7,9 +7,11 @@ from edgeagent.agent.context_shift import shift
 from edgeagent.agent.layout import Layout
 from edgeagent.agent.prompting import compose
 from edgeagent.core.chat import Document, Message
+from edgeagent.core.generation import Pruning
 from edgeagent.core.memory import Embedder, MemoryHit
 from edgeagent.core.plan import Dropped, Moved, ReductionLevel, ReductionReport
 from edgeagent.execution.local import LocalModel
+from edgeagent.execution.pruning import WINDOW, num_droppable
 from edgeagent.model.reduction import Sentence, select, similarity
 from edgeagent.model.sentences import split_sentences
 
@@ -18,6 +20,16 @@ REDUCTION_FACTOR = 4
 CONVERSATION = "conversation"
 MIN_REDUCIBLE_TOKENS = 256
 """Less than this is not worth shortening."""
+MIN_PRUNED_TOKENS = 64
+"""Fewer positions are not worth a look at what is attended to: attention is over whole blocks of cells anyway."""
+PROMPT = "prompt"
+LEAST_ATTENDED = (
+    f"positions dropped from the cache after the prompt was read: its last {WINDOW} tokens attend to them least"
+)
+TEMPLATE_TOKENS = 16
+"""What templates and our own words put in front of the instructions, and behind the question, at most."""
+MAX_QUESTION_TOKENS = 256
+"""Of a longer question only so many tokens at its end are protected: then it is what is to be shortened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +40,7 @@ class Draft:
     turns: Sequence[Mapping[str, str]]
     tokens: tuple[int, ...]
     report: ReductionReport
+    pruning: Pruning | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +127,28 @@ async def draft_selected(material: Material, model: LocalModel, embedder: Embedd
         }
     )
     return Draft(ReductionLevel.L2, turns, tokens, report)
+
+
+async def draft_pruned(material: Material, model: LocalModel, whole: Draft) -> Draft | None:
+    """Level L5: the whole prompt, of whose positions a share is dropped once it was read. None if too few could go.
+
+    The instructions and the question stay.
+    """
+    num_tokens = len(whole.tokens)
+    instructions, question = await model.count([material.layout.stable, f"{material.question}{material.layout.block}"])
+    tail = min(question + TEMPLATE_TOKENS, MAX_QUESTION_TOKENS)
+    protected = [(num_tokens - tail, num_tokens)] + [(0, instructions + TEMPLATE_TOKENS)] * bool(instructions)
+    count = num_droppable(num_tokens, model.settings.prune_share, protected)
+    if count < MIN_PRUNED_TOKENS:
+        return None
+    report = whole.report.model_copy(
+        update={
+            "level": ReductionLevel.L5,
+            "tokens_kept": whole.report.tokens_kept - count,
+            "dropped": (*whole.report.dropped, Dropped(source=PROMPT, tokens=count, reason=LEAST_ATTENDED)),
+        }
+    )
+    return replace(whole, level=ReductionLevel.L5, report=report, pruning=Pruning(count, tuple(protected)))
 
 
 def _dropped(gone: Gone | None, num_tokens: int) -> tuple[Dropped, ...]:

@@ -54,6 +54,7 @@ class Run:
             sampling=request.sampling.model_copy(update={"grammar": grammar or request.sampling.grammar}),
             max_tokens=tally.max_tokens,
             adapter=tally.adapter,
+            pruning=tally.draft.pruning,
         )
 
     async def events(self) -> AsyncGenerator[Event, None]:

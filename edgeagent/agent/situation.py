@@ -178,4 +178,5 @@ def _local(resident: Resident, facts: LoadedFacts) -> LocalOption:
         quality=resident.variant.quality.perplexity if resident.variant.quality else None,
         kv_bytes_per_token=_exchangeable_bytes(resident, facts),
         exact_key=facts.exact_key,
+        can_prune=facts.can_prune,
     )

@@ -104,6 +104,8 @@ class EngineConfig(Section):
     """Cache rows kept on disk, which outlive the daemon; 0: none."""
     room_wait_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """How long a request waits until models in use leave room for its own."""
+    prune_share: Annotated[float, Field(gt=0, le=0.9)] = 0.5
+    """Part of a prompt's positions that reduction L5 drops from the cache once the prompt was read."""
     speculation: Literal["auto", "off"] = "auto"
     """Guess tokens ahead where that pays and changes no bit of an answer."""
     drain_s: Annotated[float, Field(ge=0, le=600)] = 10.0

@@ -48,6 +48,21 @@ class Adapter:
     path: str
 
 
+Span = tuple[int, int]
+"""Positions `[begin, end)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """So many positions of the prompt are dropped from the cache once it was read, none of the `protected` ones.
+
+    Which ones follows from the prompt and the engine's settings alone. The answer is another one than without.
+    """
+
+    num_dropped: int
+    protected: tuple[Span, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """`(prompt, output so far, sampling)` for one variant: the unit of handover.
@@ -63,6 +78,7 @@ class Generation:
     max_tokens: int
     output: tuple[int, ...] = field(default=())
     adapter: Adapter | None = None
+    pruning: Pruning | None = None
 
     def extended(self, token: int) -> "Generation":
         return replace(self, output=(*self.output, token))

@@ -13,10 +13,14 @@ class PlanKind(StrEnum):
 
 
 class ReductionLevel(StrEnum):
-    """`L0` keeps every line, those that change last; `L2` selects sentences by relevance to the question."""
+    """`L0` keeps every line, those that change last; `L2` selects sentences by relevance to the question.
+
+    `L5` reads all, then drops what the end of the prompt attends to least from the cache; only where it was asked for.
+    """
 
     L0 = "L0"
     L2 = "L2"
+    L5 = "L5"
 
 
 class Value(BaseModel):

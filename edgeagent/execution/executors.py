@@ -8,7 +8,7 @@ from typing import Protocol
 from edgeagent.core.errors import PeerError
 from edgeagent.core.generation import Alternative, Generation, TokenStep
 from edgeagent.execution.admission import USUAL, Urgency
-from edgeagent.execution.local import Drafted, Evaluated, LocalModel, Reloaded
+from edgeagent.execution.local import Drafted, Evaluated, LocalModel, Pruned, Reloaded
 from edgeagent.execution.peers import Peers, until_accepted
 from edgeagent.execution.session import Session
 from edgeagent.wire.messages import Done, Failed, Open, Stop, Token, Turn, encode_tokens, encode_turns
@@ -33,7 +33,14 @@ class Traffic:
     accepted_tokens: int = 0
     """Of these, those that stood."""
     notes: list[str] = field(default_factory=list)
-    """Failures that did not stop the answer."""
+    """Failures that did not stop the answer, and what it cannot be compared with."""
+
+    def note_pruned(self, positions: int) -> None:
+        """Once, however many workers had to do it again."""
+        told = f"{positions} positions of the prompt were dropped from the cache"
+        note = f"{told}: this answer is outside every promise of identical ones"
+        if note not in self.notes:
+            self.notes.append(note)
 
 
 class Executor(Protocol):
@@ -67,6 +74,8 @@ class LocalExecutor:
                     self._traffic.accepted_tokens += event.accepted
                 elif isinstance(event, Evaluated) and event.reused is not None:
                     self._traffic.reused_tokens = event.reused
+                elif isinstance(event, Pruned):
+                    self._traffic.note_pruned(event.positions)
                 elif isinstance(event, Reloaded):
                     self._traffic.notes.append(f"the engine was lost and loaded again: {event.change}")
 

@@ -30,6 +30,8 @@ class LoadSettings:
     sequences: int = 1
     """Answers that may be under way together, each with `context_tokens`."""
     invariance: Invariance = field(default_factory=Invariance)
+    prune_share: float = 0.5
+    """Part of a prompt's positions that a pruned generation drops."""
     speculation: bool = True
     """Whether answers may be drafted ahead where `invariance` says that it changes no bit."""
     draft_path: str = ""
@@ -56,6 +58,8 @@ class LoadedFacts:
     has_template: bool
     exact_key: str
     """Two engines with one key compute the same bits."""
+    can_prune: bool = True
+    """Whether single positions may be dropped from its cache."""
     kv_planes: tuple[int, ...] = ()
     """Row bytes of K of every layer, then of V; they add up to `kv_bytes_per_token`."""
 
@@ -79,6 +83,7 @@ def facts_of(settings: LoadSettings, reply: Message) -> LoadedFacts:
         context_tokens=int(reply["context_tokens"]),
         kv_bytes_per_token=int(reply["kv_bytes_per_token"]),
         has_template=bool(reply["has_template"]),
+        can_prune=bool(reply["can_prune"]),
         kv_planes=tuple(int(size) for size in reply["kv_planes"]),
         exact_key=hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest(),
     )

@@ -28,6 +28,7 @@ __all__ = [
     "LoadSettings",
     "LoadedFacts",
     "LocalModel",
+    "Pruned",
     "Reloaded",
 ]
 
@@ -67,7 +68,14 @@ class Drafted:
     accepted: int
 
 
-EngineEvent = Evaluated | Exported | Reloaded | Drafted | TokenStep
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """So many positions of the prompt are gone from the cache, as the generation wanted."""
+
+    positions: int
+
+
+EngineEvent = Evaluated | Exported | Reloaded | Drafted | Pruned | TokenStep
 
 
 class LocalModel:
@@ -170,7 +178,8 @@ class LocalModel:
         keeping, output = self._keeping, list(generation.output)
         adapter = generation.adapter.sha256 if generation.adapter else ""
         try:
-            kept = await keeping.restore(worker, generation.prompt, output, adapter) if keeping else None
+            behind = () if generation.pruning else output  # what stands behind a pruned prompt was never kept
+            kept = await keeping.restore(worker, generation.prompt, behind, adapter) if keeping else None
             async with contextlib.aclosing(self._stream(worker, generation, urgency, export_kv, kept)) as stream:
                 async for event, bulk in stream:
                     if "token" in event:
@@ -183,6 +192,8 @@ class LocalModel:
                         yield Exported(event["cells"], bulk)
                     elif "evaluated" in event:
                         yield Evaluated(event["evaluated"], event.get("reused"))
+                    elif "pruned" in event:
+                        yield Pruned(event["pruned"])
                     elif keeping:
                         keeping.take(event, generation.prompt, output, adapter)
         finally:
@@ -201,6 +212,7 @@ class LocalModel:
             max_tokens=generation.max_tokens,
             export_kv=export_kv,
             keep_from=keep_from,
+            pruning=asdict(generation.pruning) if generation.pruning else None,
             **adapter_of(generation),
             **asdict(urgency),
         )

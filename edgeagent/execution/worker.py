@@ -116,6 +116,7 @@ def main(arguments: list[str]) -> None:
     """`worker ENGINE FD LIMITS` (what `WorkerLimits.encode` gives)."""
     name, descriptor, limits = arguments[0], int(arguments[1]), WorkerLimits.decode(arguments[2])
     _die_with_parent()
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's threads and the engine's would spin against each other
     os.environ["GGML_NO_BACKTRACE"] = "1"  # or an abort of llama.cpp first runs a debugger on this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the daemon, which then closes the channel
     missing = confine(limits)

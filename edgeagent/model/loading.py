@@ -91,5 +91,6 @@ def _settings(
         gpu_layers=placement.gpu_layers,
         experts_on_cpu=placement.experts_on_cpu,
         sequences=sequences,
+        prune_share=config.prune_share,
         speculation=config.speculation == "auto",
     )

@@ -60,6 +60,8 @@ class Work:
     prompt_tokens: int
     output_tokens: int
     reused_tokens: int = 0
+    pruned_tokens: int = 0
+    """Positions of the prompt that the answer does not attend to."""
 
     @property
     def new_tokens(self) -> int:
@@ -82,7 +84,7 @@ class Price:
 
 def price_local(work: Work, here: Speeds) -> Price:
     """Everything on this machine: prefill what is not cached, then decode."""
-    tpot_s = here.decode_s(work.prompt_tokens + work.output_tokens // 2)
+    tpot_s = here.decode_s(work.prompt_tokens - work.pruned_tokens + work.output_tokens // 2)
     ttft_s = here.prefill_s(work.new_tokens, work.reused_tokens) + tpot_s
     return Price(ttft_s, tpot_s, ttft_s + tpot_s * max(0, work.output_tokens - 1))
 

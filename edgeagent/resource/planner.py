@@ -12,6 +12,8 @@ HYSTERESIS = 0.05
 """A plan that needs a peer must be predicted to save at least this part of the local time: predictions err."""
 
 TOO_LONG = "fit the context"
+ONLY_ASKED = ReductionLevel.L5
+"""Chosen for nobody who did not ask for it: what it says is another answer, not the same one sooner."""
 
 Objective = Literal["latency", "energy", "quality"]
 
@@ -28,6 +30,7 @@ class LocalOption:
     quality: float | None
     kv_bytes_per_token: int
     exact_key: str = ""
+    can_prune: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ class PromptOption:
     level: ReductionLevel
     tokens: int
     reused_tokens: int = 0
+    pruned_tokens: int = 0
+    """Positions that are dropped from this machine's cache once the prompt was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,8 @@ def _local(ask: Ask, prompt: PromptOption, situation: Situation) -> Candidate:
     price = price_local(_work(ask, prompt), local.speeds)
     candidate = _candidate(PlanKind.LOCAL, prompt, price, local.model, local.variant, quality=local.quality)
     candidate = candidate.model_copy(update={"memory_bytes": local.memory_bytes, "warm_tokens": prompt.reused_tokens})
+    if prompt.pruned_tokens and not local.can_prune:
+        return _rejected(candidate, "this model's cache has a sliding window, and its positions cannot be dropped")
     return _judged(candidate, ask, prompt, situation.rules, local.context_tokens)
 
 
@@ -157,7 +164,7 @@ def _prefill(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situat
 
 
 def _work(ask: Ask, prompt: PromptOption) -> Work:
-    return Work(prompt.tokens, ask.expected_tokens, prompt.reused_tokens)
+    return Work(prompt.tokens, ask.expected_tokens, prompt.reused_tokens, prompt.pruned_tokens)
 
 
 def _candidate(
@@ -201,6 +208,7 @@ def _judged(
         (candidate.plan not in rules.plans, "the policy does not allow this plan"),
         (peer is not None and not rules.text_may_leave, "the policy keeps text on this machine"),
         (peer is not None and ask.adapter is not None, f"the adapter '{ask.adapter}' is on this machine only"),
+        (peer is not None and prompt.pruned_tokens > 0, "positions are dropped from this machine's own cache only"),
         (peer is not None and peer.is_broken, "this peer failed a moment ago"),
         (needed > context_tokens, f"{needed} tokens with the answer, where {context_tokens} {TOO_LONG}"),
         (
@@ -224,7 +232,9 @@ def _rejected(candidate: Candidate, reason: str) -> Candidate:
 
 
 def _is_wanted(candidate: Candidate, ask: Ask) -> bool:
-    return ask.plan in (None, candidate.plan) and ask.level in (None, candidate.reduction)
+    return ask.plan in (None, candidate.plan) and (
+        candidate.reduction is ask.level or (ask.level is None and candidate.reduction is not ONLY_ASKED)
+    )
 
 
 def _best(candidates: Sequence[Candidate], ask: Ask, rules: Rules) -> Candidate:
@@ -259,7 +269,7 @@ def _nothing_left(ask: Ask, candidates: Sequence[Candidate]) -> NoPlanError | Co
 
 
 def _why(chosen: Candidate, free: Sequence[Candidate], ask: Ask, rules: Rules) -> str:
-    own = _best(free, ask, rules)
+    own = _best([c for c in free if c.reduction is not ONLY_ASKED] or free, ask, rules)
     requested = [f"plan {ask.plan}"] * (ask.plan is not None) + [f"reduction {ask.level}"] * (ask.level is not None)
     reason = f"{_name(own)}: {_reason(own, free, rules)}"
     if not requested:

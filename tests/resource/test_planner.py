@@ -138,6 +138,32 @@ def test_deadline_that_nothing_meets_is_refused_with_reasons() -> None:
         decide(ask(deadline_s=0.1), Situation(LOCAL, [PEER]))
 
 
+@given(situations, st.integers(200, 4000), st.floats(0.001, 100))
+def test_pruning_is_for_those_who_ask_for_it_and_stays_on_this_machine(
+    situation: Situation, tokens: int, target_s: float
+) -> None:
+    pruned = PromptOption(ReductionLevel.L5, tokens, pruned_tokens=tokens // 2)
+    both = [PromptOption(ReductionLevel.L0, tokens), pruned]
+    situation = replace(situation, rules=Rules(latency_target_s=target_s))
+    assert decide(ask(prompts=both), situation).chosen.reduction is ReductionLevel.L0
+    decision = decide(ask(prompts=both, level=ReductionLevel.L5), situation)
+    assert (decision.chosen.reduction, decision.chosen.plan) == (ReductionLevel.L5, PlanKind.LOCAL)
+    assert "would have chosen" in decision.why
+    assert "after reduction L5" not in decision.why
+    with pytest.raises(NoPlanError, match=r"own cache only|moment ago"):
+        decide(ask(prompts=both, level=ReductionLevel.L5, plan=PlanKind.REMOTE), situation)
+    windowed = replace(situation, local=replace(situation.local, can_prune=False))
+    with pytest.raises(NoPlanError, match="sliding window"):
+        decide(ask(prompts=both, level=ReductionLevel.L5), windowed)
+
+
+def test_pruned_prompt_is_read_whole_and_decoded_behind_fewer_positions() -> None:
+    speeds = Speeds(1000, 100, 1e-7, 1e-6)
+    whole, pruned = (price_local(Work(2000, 100, pruned_tokens=n), speeds) for n in (0, 1000))
+    assert whole.tpot_s - pruned.tpot_s == pytest.approx(1000 * 1e-6)
+    assert whole.ttft_s - whole.tpot_s == pytest.approx(pruned.ttft_s - pruned.tpot_s)
+
+
 @given(situations, st.integers(1, 4000))
 def test_adapter_stays_on_this_machine(situation: Situation, tokens: int) -> None:
     decision = decide(ask(tokens, adapter="brief"), situation)

@@ -38,10 +38,14 @@ class Adapters:
         """From the next batch on. llama.cpp plans its graphs anew for it, so each change costs time."""
         if key == self._applied:
             return
+        self.apply_to(self._context, key)
+        self._applied = key
+
+    def apply_to(self, context: object, key: str) -> None:
+        """The same for another context of the model."""
         lib, count = llama(), int(bool(key))
         handles = (lib.llama_adapter_lora_p_ctypes * count)(*([self._loaded[key]] if key else []))
-        lib.llama_set_adapters_lora(self._context, handles, count, (ctypes.c_float * count)(*([1.0] * count)))
-        self._applied = key
+        lib.llama_set_adapters_lora(context, handles, count, (ctypes.c_float * count)(*([1.0] * count)))
 
     def _read(self, path: str) -> object:
         if not Path(path).is_file():

@@ -149,6 +149,7 @@ class LlamaEngine:
             has_template=model.chat_template is not None,
             kv_bytes_per_token=self._context.bytes_per_token,
             kv_planes=self._context.planes,
+            can_prune=not model.has_window,
             draft_fault=self._drafting.fault,
         )
 

@@ -8,6 +8,7 @@ from edgeagent.execution.llama import jobs
 from edgeagent.execution.llama.context import Context
 from edgeagent.execution.llama.drafting import Drafter, Drafting
 from edgeagent.execution.llama.jobs import Granted, Keeper, SharedSteps, Text, Want
+from edgeagent.execution.llama.pruned import fill_pruned, pruning_of
 from edgeagent.execution.llama.sampler import Sampler
 from edgeagent.execution.llama.slots import Slot
 from edgeagent.execution.scheduler import Kind
@@ -18,24 +19,29 @@ LEAST_CHUNK = 8
 
 
 def generate(context: Context, slot: Slot, request: Request, text: Text, drafting: Drafting) -> SharedSteps:
-    """Op `generate {prompt, output, sampling, max_tokens, export_kv, keep_from, adapter, adapter_path, priority,
-    due_s}`: extend a Generation token by token.
+    """Op `generate {prompt, output, sampling, max_tokens, export_kv, keep_from, adapter, adapter_path, pruning,
+    priority, due_s}`: extend a Generation token by token.
 
     Events: `evaluated` after each piece, `cells` with the KV blocks as bulk (if asked, before the first token),
     `token` with its bytes as bulk (`logprob` and `top`, too, if asked; `drafted` and `accepted` with the last token
-    of a draft), `kept` (see `Keeper`). `max_tokens` counts the given output, too.
+    of a draft), `kept` (see `Keeper`), `pruned` (see `fill_pruned`). `max_tokens` counts the given output, too.
     """
     params = request.params
     prompt, output = text
-    drafting = Drafting() if slot.adapter else drafting  # how wide a batch may be was probed without any adapter
+    pruning = pruning_of(params)
+    if slot.adapter or pruning:  # how wide a batch may be was probed without either
+        drafting = Drafting()
     sampling = Sampling.model_validate(params["sampling"])
     sampler = Sampler(context, sampling, prompt)
-    keeper = Keeper(slot, request, params.get("keep_from"))
+    keeper = Keeper(slot, request, None if pruning else params.get("keep_from"))
     try:
         for token in output:
             sampler.accept(token)
-        spans = slot.canonical_spans(len(prompt), len(output))
-        row = yield from _watched(jobs.fill(slot, request, prompt + output, spans), drafting)
+        if pruning:
+            row = yield from fill_pruned(context, slot, request, (prompt, output), pruning)
+        else:
+            spans = slot.canonical_spans(len(prompt), len(output))
+            row = yield from _watched(jobs.fill(slot, request, prompt + output, spans), drafting)
         if params.get("export_kv"):
             request.event(jobs.export_blocks(context, slot, len(prompt)), cells=len(prompt))
         drafter = Drafter(drafting, prompt + output, len(prompt), sampling)

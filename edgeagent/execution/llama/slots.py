@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgeagent.core.errors import EngineError
+from edgeagent.core.generation import Span
 from edgeagent.execution import canonical
 from edgeagent.execution.llama import state as kv
 from edgeagent.execution.llama.library import llama
@@ -29,6 +30,8 @@ class Slot:
         self.spans: list[int] = []
         self.adapter = ""
         self.is_busy = False
+        self.is_pruned = False
+        """Cells are missing among those of `tokens`: nobody else can use what is left."""
         self.used = 0
         """The newest use of any slot has the highest number."""
         self._context = context
@@ -41,6 +44,8 @@ class Slot:
 
     def release(self) -> None:
         """What is in the cache stays, for whoever can use it."""
+        if self.is_pruned:
+            self._drop_cells()
         self.is_busy, self.used = False, next(_uses)
 
     def canonical_spans(self, num_prompt: int, num_output: int) -> list[int]:
@@ -49,7 +54,7 @@ class Slot:
 
     def reusable(self, tokens: Sequence[int], spans: Sequence[int], adapter: str = "") -> tuple[int, int]:
         """`(tokens, spans)` of the front of this cache that hold what evaluating `tokens` in `spans` would hold."""
-        if adapter != self.adapter:
+        if adapter != self.adapter or self.is_pruned:
             return 0, 0
         if not self._context.is_canonical(adapter):
             num_tokens, num_spans = canonical.common_prefix(self.tokens, tokens), 0
@@ -76,7 +81,22 @@ class Slot:
 
     def _drop_cells(self) -> None:
         llama().llama_memory_seq_rm(self._context.memory, self.number, -1, -1)
-        self.tokens, self.spans = [], []
+        self.tokens, self.spans, self.is_pruned = [], [], False
+
+    def prune(self, spans: Sequence[Span]) -> None:
+        """Drop the cells at these positions `[begin, end)`; tokens to come are numbered as if they were there.
+
+        What is left is packed: attention reads every cell up to the last one in use. Raises EngineError.
+        """
+        lib, memory = llama(), self._context.memory
+        for begin, end in spans:
+            if not lib.llama_memory_seq_rm(memory, self.number, begin, end):
+                self.clear()
+                raise EngineError("the cache of this model cannot be pruned; ask for another reduction")
+        self.is_pruned = True
+        left = self.state_bytes()
+        lib.llama_memory_seq_rm(memory, self.number, -1, -1)
+        self.set_state(left)
 
     def _truncate(self, num_tokens: int, num_spans: int) -> None:
         if num_tokens == len(self.tokens):
@@ -148,7 +168,7 @@ class Slot:
         self.set_state(kv.assemble(self._context.shape, parts))
         self.tokens, self.spans = list(tokens), list(spans)
 
-    def set_state(self, blob: bytearray) -> None:
+    def set_state(self, blob: bytearray | memoryview) -> None:
         """Replace the cache by bytes that llama.cpp wrote; `tokens` are the caller's to set. Raises EngineError."""
         raw = (ctypes.c_uint8 * len(blob)).from_buffer(blob)
         if llama().llama_state_seq_set_data(self._context.handle, raw, len(blob), self.number) != len(blob):

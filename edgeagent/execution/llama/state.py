@@ -82,6 +82,23 @@ def _parse(view: memoryview) -> SequenceState:
     return SequenceState(magic, sequence, streams, num_cells, planes)
 
 
+def single_stream(blob: memoryview) -> memoryview:
+    """One sequence's blob as a context of a single sequence reads it, whatever the layout of its rows: the counts of
+    other streams, which are 0, left out. The head is rewritten in place; the cells are not copied.
+
+    Raises EngineError where two streams have cells.
+    """
+    magic, sequence, streams = _HEAD.unpack_from(blob, 0)
+    ahead = 0
+    while ahead < streams - 1 and not _COUNT.unpack_from(blob, _HEAD.size + _COUNT.size * ahead)[0]:
+        ahead += 1
+    begin, end = _COUNT.size * ahead, len(blob) - _COUNT.size * (streams - 1 - ahead)
+    if any(blob[end:]):
+        raise EngineError("a KV state with cells in two streams is not one sequence's; this llama.cpp is unknown")
+    _HEAD.pack_into(blob, begin, magic, sequence, 1)
+    return blob[begin:end]
+
+
 def _parse_stream(view: memoryview, offset: int, num_cells: int) -> tuple[tuple[Plane, ...], int]:
     """The planes, and the offset behind them."""
     for _ in range(num_cells):

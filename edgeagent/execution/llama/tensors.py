@@ -7,6 +7,7 @@ the bindings); `Node` compares that layout with what the library's own accessors
 import ctypes
 import functools
 import math
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from edgeagent.execution.llama.library import llama
 FloatArray = npt.NDArray[np.float32]
 
 MAX_DIMS, MAX_SOURCES, MAX_NAME, OP_PARAM_BYTES = 4, 10, 64, 64
-F32, I32 = 0, 26
+F32, F16, Q4_0, Q8_0, I32 = 0, 1, 2, 8, 26
 """ggml type numbers (ggml.h, `enum ggml_type`)."""
+BLOCK = 32
+"""Values that share a scale in Q4_0 and Q8_0 (ggml-common.h): an f16, then their nibbles or bytes."""
 
 
 class _GgmlTensor(ctypes.Structure):
@@ -79,6 +82,11 @@ class Node:
         """Four sizes, innermost first, as ggml counts them."""
         return tuple(self._tensor.ne)
 
+    @property
+    def float_parameters(self) -> tuple[float, ...]:
+        """The operation's parameters, those that are f32 among them."""
+        return struct.unpack(f"<{OP_PARAM_BYTES // 4}f", bytes(self._tensor.op_params))
+
     def source(self, index: int) -> "Node":
         return Node(int(self._tensor.src[index]))
 
@@ -104,3 +112,27 @@ class Node:
         _ggml().ggml_backend_tensor_get(self._address, raw.ctypes.data, 0, size)
         shape, strides = self.shape[::-1], tuple(self._tensor.nb)[::-1]
         return np.ndarray(shape, np.int32, raw.data, 0, strides)
+
+    def read_cells(self) -> FloatArray:
+        """A copy of its values as f32, of whichever type a KV cache may have."""
+        size, shape, strides = int(_ggml().ggml_nbytes(self._address)), self.shape[::-1], tuple(self._tensor.nb)[::-1]
+        raw = np.empty(size, np.uint8)
+        _ggml().ggml_backend_tensor_get(self._address, raw.ctypes.data, 0, size)
+        if self.type in (F32, F16):
+            return np.ndarray(shape, np.float32 if self.type == F32 else np.float16, raw.data, 0, strides).astype(
+                np.float32
+            )
+        if self.type not in (Q4_0, Q8_0):
+            raise EngineError(f"tensor {self.name} has the unexpected type {self.type}; report this model")
+        blocks = (*shape[:-1], shape[-1] // BLOCK, strides[-1])
+        return _dequantized(np.ndarray(blocks, np.uint8, raw.data, 0, (*strides, 1)), self.type).reshape(shape)
+
+
+def _dequantized(blocks: npt.NDArray[np.uint8], ggml_type: int) -> FloatArray:
+    """Values of whole blocks, which are innermost (ggml-quants.c, `dequantize_row_q8_0` and `_q4_0`)."""
+    blocks = np.ascontiguousarray(blocks)
+    scales = blocks[..., :2].view(np.float16).astype(np.float32)
+    if ggml_type == Q8_0:
+        return blocks[..., 2:].view(np.int8) * scales
+    nibbles = np.concatenate([blocks[..., 2:] & 15, blocks[..., 2:] >> 4], axis=-1)
+    return (nibbles.astype(np.float32) - 8) * scales

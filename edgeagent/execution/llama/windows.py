@@ -1,14 +1,14 @@
 """Evaluates windows of text, each from an empty cache: for what is measured rather than generated."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from edgeagent.core.errors import EngineError, OutOfMemoryError, RequestError
 from edgeagent.execution.llama.library import KV_TYPES, llama
 from edgeagent.execution.llama.model import Model
-from edgeagent.execution.llama.tensors import FloatArray, Node
+from edgeagent.execution.llama.observing import Guard, Observer
+from edgeagent.execution.llama.tensors import FloatArray
 
 MAX_BATCH_TOKENS, MIN_BATCH_TOKENS = 512, 16
 """512 is llama.cpp's own physical batch; importance matrices leave out batches of fewer than 16."""
@@ -16,17 +16,6 @@ MAX_LOGIT_BYTES = 128 * 2**20
 """Bounds a batch: logits of 512 tokens over a vocabulary of 262,144 would take 512 MiB."""
 TEXT_BYTES_PER_TOKEN = 64
 """So much text is tokenized for each token that is wanted; English has about 4 bytes a token."""
-
-
-class Observer(Protocol):
-    """Sees every node of a batch's graph before (`wants`) and, if it wanted so, after it is computed (`take`)."""
-
-    def begin(self) -> None:
-        """A batch begins: its nodes follow, in order."""
-
-    def wants(self, node: Node) -> bool: ...
-
-    def take(self, node: Node) -> None: ...
 
 
 def batch_tokens(window_tokens: int, num_vocab: int) -> int:
@@ -72,7 +61,7 @@ class Windows:
         self._num_vocab = model.num_vocab
         self._batch_tokens = batch_tokens(window_tokens, model.num_vocab)
         self._observer = observer
-        self._failure: BaseException | None = None
+        self._guard = Guard(observer) if observer else None
         params = lib.llama_context_default_params()
         params.n_ctx = window_tokens
         params.n_batch = params.n_ubatch = self._batch_tokens
@@ -81,36 +70,13 @@ class Windows:
         params.flash_attn_type = int(flash_attention)
         params.type_k = params.type_v = KV_TYPES["f16"]
         params.no_perf = True
-        if observer:
-            # llama.cpp does not hold on to it: it must live as long as the context
-            self._callback = lib.ggml_backend_sched_eval_callback(self._guarded(observer))
-            params.cb_eval = self._callback
+        if self._guard:
+            params.cb_eval = self._guard.pointer
         self._handle = lib.llama_init_from_model(model.handle, params)
         if not self._handle:
             raise OutOfMemoryError(f"no memory for a window of {window_tokens} tokens; use a smaller one")
         self._memory = lib.llama_get_memory(self._handle)
         self._batch = lib.llama_batch_init(self._batch_tokens, 0, 1)
-
-    def _guarded(self, observer: Observer) -> Callable[[int, bool, object], bool]:
-        """What C calls: no exception may cross it, so the first is kept, and the graph stopped."""
-        is_checked = False
-
-        def call(address: int, ask: bool, _user_data: object) -> bool:
-            nonlocal is_checked
-            try:
-                node = Node(address)
-                if not is_checked:
-                    node.check_layout()
-                    is_checked = True
-                if ask:
-                    return self._failure is None and observer.wants(node)
-                observer.take(node)
-            except BaseException as error:  # noqa: BLE001  (raised again as soon as C has returned)
-                self._failure = self._failure or error
-                return False
-            return True
-
-        return call
 
     def evaluate(self, tokens: Sequence[int], first_output: int = 0) -> Iterator[FloatArray]:
         """Evaluate a window; after each batch, the logits of its tokens from `first_output` on.
@@ -136,8 +102,8 @@ class Windows:
         if self._observer:
             self._observer.begin()
         status = llama().llama_decode(self._handle, batch)
-        if self._failure is not None:
-            raise self._failure
+        if self._guard:
+            self._guard.check()
         if status != 0:
             raise EngineError(f"llama.cpp could not evaluate {len(tokens)} tokens (status {status}); try again")
 
