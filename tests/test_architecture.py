@@ -12,7 +12,19 @@ from edgeagent.core.errors import EdgeAgentError
 
 ROOT = Path(__file__).parent.parent
 HEAVY = frozenset(
-    {"ai_edge_litert", "aiohttp", "apsw", "gguf", "llama_cpp", "mcp", "numpy", "onnxruntime", "rich", "tokenizers"}
+    {
+        "ai_edge_litert",
+        "aiohttp",
+        "apsw",
+        "cryptography",
+        "gguf",
+        "llama_cpp",
+        "mcp",
+        "numpy",
+        "onnxruntime",
+        "rich",
+        "tokenizers",
+    }
 )
 MAX_HELP_CPU_S = 0.4
 """The one time that a test asserts: CPU time of `--help`, the best of three."""

@@ -132,6 +132,18 @@ class WireError(PeerError):
     code = "protocol_error"
 
 
+class ProtocolError(WireError):
+    """A sealed frame, an opening or a signed document is not what it claims; which part is wrong is not told."""
+
+    code = "not_authentic"
+
+
+class TrustError(EdgeAgentError):
+    """A key, credential or fleet file is missing, damaged, readable by others, or does not allow this."""
+
+    code = "trust_error"
+
+
 class NoPlanError(EdgeAgentError):
     """Every candidate plan was rejected; the message lists why."""
 
