@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from edgeagent.core.errors import TrustError
 
-MAX_FILE_BYTES = 4 * 2**20
+MAX_FILE_BYTES = 16 * 2**20
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -79,12 +79,15 @@ def locked(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _draft(path: Path, document: BaseModel) -> Iterator[Path]:
     """The document in a new file beside `path`, which is gone afterwards unless it was renamed."""
+    data = document.model_dump_json(indent=2).encode() + b"\n"
+    if len(data) > MAX_FILE_BYTES:
+        raise TrustError(f"{path} would be over {MAX_FILE_BYTES} bytes, more than is read again; make a new fleet")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(document.model_dump_json(indent=2).encode() + b"\n")
+            file.write(data)
             file.flush()
             os.fsync(descriptor)
         yield draft
