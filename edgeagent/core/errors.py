@@ -133,9 +133,16 @@ class WireError(PeerError):
 
 
 class ProtocolError(WireError):
-    """A sealed frame, an opening or a signed document is not what it claims; which part is wrong is not told."""
+    """A sealed frame, an opening or a signed document is not what it claims.
+
+    The message is always the same, so that the sender learns nothing; `reason`, if there is one, is for the own log.
+    """
 
     code = "not_authentic"
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class TrustError(EdgeAgentError):

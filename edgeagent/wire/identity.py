@@ -5,7 +5,7 @@ import hashlib
 from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import BaseModel, ConfigDict
 
 from edgeagent.core.errors import ProtocolError
@@ -44,8 +44,8 @@ class PublicIdentity(BaseModel):
         return bytes.fromhex(self.signing_key)
 
     @property
-    def sealing(self) -> X25519PublicKey:
-        return X25519PublicKey.from_public_bytes(bytes.fromhex(self.sealing_key))
+    def sealing(self) -> bytes:
+        return bytes.fromhex(self.sealing_key)
 
 
 class SecretIdentity(Document):

@@ -42,7 +42,10 @@ class Purpose(StrEnum):
     CREDENTIAL = "credential"
     REVOCATIONS = "revocations"
     OPENING = "opening"
+    OPENING_SEAL = "opening seal"
     ANSWER = "answer"
+    ANSWER_SEAL = "answer seal"
+    SESSION_KEYS = "session keys"
 
 
 class Document(BaseModel):
