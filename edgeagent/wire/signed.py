@@ -46,6 +46,8 @@ class Purpose(StrEnum):
     ANSWER = "answer"
     ANSWER_SEAL = "answer seal"
     SESSION_KEYS = "session keys"
+    PAIRING = "pairing"
+    PAIRING_CHECK = "pairing check"
 
 
 class Document(BaseModel):
