@@ -19,7 +19,7 @@ from edgeagent.wire.credentials import (
     verify,
 )
 from edgeagent.wire.identity import Identity
-from edgeagent.wire.signed import MAX_BODY_BYTES, Purpose, Signed
+from edgeagent.wire.signed import MAX_BODY_BYTES, Purpose, Signed, sign
 
 FLEET, OTHER_FLEET = FleetKey(bytes([7] * 32)), FleetKey(bytes([8] * 32))
 KITCHEN, THIEF = Identity(bytes(32), bytes([1] * 32)), Identity(bytes([2] * 32), bytes([3] * 32))
@@ -112,8 +112,10 @@ def test_list_of_revocations_goes_forward_only() -> None:
 
 def test_list_of_another_fleet_is_refused() -> None:
     theirs = OTHER_FLEET.revocations(revocations(9, by=OTHER_FLEET))
-    with pytest.raises(ProtocolError):
-        newer(theirs, FLEET.public, revocations(1))
+    mislabelled = revocations(9, by=OTHER_FLEET)
+    for signed in (theirs, sign(FLEET._key, Purpose.REVOCATIONS, mislabelled)):
+        with pytest.raises(ProtocolError):
+            newer(signed, FLEET.public, revocations(1))
 
 
 def test_longest_list_is_read() -> None:

@@ -15,9 +15,9 @@ from edgeagent.core.errors import ProtocolError
 from edgeagent.wire.credentials import Revocations, Revoked
 from edgeagent.wire.frames import Kind
 from edgeagent.wire.identity import Identity
-from edgeagent.wire.opening import Answerer, Opening, Party, derive_keys
-from edgeagent.wire.sealing import Aead, Lane
-from edgeagent.wire.signed import NOT_AUTHENTIC, Purpose
+from edgeagent.wire.opening import Answerer, Opening, Party, _answer_info, _open, _opening_info, _seal, derive_keys
+from edgeagent.wire.sealing import ANSWER_KIND, Aead, Header, Lane
+from edgeagent.wire.signed import NOT_AUTHENTIC, Purpose, pack
 from tests.wire.parties import (
     DEVICE,
     FLEET,
@@ -52,6 +52,7 @@ def refused(call: Callable[[], object]) -> str:
 def test_both_ends_read_each_other_after_opening(aead: Aead) -> None:
     ends = opened(aead)
     assert ends.peer.open(ends.device.seal(Kind.MESSAGE, b"hello")).payload == b"hello"
+    assert (ends.peer.has_received, ends.device.has_received) == (True, False)
     assert ends.device.open(ends.peer.seal(Kind.FRAGMENT, b"data", Lane.BLOCKS)).payload == b"data"
 
 
@@ -181,19 +182,20 @@ def test_revoked_end_gets_nothing(whose: Identity) -> None:
 )
 def test_answer_by_anyone_but_the_peer_that_was_asked_is_refused(theirs: Party) -> None:
     started = opening()
-    honest = answerer().answer(started.frame, "kitchen", NOW)
-    forged = honest.frame[: 28 + 80] + packed(theirs)
-    signature = theirs.identity.sign_bytes(Purpose.ANSWER, hashlib.sha256(started.frame).digest() + forged)
-    refused(lambda: started.finish(forged + signature, NOW))
+    digest, ephemeral = hashlib.sha256(started.frame).digest(), started.frame[28 + 27 : 28 + 59]
+    sealed = _seal(ephemeral, bytes(32), _answer_info(digest, theirs.identity.public.id))
+    forged = Header(ANSWER_KIND, SESSION).pack() + sealed + pack(theirs.credential)
+    refused(lambda: started.finish(forged + theirs.identity.sign_bytes(Purpose.ANSWER, digest + forged), NOW))
 
 
 def test_peer_that_is_not_asked_cannot_open_what_was_sealed_to_another() -> None:
-    refused(lambda: answerer(party(THIEF, "attic", "peer")).answer(opening().frame, "kitchen", NOW))
+    attic = answerer(party(THIEF, "attic", "peer"))
+    assert refused(lambda: attic.answer(opening().frame, "kitchen", NOW)).startswith("the opening is for another peer")
 
 
 def test_member_cannot_sign_another_members_secret_as_its_own() -> None:
     thief = party(THIEF, "hall", "device")
-    stolen = opening().frame[: 28 + 139] + packed(thief)
+    stolen = opening().frame[: 28 + 139] + pack(thief.credential)
     frame = stolen + THIEF.sign_bytes(Purpose.OPENING, stolen)
     refused(lambda: answerer().answer(frame, "hall", NOW))
 
@@ -238,15 +240,12 @@ def test_recorded_session_is_read_as_it_was(vector: dict[str, str]) -> None:
     started = opening(aead=aead)
     assert started.frame[28 + 139 : -64] == recorded["opening"][28 + 139 : -64]
     started.frame = recorded["opening"]
+    info = _opening_info(SESSION, KITCHEN.public.id, GARAGE.public.id)
+    assert _open(GARAGE.sealing, recorded["opening"][28 + 59 : 28 + 139], info) == started._secret
     device, _ = started.finish(recorded["answer"], NOW)
     for number, lane in enumerate((Lane.MESSAGES, Lane.MESSAGES, Lane.BLOCKS)):
         assert device.seal(Kind.MESSAGE, b"up %d" % number, lane) == recorded[f"up {number}"]
         assert device.open(recorded[f"down {number}"]).payload == b"down %d" % number
-
-
-def packed(theirs: Party) -> bytes:
-    body = theirs.credential.body.encode()
-    return len(body).to_bytes(2) + body + bytes.fromhex(theirs.credential.signature)
 
 
 @pytest.mark.long

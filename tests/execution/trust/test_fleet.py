@@ -168,3 +168,11 @@ def test_membership_that_does_not_fit_its_signatures_is_refused(kept: Path, kitc
     path.write_text(path.read_text().replace("kitchen", "kitschen"))
     with pytest.raises(TrustError, match="does not fit its own signatures"):
         load_membership(kitchen)
+
+
+def test_membership_beside_other_keys_is_refused(kept: Path, kitchen: Path) -> None:
+    enrolled(kept, kitchen)
+    (kitchen / IDENTITY_FILE).unlink()
+    load_or_make_identity(kitchen / IDENTITY_FILE)
+    with pytest.raises(TrustError, match="does not fit its own signatures"):
+        load_membership(kitchen)
