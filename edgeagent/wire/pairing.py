@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from edgeagent.core.errors import ProtocolError, RequestError
-from edgeagent.wire.credentials import Role, read_request, request
+from edgeagent.wire.credentials import read_request, request
 from edgeagent.wire.frames import SESSION_BYTES
 from edgeagent.wire.identity import Identity, PublicIdentity
 from edgeagent.wire.sealing import HEADER_BYTES, MAX_SEALED_PAYLOAD_BYTES, Header, read_header
@@ -89,10 +89,9 @@ class PairingCode:
 
 
 class Asked(Document):
-    """Who wants to be enrolled, under which name and in which role."""
+    """Who wants to be enrolled, under which name. What it may do is for the host to say."""
 
     name: Name
-    role: Role
     request: Signed
 
     def identity(self) -> PublicIdentity:
@@ -103,9 +102,9 @@ class Asked(Document):
 class Guest:
     """The side that typed the code: send `frame`, again if need be, then `finish` with the answer."""
 
-    def __init__(self, code: PairingCode, identity: Identity, name: str, role: Role, draw: Draw) -> None:
+    def __init__(self, code: PairingCode, identity: Identity, name: str, draw: Draw) -> None:
         self._code = code
-        asked = Asked(name=name, role=role, request=request(identity))
+        asked = Asked(name=name, request=request(identity))
         head = Header(REQUEST_KIND, code.topic).pack() + draw(SALT_BYTES)
         key = code.key(b"request", head[HEADER_BYTES:])
         self.frame = head + ChaCha20Poly1305(key).encrypt(_NONCE, asked.model_dump_json().encode(), head)

@@ -13,11 +13,11 @@ CODE = PairingCode(bytes(range(16)))
 
 
 def guest(code: PairingCode = CODE, seed: int = 1) -> Guest:
-    return Guest(code, KITCHEN, "kitchen", "device", drawn(seed))
+    return Guest(code, KITCHEN, "kitchen", drawn(seed))
 
 
 def bundle_of(asked: Asked, identity: PublicIdentity) -> bytes:
-    return f"{asked.name} {asked.role} {identity.id}".encode()
+    return f"{asked.name} {identity.id}".encode()
 
 
 def never(asked: Asked, identity: PublicIdentity) -> bytes:
@@ -27,7 +27,7 @@ def never(asked: Asked, identity: PublicIdentity) -> bytes:
 def test_guest_and_host_that_share_a_code_exchange_keys_and_bundle() -> None:
     asking = guest()
     answer = Host(CODE, 0).answer(asking.frame, VALID_S - 1, bundle_of)
-    assert asking.finish(answer) == f"kitchen device {KITCHEN.public.id}".encode()
+    assert asking.finish(answer) == f"kitchen {KITCHEN.public.id}".encode()
 
 
 def test_neither_frame_shows_names_or_keys() -> None:
@@ -134,7 +134,7 @@ def test_keys_that_did_not_sign_for_themselves_are_refused() -> None:
         def sign(self, *what: object) -> object:
             return THIEF.sign(*what)  # type: ignore[arg-type]
 
-    asking = Guest(CODE, Pretender(), "kitchen", "device", drawn(1))  # type: ignore[arg-type]
+    asking = Guest(CODE, Pretender(), "kitchen", drawn(1))  # type: ignore[arg-type]
     with pytest.raises(ProtocolError):
         Host(CODE, 0).answer(asking.frame, 0, never)
 

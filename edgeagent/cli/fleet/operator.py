@@ -59,7 +59,9 @@ def init(settings: Settings, *, as_json: bool) -> None:
 @click.option("--request", "asked", type=path_type, metavar="F", help="Keys of that machine, from `fleet request`.")
 @click.option("--plans", callback=_names, metavar="A,B", help="Plans it may take part in; without it all.")
 @click.option("--models", callback=_names, metavar="A,B", help="Models it may use or offer; without it all.")
-@click.option("--days", type=click.IntRange(1, MAX_DAYS), default=365, show_default=True, help="Until it expires.")
+@click.option(
+    "--days", type=click.IntRange(1, MAX_DAYS), default=fleets.USUAL_DAYS, show_default=True, help="Until it expires."
+)
 @click.option("--out", type=path_type, metavar="F", help="The bundle; without it NAME.ROLE.bundle.json.")
 @with_settings
 @json_option

@@ -16,6 +16,8 @@ from edgeagent.wire.signed import Hex32, Seconds, Signed
 
 FLEET_FILE = "fleet.json"
 DAY_S = 86_400
+USUAL_DAYS = 365
+"""A credential's time: nothing renews it by itself in this version."""
 SKEW_S = 300
 """A credential holds from a little before it was made, for clocks that are behind the operator's."""
 KEEP_EXPIRED_S = 30 * DAY_S
