@@ -44,6 +44,11 @@ def test_version_imports_neither_click_nor_pydantic(tmp_path: Path) -> None:
     assert imported_by(["--version"], tmp_path) & {"click", "pydantic", "asyncio"} == frozenset()
 
 
+def test_daemon_loads_cryptography_only_for_a_broker(tmp_path: Path) -> None:
+    program = "import sys, edgeagent.service; sys.exit('cryptography' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], env=environment(tmp_path), check=False).returncode == 0
+
+
 def test_help_costs_little_cpu_time(tmp_path: Path) -> None:
     assert min(cpu_seconds(["--help"], tmp_path) for _ in range(3)) < MAX_HELP_CPU_S
 
