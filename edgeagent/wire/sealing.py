@@ -17,6 +17,7 @@ frames arrive in order or again, so each lane has a window of its own.
 
 import enum
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -51,6 +52,12 @@ class Aead(enum.IntEnum):
 
     AES_256_GCM = 1
     CHACHA20_POLY1305 = 2
+
+
+def aead_for(cpu_flags: Collection[str]) -> Aead:
+    """By the flags of /proc/cpuinfo: AES where the processor has it and the multiplication that GCM needs."""
+    has_gcm = "aes" in cpu_flags and ("pclmulqdq" in cpu_flags or "pmull" in cpu_flags)
+    return Aead.AES_256_GCM if has_gcm else Aead.CHACHA20_POLY1305
 
 
 class Lane(enum.IntEnum):

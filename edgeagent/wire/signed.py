@@ -46,6 +46,7 @@ class Purpose(StrEnum):
     ANSWER = "answer"
     ANSWER_SEAL = "answer seal"
     SESSION_KEYS = "session keys"
+    ANNOUNCEMENT = "announcement"
     PAIRING = "pairing"
     PAIRING_CHECK = "pairing check"
 

@@ -17,6 +17,7 @@ from edgeagent.wire.sealing import (
     DirectionKey,
     Lane,
     ReplayWindow,
+    aead_for,
     read_header,
 )
 
@@ -153,6 +154,19 @@ def test_largest_fragment_fits_and_more_is_refused_when_sent() -> None:
     assert len(ours.seal(Kind.MESSAGE, bytes(MAX_SEALED_PAYLOAD_BYTES))) == MAX_FRAME_BYTES
     with pytest.raises(ProtocolError, match="send a block"):
         ours.seal(Kind.MESSAGE, bytes(MAX_SEALED_PAYLOAD_BYTES + 1))
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"fpu", "aes", "pclmulqdq"}, Aead.AES_256_GCM),
+        ({"asimd", "aes", "pmull"}, Aead.AES_256_GCM),
+        ({"fp", "asimd", "crc32"}, Aead.CHACHA20_POLY1305),  # a Raspberry Pi 4 has no AES instructions
+        ({"aes"}, Aead.CHACHA20_POLY1305),
+    ],
+)
+def test_aes_is_taken_where_the_processor_has_it(flags: set[str], expected: Aead) -> None:
+    assert aead_for(flags) is expected
 
 
 def refuse(end: Channel, data: bytes) -> None:

@@ -13,6 +13,7 @@ from edgeagent.execution.trust.files import locked, read_private, write_private
 from edgeagent.execution.trust.identity import load_identity, load_or_make_identity
 from edgeagent.wire.credentials import Credential, Refusal, Revocations, Role, newer, verify
 from edgeagent.wire.identity import Identity
+from edgeagent.wire.opening import Party
 from edgeagent.wire.signed import Hex32, Purpose, Signed, read
 
 IDENTITY_FILE = "identity.json"
@@ -45,6 +46,12 @@ class Membership:
     def verify(self, signed: Signed, clock_s: float, role: Role) -> Credential | Refusal:
         """Another's credential, judged by our fleet's key."""
         return verify(signed, self.fleet_key, self.revocations, self.now(clock_s), role)
+
+    def party(self, role: Role) -> Party:
+        """What opens sessions in that role. Raises TrustError when this machine was not enrolled for it."""
+        if role not in self.signed:
+            raise TrustError(f"this machine is not enrolled as a {role}; `edgeagent fleet enroll NAME --role {role}`")
+        return Party(self.identity, self.signed[role], self.fleet_key, self.revocations)
 
     def own(self, clock_s: float, role: Role) -> Credential | Refusal | None:
         """Our own in that role; None when we never had one."""

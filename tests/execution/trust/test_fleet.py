@@ -17,7 +17,10 @@ from edgeagent.execution.trust.membership import (
     take_revocations,
 )
 from edgeagent.wire.credentials import Credential, Refusal
+from edgeagent.wire.frames import Kind
 from edgeagent.wire.identity import Identity
+from edgeagent.wire.opening import Answerer, Opening
+from edgeagent.wire.sealing import Aead
 
 NOW = 1_800_000_000
 
@@ -176,3 +179,18 @@ def test_membership_beside_other_keys_is_refused(kept: Path, kitchen: Path) -> N
     load_or_make_identity(kitchen / IDENTITY_FILE)
     with pytest.raises(TrustError, match="does not fit its own signatures"):
         load_membership(kitchen)
+
+
+def test_members_open_a_session_with_what_is_in_their_files(kept: Path, kitchen: Path, tmp_path: Path) -> None:
+    enrolled(kept, kitchen)
+    bundle, peer = enroll(kept, "garage", "peer", NOW, 1)
+    join(tmp_path / "garage", bundle, NOW)
+    device, garage = load_membership(kitchen), load_membership(tmp_path / "garage")
+    assert device is not None
+    assert garage is not None
+    opening = Opening(device.party("device"), peer, bytes(16), Aead.AES_256_GCM, secrets.token_bytes)
+    answered = Answerer(garage.party("peer"), secrets.token_bytes).answer(opening.frame, "kitchen", garage.now(NOW))
+    channel, _ = opening.finish(answered.frame, device.now(NOW))
+    assert answered.channel.open(channel.seal(Kind.MESSAGE, b"hello")).payload == b"hello"
+    with pytest.raises(TrustError, match="not enrolled as a peer"):
+        device.party("peer")
