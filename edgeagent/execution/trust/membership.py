@@ -130,7 +130,6 @@ def _admitted(
 ) -> tuple[MembershipFile, Credential]:
     key = bytes.fromhex(bundle.fleet_key)
     revocations = _newer(bundle.revocations, key, old.revocations if old else None)
-    is_newer = old is None or revocations != old.revocations
     now = max(int(clock_s), revocations.issued)
     for role in get_args(Role):
         found = verify(bundle.credential, key, revocations, now, role)
@@ -149,7 +148,7 @@ def _admitted(
     if old and any(c.name != found.name for c in old.credentials.values()):
         raise TrustError(f"the bundle is for '{found.name}', another name than this machine's; join with --replace")
     credentials = {**(old.signed if old else {}), found.role: bundle.credential}
-    signed = bundle.revocations if is_newer or old is None else old.signed_revocations
+    signed = old.signed_revocations if old and revocations == old.revocations else bundle.revocations
     return MembershipFile(fleet_key=bundle.fleet_key, credentials=credentials, revocations=signed), found
 
 

@@ -61,6 +61,7 @@ def test_revoked_member_is_refused_by_whoever_has_the_list(kept: Path, kitchen: 
     told = load_membership(kitchen)
     assert told is not None
     assert told.verify(theirs.signed["device"], NOW, "device") is Refusal.REVOKED
+    assert isinstance(told.own(NOW, "device"), Credential)
     assert take_revocations(tmp_path / "hall", signed).own(NOW, "device") is Refusal.REVOKED
 
 
@@ -71,6 +72,18 @@ def test_older_list_does_not_take_back_a_newer_one(kept: Path, kitchen: Path, tm
     enrolled(kept, tmp_path / "hall", "hall")
     newest, _ = revoke(kept, "hall", NOW)
     assert take_revocations(kitchen, newest).revocations == take_revocations(kitchen, older).revocations
+
+
+def test_bundle_with_an_older_list_does_not_take_back_a_newer_one(kept: Path, kitchen: Path, tmp_path: Path) -> None:
+    mine = enrolled(kept, kitchen).identity.public
+    older, _ = enroll(kept, "kitchen", "device", NOW, 2, asked_by=mine)
+    enrolled(kept, tmp_path / "hall", "hall")
+    newer, _ = revoke(kept, "hall", NOW)
+    number = take_revocations(kitchen, newer).revocations.number
+    assert join(kitchen, older, NOW)[0].revocations.number == number
+    told = load_membership(kitchen)
+    assert told is not None
+    assert told.revocations.number == number
 
 
 def test_fleet_restored_from_an_old_copy_still_counts_upwards(kept: Path, kitchen: Path) -> None:
