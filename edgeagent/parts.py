@@ -158,9 +158,14 @@ def device_id(settings: Settings) -> str:
     with contextlib.suppress(OSError):
         return path.read_text(encoding="ascii").strip()
     made = f"edge-{secrets.token_hex(4)}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(made, encoding="ascii")
+    take_device_id(settings, made)
     return made
+
+
+def take_device_id(settings: Settings, name: str) -> None:
+    """Be called that from now on, where the settings say nothing."""
+    settings.paths.state.mkdir(parents=True, exist_ok=True)
+    (settings.paths.state / "device_id").write_text(name, encoding="ascii")
 
 
 def governor_limits(settings: Settings) -> GovernorLimits:

@@ -32,6 +32,16 @@ class Paths:
     def profile(self) -> Path:
         return self.state / "profile.json"
 
+    @property
+    def trust(self) -> Path:
+        """This machine's identity and membership."""
+        return self.state / "trust"
+
+    @property
+    def fleet(self) -> Path:
+        """The fleet that an operator keeps here."""
+        return self.state / "fleet"
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

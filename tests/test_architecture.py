@@ -12,7 +12,19 @@ from edgeagent.core.errors import EdgeAgentError
 
 ROOT = Path(__file__).parent.parent
 HEAVY = frozenset(
-    {"ai_edge_litert", "aiohttp", "apsw", "gguf", "llama_cpp", "mcp", "numpy", "onnxruntime", "rich", "tokenizers"}
+    {
+        "ai_edge_litert",
+        "aiohttp",
+        "apsw",
+        "cryptography",
+        "gguf",
+        "llama_cpp",
+        "mcp",
+        "numpy",
+        "onnxruntime",
+        "rich",
+        "tokenizers",
+    }
 )
 MAX_HELP_CPU_S = 0.4
 """The one time that a test asserts: CPU time of `--help`, the best of three."""
@@ -30,6 +42,11 @@ def test_light_command_imports_nothing_heavy(arguments: list[str], tmp_path: Pat
 
 def test_version_imports_neither_click_nor_pydantic(tmp_path: Path) -> None:
     assert imported_by(["--version"], tmp_path) & {"click", "pydantic", "asyncio"} == frozenset()
+
+
+def test_daemon_loads_cryptography_only_for_a_broker(tmp_path: Path) -> None:
+    program = "import sys, edgeagent.service; sys.exit('cryptography' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], env=environment(tmp_path), check=False).returncode == 0
 
 
 def test_help_costs_little_cpu_time(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "perceive": LazyCommand("edgeagent.cli.perceive:perceive", "Hear and see: speech, wake words, faces."),
     "serve": LazyCommand("edgeagent.cli.serve:serve", "Run the daemon: HTTP API, page, MQTT."),
     "peer": LazyCommand("edgeagent.cli.peer:peer", "Offer this machine's compute to others over MQTT."),
+    "fleet": LazyCommand("edgeagent.cli.fleet:fleet", "Enrol devices and peers, and take that back."),
     "config": LazyCommand("edgeagent.cli.config:config", "Show the settings and where each came from."),
 }
 

@@ -132,6 +132,25 @@ class WireError(PeerError):
     code = "protocol_error"
 
 
+class ProtocolError(WireError):
+    """A sealed frame, an opening or a signed document is not what it claims.
+
+    The message is always the same, so that the sender learns nothing; `reason`, if there is one, is for the own log.
+    """
+
+    code = "not_authentic"
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class TrustError(EdgeAgentError):
+    """A key, credential or fleet file is missing, damaged, readable by others, or does not allow this."""
+
+    code = "trust_error"
+
+
 class NoPlanError(EdgeAgentError):
     """Every candidate plan was rejected; the message lists why."""
 

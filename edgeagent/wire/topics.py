@@ -38,6 +38,13 @@ class Topics:
         """Blocks to a device: another connection carries them, so that tokens never queue behind them."""
         return f"{self.prefix}/devices/{_checked(device)}/in/bulk"
 
+    def pairing_request(self, code_topic: bytes) -> str:
+        """From who typed a code to who shows it; the topic is the code's, and nobody guesses it."""
+        return f"{self.prefix}/pairing/{code_topic.hex()}/request"
+
+    def pairing_answer(self, code_topic: bytes) -> str:
+        return f"{self.prefix}/pairing/{code_topic.hex()}/answer"
+
     def last_id(self, topic: str) -> str:
         """The device at the end of a `to_peer` topic, or the peer in a status topic."""
         levels = topic.removeprefix(self.prefix + "/").split("/")
