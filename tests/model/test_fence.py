@@ -51,7 +51,7 @@ def test_embedded_model_lives_within_its_fence(smollm2: StoredVariant, context: 
     assert limits.data_bytes < load_of(smollm2, context, threads).forecast_bytes + 400 * MIB
 
 
-@pytest.mark.parametrize("data_mib", [20, 60, 95, 112, 130, 170, 200])
+@pytest.mark.parametrize("data_mib", [20, 60, 95, 112, 130, 150, 170])
 def test_worker_that_finds_no_memory_says_so_wherever_it_was(smollm2: StoredVariant, data_mib: int) -> None:
     """While Python starts, while libraries are mapped, while the vocabulary, a graph or a context is made."""
     name, worker = asyncio.run(ends_as(smollm2.path, WorkerLimits(data_bytes=data_mib * MIB), 2, 4096))
