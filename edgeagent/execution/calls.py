@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 
 from edgeagent.core import errors
 from edgeagent.core.errors import EdgeAgentError, EngineError
-from edgeagent.execution.channel import FILES, Message
-
-Received = tuple[Message, bytes]
+from edgeagent.execution.channel import FILES, Message, Received
 
 
 @dataclass(slots=True)

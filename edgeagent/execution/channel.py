@@ -18,6 +18,8 @@ from typing import Any
 
 Message = dict[str, Any]
 """JSON between two halves of this program; each end validates what it uses."""
+Received = tuple[Message, bytes]
+"""A message and its bulk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +41,6 @@ _SPILLED = "~json_bytes"
 _NUM_FILES = "~files"
 _TOGETHER = "~together"
 FILES = "files"
-
-
-Packed = tuple[Message, bytes]
 
 
 class ChannelClosedError(Exception):
@@ -68,7 +67,7 @@ def pack(message: Message, bulk: Buffers) -> tuple[bytes, list[int]]:
     return _HEAD.pack(len(text)) + text, [descriptor, *files]
 
 
-def unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
+def unpack(packet: bytes, descriptors: list[int]) -> Received:
     """The message and its bulk bytes (empty without). Closes the bulk's descriptor; files are the receiver's to close.
 
     Raises ChannelClosedError or ValueError for a packet that `pack` did not make; all descriptors are closed then.
@@ -81,7 +80,7 @@ def unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
         raise
 
 
-def _unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
+def _unpack(packet: bytes, descriptors: list[int]) -> Received:
     if len(packet) < _HEAD.size:
         raise ChannelClosedError(f"a packet of {len(packet)} bytes is none")
     end = _HEAD.size + _HEAD.unpack_from(packet)[0]
@@ -97,12 +96,12 @@ def _unpack(packet: bytes, descriptors: list[int]) -> tuple[Message, bytes]:
     return message, bulk
 
 
-def join(packets: Sequence[Packed]) -> Packed:
+def join(packets: Sequence[Received]) -> Received:
     """Several messages in one, for `parted`; files cannot be among their bulk."""
     return {_TOGETHER: [[message, len(bulk)] for message, bulk in packets]}, b"".join(bulk for _, bulk in packets)
 
 
-def parted(message: Message, bulk: bytes) -> list[Packed]:
+def parted(message: Message, bulk: bytes) -> list[Received]:
     """The messages that were joined in this one; itself when it is a single one. Raises ChannelClosedError."""
     if _TOGETHER not in message:
         return [(message, bulk)]
@@ -155,7 +154,7 @@ class Channel:
         self._socket = sock
         self._readable = select.poll()
         self._readable.register(sock, select.POLLIN)
-        self._held: list[Packed] = []
+        self._held: list[Received] = []
         self._sent_s = self._looked_s = 0.0
 
     def send(self, message: Message, bulk: Buffers = ()) -> None:
@@ -195,7 +194,7 @@ class Channel:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def receive(self, *, block: bool) -> tuple[Message, bytes] | None:
+    def receive(self, *, block: bool) -> Received | None:
         """The next message; None when there is none and `block` is false. Nothing is held back while it blocks."""
         if block:
             self.flush()

@@ -11,8 +11,7 @@ from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Alternative, Generation, TokenStep
 from edgeagent.core.invariance import Invariance
 from edgeagent.execution.admission import ANYONE, USUAL, Admission, Claim, Urgency
-from edgeagent.execution.calls import Received
-from edgeagent.execution.channel import Message
+from edgeagent.execution.channel import Message, Received
 from edgeagent.execution.confine import WorkerLimits
 from edgeagent.execution.keeping import Cells, Keeping
 from edgeagent.execution.kvstore.store import KvStore

@@ -89,7 +89,7 @@ class Scheduler:
             return self._decode(decodes)
         first = min(prompts, key=self._order)
         if not decodes:
-            return [Grant(first.number, first.span or min(first.num_tokens, self.chunk_tokens))]
+            return [Grant(first.number, self.whole(first.num_tokens, first.span))]
         if self._is_due(first):
             return [Grant(first.number, first.span or min(first.num_tokens, self.chunk_tokens, self.piece.rows))]
         return self._decode(decodes)
@@ -107,6 +107,10 @@ class Scheduler:
         elif self._decoded_s:
             self.piece.note(granted[prompt.number], seconds, STALL * self._decoded_s)
         self._decoded_s = 0.0
+
+    def whole(self, num_tokens: int, span: int | None) -> int:
+        """How many of these tokens go into a batch that nobody shares."""
+        return span or min(num_tokens, self.chunk_tokens)
 
     def _order(self, prompt: Want) -> tuple[int, float, int]:
         risen = int(self._passed_s.get(prompt.number, 0.0) / AGEING_S)

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from typing import Self
 
 from edgeagent.core.errors import EdgeAgentError, EngineLostError, OutOfMemoryError
-from edgeagent.execution.calls import Call, Received, close_files
+from edgeagent.execution.calls import Call, close_files
 from edgeagent.execution.channel import (
     FILES,
     MAX_DESCRIPTORS,
@@ -20,6 +20,7 @@ from edgeagent.execution.channel import (
     Buffers,
     ChannelClosedError,
     Message,
+    Received,
     pack,
     parted,
     unpack,

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeagent.core.errors import ProtocolError
+from edgeagent.wire.topics import ID_PATTERN
 
 Draw = Callable[[int], bytes]
 """That many random bytes, fit for keys."""
@@ -27,7 +28,8 @@ NOT_AUTHENTIC = "what came is not authentic or not of this protocol; both ends n
 
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+Name = Annotated[str, Field(pattern=f"^{ID_PATTERN}$")]
+"""It stands in topics."""
 Fingerprint = Annotated[str, Field(pattern=r"^[a-z2-7]{26}$")]
 Seconds = Annotated[int, Field(ge=0, le=2**40)]
 """Since 1970, UTC."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from edgeagent.core.errors import WireError
 
-_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+ID_PATTERN = r"[A-Za-z0-9_.-]{1,64}"
+_ID = re.compile(ID_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)

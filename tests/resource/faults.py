@@ -3,8 +3,7 @@
 import signal
 from collections.abc import Callable
 
-from edgeagent.execution.calls import Received
-from edgeagent.execution.channel import Buffers, Message
+from edgeagent.execution.channel import Buffers, Message, Received
 from edgeagent.execution.supervisor import STALL_S, Worker
 from edgeagent.resource.capability.trial import Limits, SpawnLimited, spawn_limited
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeagent.core.hardware import EngineFacts
-from edgeagent.execution.calls import Received
-from edgeagent.execution.channel import Buffers
+from edgeagent.execution.channel import Buffers, Received
 from edgeagent.execution.supervisor import STALL_S, Worker
 from edgeagent.resource.capability import (
     PREFERENCE,

@@ -10,8 +10,7 @@ import pytest
 
 from edgeagent.core.hardware import Cpu, EngineFacts, MemoryFacts, Profile, Rates, Storage, Verdict
 from edgeagent.core.invariance import EvaluationSettings, Invariance
-from edgeagent.execution.calls import Received
-from edgeagent.execution.channel import Buffers
+from edgeagent.execution.channel import Buffers, Received
 from edgeagent.execution.supervisor import STALL_S, Worker
 from edgeagent.resource.cache import load_profile
 from edgeagent.resource.calibration import Instruments

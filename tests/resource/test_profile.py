@@ -9,8 +9,7 @@ import pytest
 
 from edgeagent.core.errors import ConfigError
 from edgeagent.core.hardware import Profile, Rates
-from edgeagent.execution.calls import Received
-from edgeagent.execution.channel import Buffers
+from edgeagent.execution.channel import Buffers, Received
 from edgeagent.execution.supervisor import STALL_S, Worker
 from edgeagent.resource.cache import load_profile, save_profile
 from edgeagent.resource.calibration import Instruments

@@ -7,7 +7,6 @@ generations that are resumed from their journal at random tokens.
 
 import random
 import time
-from pathlib import Path
 
 import harness
 
@@ -99,8 +98,7 @@ class Exactness:
 
 def main() -> None:
     options = harness.options(__doc__)
-    folder = Path(harness.state_env()["EDGEAGENT_STATE"]) / "models" / harness.CHAT_MODEL
-    file = folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    file = harness.chat_model_file()
     model = Model(str(file), extra_buffers=True)
     text = (harness.ROOT / "LICENSE").read_text() + (harness.ROOT / "tools/data/house-notes.md").read_text()
     tokens = model.tokenize(text, add_special=False, parse_special=False)

@@ -8,7 +8,6 @@ is the process's CPU time: one thread computes, so on an idle machine it is the 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import harness
 
@@ -117,8 +116,7 @@ class Bench:
 
 def main() -> None:
     options = harness.options(__doc__)
-    folder = Path(harness.state_env()["EDGEAGENT_STATE"]) / "models" / harness.CHAT_MODEL
-    file = folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    file = harness.chat_model_file()
     started = time.monotonic()
     bench = Bench(Model(str(file), extra_buffers=True))
     bench.run(QUICK_ROUNDS if options.quick else ROUNDS)

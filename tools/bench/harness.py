@@ -92,6 +92,11 @@ def state_env() -> dict[str, str]:
     return env
 
 
+def chat_model_file() -> Path:
+    """The embedded chat model, fetched if need be."""
+    return Path(state_env()["EDGEAGENT_STATE"]) / "models" / CHAT_MODEL / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

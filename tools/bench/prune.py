@@ -6,7 +6,6 @@ positions that the prompt's end attends to least, and without as many at random 
 `decode_ratio` is CPU time of an answer token behind a whole prompt over that behind a pruned one, taken in turns.
 """
 
-import asyncio
 import os
 import random
 import sys
@@ -20,17 +19,12 @@ import numpy as np
 
 from edgeagent.core.generation import Span
 from edgeagent.execution import canonical
+from edgeagent.execution.llama import candidates
 from edgeagent.execution.llama.context import Context, ContextSettings
-from edgeagent.execution.llama.library import llama
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.slots import Slot
 from edgeagent.execution.llama.watch import attention_of
 from edgeagent.execution.pruning import WINDOW, num_droppable, weakest
-from edgeagent.model.fetch import SourceFetcher
-from edgeagent.model.fetch_url import UrlFetcher
-from edgeagent.model.fetch_wheel import WheelFetcher
-from edgeagent.model.registry import Registry
-from edgeagent.model.store import ModelStore
 
 SHARE = 0.5
 CHUNK, ANSWER_TOKENS, TIMED_TOKENS, ROUNDS = 64, 14, 16, 4
@@ -59,8 +53,7 @@ class Bench:
             self.slot.evaluate(tokens[done : done + length])
 
     def logits(self) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
-        raw = llama().llama_get_logits_ith(self.context.handle, -1)
-        return np.ctypeslib.as_array(raw, (self.context.model.num_vocab,)).copy()
+        return candidates.logits(self.context).copy()
 
     def restore(self, tokens: Sequence[int], state: bytes, gone: Sequence[Span]) -> None:
         self.slot.clear()
@@ -148,19 +141,12 @@ def prompts(model: Model, count: int, draw: random.Random) -> Iterator[tuple[lis
         yield model.tokenize(chat, add_special=False, parse_special=True), code
 
 
-def model_path() -> str:
-    registry = Registry.load(harness.ROOT / "models")
-    folder = Path(os.environ.get("EDGEAGENT_STATE") or harness.ROOT / ".state") / "models"
-    store = ModelStore(folder, registry, SourceFetcher(WheelFetcher({}), UrlFetcher()))
-    return str(asyncio.run(store.ensure(harness.CHAT_MODEL)).path)
-
-
 def main() -> None:
     options = harness.options(__doc__)
     if os.environ.get(BLAS) != "1":  # as in a worker; numpy, which is loaded already, reads it only once
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {BLAS: "1"})  # noqa: S606
     started, draw = time.monotonic(), random.Random(SEED)
-    model = Model(model_path(), extra_buffers=False)
+    model = Model(str(harness.chat_model_file()), extra_buffers=False)
     bench = Bench(Context(model, ContextSettings(3200, "q8_0", True, 1, CHUNK, is_free=True)))
     count, lengths = (8, LENGTHS[:2]) if options.quick else (24, LENGTHS)
     for number, (tokens, code) in enumerate(prompts(model, count, draw), 1):

@@ -245,8 +245,7 @@ def measure(path: Path, rounds: int, draft_path: str = "") -> tuple[dict[str, fl
 
 def main() -> None:
     options = harness.options(__doc__)
-    file = Path(harness.state_env()["EDGEAGENT_STATE"]) / "models" / harness.CHAT_MODEL
-    source = file / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    source = harness.chat_model_file()
     rounds, started = QUICK_ROUNDS if options.quick else ROUNDS, time.monotonic()
     figures, conditions = measure(source, rounds)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """`edgeagent fleet init`, `enroll`, `revoke`: what the holder of the fleet's key does."""
 
+import re
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from edgeagent.settings import Settings
 from edgeagent.wire.credentials import Role, read_request
 from edgeagent.wire.identity import PublicIdentity
 from edgeagent.wire.signed import Signed
+from edgeagent.wire.topics import ID_PATTERN
 
 MAX_DAYS = 3650
 
@@ -30,9 +32,7 @@ def _names(_: click.Context, option: click.Parameter, value: str | None) -> tupl
 
 
 def _named(_: click.Context, __: click.Parameter, value: str) -> str:
-    import re
-
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", value):
+    if not re.fullmatch(ID_PATTERN, value):
         raise click.BadParameter("use 1 to 64 of A-Z a-z 0-9 _ . -")
     return value
 
@@ -111,13 +111,13 @@ def revoke(settings: Settings, name: str, out: Path | None, *, as_json: bool) ->
     signed, credentials = fleets.revoke(settings.paths.fleet, name, int(time.time()))
     if out:
         write_new(out, RevocationsFile(revocations=signed))
-    _tell_this_machine(settings, signed)
-    file = fleets.Fleet.open(settings.paths.fleet).file
+    kept = fleets.Fleet.open(settings.paths.fleet)
+    _tell_this_machine(settings, kept, signed)
     if as_json:
         revoked = [facts(credential) for credential in credentials]
-        print_json({"revoked": revoked, "number": file.number, "list": str(out) if out else None})
+        print_json({"revoked": revoked, "number": kept.file.number, "list": str(out) if out else None})
         return
-    click.echo(f"{name}: {len(credentials)} revoked, list {file.number}" + (f" is in {out}" if out else ""))
+    click.echo(f"{name}: {len(credentials)} revoked, list {kept.file.number}" + (f" is in {out}" if out else ""))
 
 
 def _asked_by(path: Path) -> PublicIdentity:
@@ -127,8 +127,8 @@ def _asked_by(path: Path) -> PublicIdentity:
         raise TrustError(f"{path} is not signed by the keys in it; make it again with `fleet request`") from None
 
 
-def _tell_this_machine(settings: Settings, signed: Signed) -> None:
+def _tell_this_machine(settings: Settings, kept: fleets.Fleet, signed: Signed) -> None:
     """The operator's machine may be a member too."""
     membership = load_membership(settings.paths.trust)
-    if membership and membership.fleet_key == fleets.Fleet.open(settings.paths.fleet).key.public:
+    if membership and membership.fleet_key == kept.key.public:
         take_revocations(settings.paths.trust, signed)

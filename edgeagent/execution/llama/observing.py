@@ -1,7 +1,9 @@
 """What llama.cpp calls for each node of a graph: an observer behind a guard that lets no exception into C."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+from edgeagent.core.errors import EngineError
 from edgeagent.execution.llama.library import llama
 from edgeagent.execution.llama.tensors import Node
 
@@ -46,3 +48,24 @@ class Guard:
             self._failure = self._failure or error
             return False
         return True
+
+
+def decode(
+    context: object, batch: Any, tokens: Sequence[int], begin: int, outputs: Sequence[bool], guard: Guard | None
+) -> None:
+    """Evaluate tokens at positions from `begin` on, in a context of one sequence; logits where `outputs` say so.
+
+    Raises EngineError, and what the observer behind the `guard` raised.
+    """
+    batch.n_tokens = len(tokens)
+    for i, token in enumerate(tokens):
+        batch.token[i] = token
+        batch.pos[i] = begin + i
+        batch.n_seq_id[i] = 1
+        batch.seq_id[i][0] = 0
+        batch.logits[i] = outputs[i]
+    status = llama().llama_decode(context, batch)
+    if guard is not None:
+        guard.check()
+    if status != 0:
+        raise EngineError(f"llama.cpp could not evaluate {len(tokens)} tokens (status {status}); try again")

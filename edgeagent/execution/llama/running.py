@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from edgeagent.core.errors import EdgeAgentError, EngineError
@@ -144,12 +144,18 @@ class Jobs:
             waiting.request.fail(error)
 
     def _step_shared(self, context: Context, scheduling: scheduler.Scheduler) -> None:
-        if len(self.running) == 1:
-            self._step_single(context, scheduling.chunk_tokens, *self.running.values())
+        if len(self.running) == 1:  # nothing to choose: between two tokens every microsecond counts
+            (job,) = self.running.values()
+            self._evaluate(context, [(job, scheduling.whole(len(job.want.tokens), job.want.span))])
             return
         wishes = [job.wish for job in self.running.values()]
         grants = scheduling.plan(wishes)
         chosen = [(self.running[grant.number], grant.num_tokens) for grant in grants]
+        if (seconds := self._evaluate(context, chosen)) is not None:
+            scheduling.observe(wishes, grants, seconds)
+
+    def _evaluate(self, context: Context, chosen: Sequence[tuple[Shared, int]]) -> float | None:
+        """One batch of so many tokens of each of these jobs, which go on; seconds it took, None if it failed."""
         items = [_item(job.want, job.slot, count) for job, count in chosen]
         started = time.perf_counter()
         try:
@@ -157,23 +163,11 @@ class Jobs:
         except EngineError as error:
             for job, _ in chosen:
                 self._fail(job, error)
-            return
+            return None
         seconds = time.perf_counter() - started
-        scheduling.observe(wishes, grants, seconds)
         for (job, count), row in zip(chosen, rows, strict=True):
             self._resume(job, jobs.Granted(count, row, seconds, len(chosen) == 1))
-
-    def _step_single(self, context: Context, chunk_tokens: int, job: Shared) -> None:
-        """What the scheduler would plan, without asking it: between two tokens every microsecond counts."""
-        want = job.want
-        count = want.span or min(len(want.tokens), chunk_tokens)
-        started = time.perf_counter()
-        try:
-            (row,) = context.evaluate([_item(want, job.slot, count)])
-        except EngineError as error:
-            self._fail(job, error)
-            return
-        self._resume(job, jobs.Granted(count, row, time.perf_counter() - started, True))
+        return seconds
 
     def _resume(self, job: Shared, granted: jobs.Granted) -> None:
         try:

@@ -107,21 +107,25 @@ class Node:
     def _read(self, expected: int) -> npt.NDArray[np.int32]:
         if self.type != expected:
             raise EngineError(f"tensor {self.name} has the unexpected type {self.type}; report this model")
+        return np.ndarray(self.shape[::-1], np.int32, self._bytes().data, 0, self._strides)
+
+    def _bytes(self) -> npt.NDArray[np.uint8]:
         size = int(_ggml().ggml_nbytes(self._address))
         raw = np.empty(size, np.uint8)
         _ggml().ggml_backend_tensor_get(self._address, raw.ctypes.data, 0, size)
-        shape, strides = self.shape[::-1], tuple(self._tensor.nb)[::-1]
-        return np.ndarray(shape, np.int32, raw.data, 0, strides)
+        return raw
+
+    @property
+    def _strides(self) -> tuple[int, ...]:
+        """In bytes, outermost first."""
+        return tuple(self._tensor.nb)[::-1]
 
     def read_cells(self) -> FloatArray:
         """A copy of its values as f32, of whichever type a KV cache may have."""
-        size, shape, strides = int(_ggml().ggml_nbytes(self._address)), self.shape[::-1], tuple(self._tensor.nb)[::-1]
-        raw = np.empty(size, np.uint8)
-        _ggml().ggml_backend_tensor_get(self._address, raw.ctypes.data, 0, size)
+        raw, shape, strides = self._bytes(), self.shape[::-1], self._strides
         if self.type in (F32, F16):
-            return np.ndarray(shape, np.float32 if self.type == F32 else np.float16, raw.data, 0, strides).astype(
-                np.float32
-            )
+            kind = np.float32 if self.type == F32 else np.float16
+            return np.ndarray(shape, kind, raw.data, 0, strides).astype(np.float32)
         if self.type not in (Q4_0, Q8_0):
             raise EngineError(f"tensor {self.name} has the unexpected type {self.type}; report this model")
         blocks = (*shape[:-1], shape[-1] // BLOCK, strides[-1])

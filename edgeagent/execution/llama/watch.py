@@ -5,7 +5,6 @@ for its whole life. So a slot's cells are copied, and only the window is evaluat
 """
 
 import ctypes
-from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from edgeagent.core.errors import EngineError, OutOfMemoryError
 from edgeagent.execution.llama import state as kv
 from edgeagent.execution.llama.attention import WindowAttention
 from edgeagent.execution.llama.library import KV_TYPES, llama
-from edgeagent.execution.llama.observing import Guard
+from edgeagent.execution.llama.observing import Guard, decode
 
 if TYPE_CHECKING:
     from edgeagent.execution.llama.context import Context
@@ -30,6 +29,7 @@ class Watch:
     """A context of one sequence with the settings of another one, and the cells of one of its slots."""
 
     def __init__(self, context: "Context", slot: "Slot", window: int) -> None:
+        self._slot = slot
         self._tokens = slot.tokens
         self._window = min(window, len(slot.tokens))
         self._attention = WindowAttention(context.model.layers, len(slot.tokens), self._window)
@@ -49,36 +49,24 @@ class Watch:
         if not self._handle:
             raise OutOfMemoryError(f"no memory to look at {len(slot.tokens)} positions; ask for another reduction")
         context.adapters.apply_to(self._handle, slot.adapter)
-        self._copy(kv.single_stream(slot.state_bytes()))
-
-    def _copy(self, blob: memoryview) -> None:
-        raw = (ctypes.c_uint8 * len(blob)).from_buffer(blob)
-        if llama().llama_state_seq_set_data(self._handle, raw, len(blob), 0) != len(blob):
-            self.close()
-            raise EngineError("llama.cpp refused a copy of a KV cache; ask for another reduction")
 
     def scores(self) -> list[float]:
-        lib, begin = llama(), len(self._tokens) - self._window
+        self._copy_cells()
+        lib, begin, tokens = llama(), len(self._tokens) - self._window, self._tokens[-self._window :]
         lib.llama_memory_seq_rm(lib.llama_get_memory(self._handle), 0, begin, -1)
-        status = self._decode(self._tokens[begin:], begin)
-        self._guard.check()
-        if status != 0:
-            raise EngineError(f"llama.cpp could not evaluate {self._window} tokens (status {status}); try again")
+        outputs = [i == self._window - 1 for i in range(self._window)]
+        batch = lib.llama_batch_init(self._window, 0, 1)
+        try:
+            decode(self._handle, batch, tokens, begin, outputs, self._guard)
+        finally:
+            lib.llama_batch_free(batch)
         return self._attention.scores()
 
-    def _decode(self, tokens: Sequence[int], begin: int) -> int:
-        lib = llama()
-        batch = lib.llama_batch_init(len(tokens), 0, 1)
-        batch.n_tokens = len(tokens)
-        for i, token in enumerate(tokens):
-            batch.token[i] = token
-            batch.pos[i] = begin + i
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = 0
-            batch.logits[i] = i == len(tokens) - 1
-        status = int(lib.llama_decode(self._handle, batch))
-        lib.llama_batch_free(batch)
-        return status
+    def _copy_cells(self) -> None:
+        blob = kv.single_stream(self._slot.state_bytes())
+        raw = (ctypes.c_uint8 * len(blob)).from_buffer(blob)
+        if llama().llama_state_seq_set_data(self._handle, raw, len(blob), 0) != len(blob):
+            raise EngineError("llama.cpp refused a copy of a KV cache; ask for another reduction")
 
     def close(self) -> None:
         llama().llama_free(self._handle)

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from edgeagent.core.errors import EngineError, OutOfMemoryError, RequestError
+from edgeagent.core.errors import OutOfMemoryError, RequestError
 from edgeagent.execution.llama.library import KV_TYPES, llama
 from edgeagent.execution.llama.model import Model
-from edgeagent.execution.llama.observing import Guard, Observer
+from edgeagent.execution.llama.observing import Guard, Observer, decode
 from edgeagent.execution.llama.tensors import FloatArray
 
 MAX_BATCH_TOKENS, MIN_BATCH_TOKENS = 512, 16
@@ -87,25 +87,10 @@ class Windows:
         for begin in range(0, len(tokens), self._batch_tokens):
             part = tokens[begin : begin + self._batch_tokens]
             outputs = [begin + i >= first_output for i in range(len(part))]
-            self._decode(part, begin, outputs)
+            if self._observer:
+                self._observer.begin()
+            decode(self._handle, self._batch, part, begin, outputs, self._guard)
             yield self._logits(sum(outputs))
-
-    def _decode(self, tokens: Sequence[int], begin: int, outputs: Sequence[bool]) -> None:
-        batch = self._batch
-        batch.n_tokens = len(tokens)
-        for i, token in enumerate(tokens):
-            batch.token[i] = token
-            batch.pos[i] = begin + i
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = 0
-            batch.logits[i] = outputs[i]
-        if self._observer:
-            self._observer.begin()
-        status = llama().llama_decode(self._handle, batch)
-        if self._guard:
-            self._guard.check()
-        if status != 0:
-            raise EngineError(f"llama.cpp could not evaluate {len(tokens)} tokens (status {status}); try again")
 
     def _logits(self, num_rows: int) -> FloatArray:
         if not num_rows:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeagent.core.errors import EngineError, EngineLostError, ModelFileError
-from edgeagent.execution.calls import Received
+from edgeagent.execution.channel import Received
 from edgeagent.execution.litert.tiny import CHANNELS, INPUT_SCALE, KERNEL, OUTPUT_SCALE, SIDE, WEIGHT_SCALE, model_bytes
 from edgeagent.execution.supervisor import Worker
 from edgeagent.resource.capability.judging import Judged
