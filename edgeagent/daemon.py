@@ -1,10 +1,9 @@
 """Composition root: the only place that picks concrete classes, and that owns their lifetimes."""
 
-import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 from edgeagent.agent.answering import Answerer
@@ -14,15 +13,15 @@ from edgeagent.agent.cascading import Cascade
 from edgeagent.agent.memory.memory import Memory
 from edgeagent.agent.situation import Surroundings
 from edgeagent.application.backend import Load
+from edgeagent.broker import Trust, background, connect_broker
 from edgeagent.core.cards import ModelCard
 from edgeagent.core.chat import ChatRequest
-from edgeagent.core.errors import MemoryStoreError, PeerLostError
+from edgeagent.core.errors import MemoryStoreError
 from edgeagent.core.events import Event
 from edgeagent.core.hardware import Profile
 from edgeagent.core.memory import MemoryHit
 from edgeagent.core.plan import Decision, PlanQuery
 from edgeagent.execution.peers import Peers
-from edgeagent.execution.transport.mqtt import LastWill, MqttTransport, parse_address
 from edgeagent.model.governing import Governing
 from edgeagent.model.pool import ModelPool
 from edgeagent.model.power_mode import switch_mode
@@ -180,36 +179,16 @@ def _cascade(settings: Settings, pool: ModelPool, answerer: Answerer) -> Cascade
 @contextlib.asynccontextmanager
 async def _peers(settings: Settings, role: str) -> AsyncIterator[Peers | None]:
     config = settings.config.mqtt
-    if not config.url:
+    if not config.url or role == "peer":  # a peer asks no other
         yield None
         return
     device, topics = device_id(settings), Topics(config.prefix)
-    transport = await connect_broker(settings, f"edgeagent-{device}-{role}")
+    trust = Trust.of(settings)
+    transport = await connect_broker(settings, f"edgeagent-{device}-{role}", trust)
     try:
-        peers = Peers(transport, topics, device)
-        async with background(peers.run(), "peers"):
+        peers = Peers(transport, topics, device, trust.device(device))
+        async with background(peers.run(), "peers"), trust.followed(transport, topics):
             await peers.wait_for_peer(PEER_WAIT_S)
             yield peers
     finally:
         await transport.close()
-
-
-async def connect_broker(settings: Settings, client_id: str, will: LastWill | None = None) -> MqttTransport:
-    """Raises ConfigError for an address that may not be used, PeerLostError for one that does not answer."""
-    config = settings.config.mqtt
-    if not config.url:
-        raise PeerLostError("no broker is set; set mqtt.url, for example to mqtt://127.0.0.1:1883")
-    address = parse_address(config.url, config.username, config.password)
-    return await MqttTransport.connect(address, f"{client_id}-{secrets.token_hex(3)}", will)
-
-
-@contextlib.asynccontextmanager
-async def background(work: Coroutine[object, object, None], name: str) -> AsyncIterator[None]:
-    """`work` runs while inside; its failure is raised at the end, its cancellation is not."""
-    task = asyncio.create_task(work, name=name)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task

@@ -12,9 +12,11 @@ from functools import partial
 from edgeagent import __version__
 from edgeagent.application.http.server import start_http
 from edgeagent.application.notify import ServiceManager, watchdog
-from edgeagent.application.peer import Offer, PeerService
+from edgeagent.application.peer import PeerService
+from edgeagent.application.peer_job import Offer
+from edgeagent.broker import Trust, background, connect_broker
 from edgeagent.core.errors import ConfigError, EdgeAgentError
-from edgeagent.daemon import background, connect_broker, open_house
+from edgeagent.daemon import open_house
 from edgeagent.execution.local import LocalModel
 from edgeagent.execution.transport.mqtt import LastWill
 from edgeagent.model.pool import ModelPool
@@ -45,13 +47,16 @@ async def serve_house(settings: Settings) -> None:
 
 async def serve_peer(settings: Settings) -> None:
     """The peer. Raises EdgeAgentError when it cannot start: no broker, no model."""
-    topics, peer = Topics(settings.config.mqtt.prefix), device_id(settings)
+    topics, peer, trust = Topics(settings.config.mqtt.prefix), device_id(settings), Trust.of(settings)
+    way = trust.peer(peer)
     async with _signals(settings) as (stop, manager), open_house(settings, role="peer") as house:
         offers = await _offers(settings, house.pool)
-        gone = PeerStatus(id=peer, state="offline").model_dump_json().encode()
-        transport = await connect_broker(settings, f"edgeagent-{peer}-peer", LastWill(topics.peer_status(peer), gone))
+        gone = PeerStatus(id=peer, state="offline").model_dump_json(exclude_none=True).encode()
+        will = LastWill(topics.peer_status(peer), gone)
+        transport = await connect_broker(settings, f"edgeagent-{peer}-peer", trust, will)
         try:
-            async with background(PeerService(peer, __version__, transport, topics, offers).run(), "peer"):
+            service = PeerService(peer, __version__, transport, topics, offers, way)
+            async with background(service.run(), "peer"), trust.followed(transport, topics, service.review):
                 log.info("peer ready", extra={"peer": peer, "models": [o.model.model for o in offers]})
                 manager.ready(f"peer {peer} offers {len(offers)} models")
                 await stop.wait()

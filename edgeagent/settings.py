@@ -23,6 +23,8 @@ class Paths:
     models: Path
     cards: Path
     boards: Path
+    trust: Path
+    """This machine's identity and membership."""
 
     @property
     def memory(self) -> Path:
@@ -31,11 +33,6 @@ class Paths:
     @property
     def profile(self) -> Path:
         return self.state / "profile.json"
-
-    @property
-    def trust(self) -> Path:
-        """This machine's identity and membership."""
-        return self.state / "trust"
 
     @property
     def fleet(self) -> Path:
@@ -97,7 +94,8 @@ def _paths(config: Config, env: Mapping[str, str]) -> Paths:
     home = Path(env.get("HOME", "/"))
     state = Path(env.get("EDGEAGENT_STATE") or home / ".local/share/edgeagent")
     models = Path(config.models.dir) if config.models.dir else state / "models"
-    return Paths(state, models, _data("models"), _data("hwprofiles"))
+    trust = Path(config.mqtt.identity) if config.mqtt.identity else state / "trust"
+    return Paths(state, models, _data("models"), _data("hwprofiles"), trust)
 
 
 def _data(name: str) -> Path:

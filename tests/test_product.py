@@ -19,6 +19,9 @@ import openai
 import psutil
 import pytest
 
+from edgeagent.execution.trust.fleet import Fleet, enroll
+from edgeagent.execution.trust.membership import join
+from edgeagent.wire.credentials import Role
 from tests.browser import ENTER, Browser
 from tests.conftest import Mosquitto, free_port
 
@@ -118,13 +121,44 @@ def daemon(ready_env: dict[str, str], tmp_path: Path) -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def pair(ready_env: dict[str, str], tmp_path: Path, mosquitto: Mosquitto) -> Iterator[tuple[Daemon, Program]]:
-    """A daemon and a peer on a real broker."""
+def fleet(tmp_path: Path) -> dict[str, str]:
+    """Folders with the keys of `garage`, a peer, and `shelf`, a device, by name."""
+    now, members = int(time.time()), {}
+    Fleet.init(tmp_path / "fleet", now)
+    roles: dict[str, Role] = {"garage": "peer", "shelf": "device"}
+    for name, role in roles.items():
+        bundle, _ = enroll(tmp_path / "fleet", name, role, now, days=1)
+        join(tmp_path / name, bundle, now)
+        members[name] = str(tmp_path / name)
+    return members
+
+
+@pytest.fixture
+def pair(
+    ready_env: dict[str, str], tmp_path: Path, mosquitto: Mosquitto, fleet: dict[str, str]
+) -> Iterator[tuple[Daemon, Program]]:
+    """A daemon and a peer of one fleet on a real broker."""
+    with two(ready_env, tmp_path, mosquitto, fleet) as both:
+        yield both
+
+
+@contextlib.contextmanager
+def two(
+    ready_env: dict[str, str], tmp_path: Path, mosquitto: Mosquitto, keys: dict[str, str]
+) -> Iterator[tuple[Daemon, Program]]:
+    """The device `shelf` and the peer `garage`, with the keys of each, if there are any."""
     port = free_port()
     shared = {"EDGEAGENT__MQTT__URL": mosquitto.url, "EDGEAGENT__MQTT__PREFIX": f"test/{port}"}
-    peer_env = environment(ready_env, tmp_path, EDGEAGENT__MQTT__DEVICE_ID="garage", **shared)
-    env = environment(
-        ready_env, tmp_path, EDGEAGENT__MQTT__DEVICE_ID="shelf", EDGEAGENT__HTTP__PORT=str(port), **shared
+    peer_env, env = (
+        environment(
+            ready_env,
+            tmp_path,
+            EDGEAGENT__MQTT__DEVICE_ID=name,
+            EDGEAGENT__MQTT__IDENTITY=keys.get(name, ""),
+            EDGEAGENT__HTTP__PORT=str(port),
+            **shared,
+        )
+        for name in ("garage", "shelf")
     )
     with running(Program(("peer",), peer_env, tmp_path / "peer.log", "peer ready")) as peer:
         program = Program(("serve",), env, tmp_path / "daemon.log", "daemon ready")
@@ -221,6 +255,16 @@ def test_plans_give_the_same_words(pair: tuple[Daemon, Program]) -> None:
             answers = {plan: daemon.ask(question, plan, temperature) for plan in ("prefill", "remote", "local")}
             assert {plan: a["edgeagent"]["plan"] for plan, a in answers.items()} == {p: p for p in answers}
             assert len({words(answer) for answer in answers.values()}) == 1, (question, temperature)
+
+
+def test_plans_give_the_same_words_between_machines_that_are_in_no_fleet(
+    ready_env: dict[str, str], tmp_path: Path, mosquitto: Mosquitto
+) -> None:
+    with two(ready_env, tmp_path, mosquitto, {}) as (daemon, _):
+        wait_for_peer(daemon)
+        answers = [daemon.ask(QUESTIONS[0], plan, 0.8) for plan in ("prefill", "remote", "local")]
+        assert [answer["edgeagent"]["plan"] for answer in answers] == ["prefill", "remote", "local"]
+        assert len({words(answer) for answer in answers}) == 1
 
 
 def test_named_plan_whose_peer_is_gone_is_answered_here_and_says_so(pair: tuple[Daemon, Program]) -> None:

@@ -135,10 +135,11 @@ def answer_reduced(question: str) -> Json:
 def hand_over(question: str, *, is_embedded: bool) -> tuple[Json, Json]:
     """The whole document through plan `prefill` with a peer, and the same through plan `local`."""
     threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
-    with running_broker(is_embedded=is_embedded) as url:
+    with running_broker(is_embedded=is_embedded) as url, fleet_of_two() as (of_peer, of_edge):
         env = {"EDGEAGENT__MQTT__URL": url, "EDGEAGENT__ENGINE__THREADS": threads}
         env |= {"EDGEAGENT__ENGINE__KEPT_MEMORY_BYTES": "0"}  # nothing from the run before: both read the whole prompt
-        with running_peer(env):
+        with running_peer(env | of_peer):
+            env |= of_edge
             say("peer", f"a second process on this machine, {threads} thread(s) each; the edge's engine is held to")
             say("", f"{EDGE_SHARE:.0%} of its time, to stand for a smaller board than its peer")
             arguments = ("ask", question, "--file", str(NOTES), "--reduce", "L0", "--max-tokens", MAX_TOKENS)
@@ -149,6 +150,23 @@ def hand_over(question: str, *, is_embedded: bool) -> tuple[Json, Json]:
     for note in report["notes"]:
         say("", f"note: {note}")
     return shared, alone
+
+
+@contextlib.contextmanager
+def fleet_of_two() -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """Variables of a peer and of an edge in a fleet that lasts as long as the block; the state folder knows nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        operator = {"EDGEAGENT_STATE": folder}
+        facts("fleet", "init", env=operator)
+        members = []
+        for name, role in (("garage", "peer"), ("kitchen", "device")):
+            bundle = f"{folder}/{name}.json"
+            facts("fleet", "enroll", name, "--role", role, "--days", "1", "--out", bundle, env=operator)
+            env = {"EDGEAGENT__MQTT__IDENTITY": f"{folder}/{name}", "EDGEAGENT__MQTT__DEVICE_ID": name}
+            facts("fleet", "join", bundle, env=operator | env)
+            members.append(env)
+        say("fleet", "garage (peer) and kitchen (this edge), for this run: what they send is sealed end to end")
+        yield members[0], members[1]
 
 
 @contextlib.contextmanager

@@ -15,8 +15,9 @@ from edgeagent.execution.peers import BREAKER_S
 from edgeagent.execution.session import RESEND_S
 from edgeagent.wire import blocks, frames, messages
 from edgeagent.wire.blocks import BlockReceiver
-from edgeagent.wire.frames import Frame, Kind, block_digest, cut_fragments, encode_fragment, encode_frame
+from edgeagent.wire.frames import Frame, Kind, Lane, block_digest, cut_fragments, encode_fragment, encode_frame
 from edgeagent.wire.messages import Message, encode_message
+from edgeagent.wire.sealing import Aead, Channel, DirectionKey
 from edgeagent.wire.topics import Topics
 
 DOCUMENT = Path(__file__).parent.parent / "docs/protocol.md"
@@ -49,7 +50,8 @@ def sections() -> Iterator[str]:
         "Messages": message_lines,
         "A peer's status": status,
         "Prompts": prompts,
-        "Frames": frame_lines,
+        "Plain frames": frame_lines,
+        "Sealed frames": sealed_lines,
         "Fragments of one block": fragments,
         "Acknowledgements": acknowledgements,
         "Blocks of a cache": cache_blocks,
@@ -87,6 +89,7 @@ def topics() -> Iterator[str]:
     yield f"every device to garage   {names.to_peer_from_all('garage')}"
     yield f"messages to kitchen      {names.to_device('kitchen')}"
     yield f"blocks to kitchen        {names.to_device_bulk('kitchen')}"
+    yield f"list of a fleet          {names.revocations('abcdefghijklmnopqrstuvwxyz')}"
 
 
 def message_lines() -> Iterator[str]:
@@ -132,7 +135,7 @@ def status() -> Iterator[str]:
         messages.PeerStatus(id="garage", state="online", version="0.1.0", models=(offered,), queue=1),
         messages.PeerStatus(id="garage", state="offline"),
     ):
-        yield state.model_dump_json()
+        yield state.model_dump_json(exclude_none=True)
 
 
 def prompts() -> Iterator[str]:
@@ -151,6 +154,22 @@ def frame_lines() -> Iterator[str]:
     (only,) = cut_fragments(0, prompt)
     yield f"fragment 0, the whole of block 0: {prompt.hex()}"
     yield from hexadecimal(encode_frame(Frame(Kind.FRAGMENT, SESSION, encode_fragment(0, only))))
+
+
+def sealed_lines() -> Iterator[str]:
+    """From a device to a peer; openings hold fresh keys, so their vectors are in tests/wire/opening_vectors.json."""
+    up = DirectionKey(bytes(range(32)), bytes(range(100, 112)))
+    for aead in Aead:
+        channel = Channel(SESSION, aead, sending=up, receiving=up)
+        yield f"{aead.name}, key {up.key.hex()}"
+        yield f"mask {up.mask.hex()}, session {SESSION.hex()}"
+        for lane, kind, payload in (
+            (Lane.MESSAGES, Kind.MESSAGE, encode_message(keep_alive())),
+            (Lane.MESSAGES, Kind.MESSAGE, encode_message(messages.Stop())),
+            (Lane.BLOCKS, Kind.FRAGMENT, encode_fragment(0, cut_fragments(0, messages.encode_tokens(PROMPT))[0])),
+        ):
+            yield f"lane {lane}, {kind.name.lower()}: {len(payload)} bytes"
+            yield from hexadecimal(channel.seal(kind, payload, lane))
 
 
 def keep_alive() -> Message:

@@ -9,7 +9,7 @@ from edgeagent.core.cards import KV_TYPES, KvType
 from edgeagent.core.config import ModelsConfig, PolicyConfig
 from edgeagent.core.errors import PeerError
 from edgeagent.core.link import LinkEstimate
-from edgeagent.core.plan import PlanQuery
+from edgeagent.core.plan import PlanKind, PlanQuery
 from edgeagent.execution.local import LoadedFacts
 from edgeagent.execution.peers import Peers, PeerView
 from edgeagent.model.resident import Resident
@@ -105,6 +105,7 @@ class Surroundings:
             quality=quality.perplexity if quality else None,
             is_broken=self.peers.is_broken(view),
             is_same_variant=is_same,
+            barred=frozenset(p for p in PlanKind if not self.peers.may(view.status.id, p, model.model)),
         )
 
 

@@ -3,60 +3,64 @@
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from edgeagent.core.errors import BusyError, EdgeAgentError, PeerError, PeerLostError, RequestError, WireError
-from edgeagent.core.generation import Generation, TokenStep
-from edgeagent.execution import canonical
-from edgeagent.execution.admission import Claim, Urgency
-from edgeagent.execution.executors import token_of
-from edgeagent.execution.local import Exported, LocalModel
-from edgeagent.execution.session import BlockArrived, Session
+from edgeagent.application.peer_job import Job, Offer, StoppedError
+from edgeagent.core.errors import (
+    BusyError,
+    EdgeAgentError,
+    PeerError,
+    PeerLostError,
+    ProtocolError,
+    RequestError,
+    WireError,
+)
+from edgeagent.execution.admission import Claim
+from edgeagent.execution.session import Session
 from edgeagent.execution.transport.base import Subscription, Transport
-from edgeagent.wire.frames import Frame, Kind, decode_frame
+from edgeagent.execution.ways import Admitted, PeerWay, PlainPeer, Rights
+from edgeagent.wire.frames import read_label
 from edgeagent.wire.messages import (
-    Accepted,
-    Done,
     Failed,
-    OfferedModel,
     Open,
     PeerStatus,
-    Progress,
     Stop,
-    decode_message,
-    decode_tokens,
-    decode_turns,
 )
 from edgeagent.wire.topics import Topics
 
 log = logging.getLogger(__name__)
 
 MAX_SESSIONS = 64
-PROMPT_S = 30.0
-"""How long a device may take to send its prompt."""
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """A model this peer runs: what it says of it, and how a job gets its engine for as long as it needs it."""
+class _Open:
+    """A session under way, and whose it is."""
 
-    model: OfferedModel
-    lease: Callable[[], AbstractAsyncContextManager[LocalModel]]
+    session: Session
+    admitted: Admitted
 
 
 class PeerService:
     """Serves sessions while `run` runs; at most MAX_SESSIONS at once; each waits for a turn at its engine."""
 
-    def __init__(self, peer: str, version: str, transport: Transport, topics: Topics, offers: list[Offer]) -> None:
+    def __init__(
+        self,
+        peer: str,
+        version: str,
+        transport: Transport,
+        topics: Topics,
+        offers: list[Offer],
+        way: PeerWay | None = None,
+    ) -> None:
+        self._way = way or PlainPeer()
         self._peer = peer
         self._version = version
         self._transport = transport
         self._topics = topics
         self._offers = {offer.model.model: offer for offer in offers}
-        self._sessions: dict[tuple[str, bytes], Session] = {}
+        self._sessions: dict[tuple[str, bytes], _Open] = {}
 
     async def run(self) -> None:
         """Announce, serve, and say offline when cancelled."""
@@ -86,171 +90,89 @@ class PeerService:
                 "queue": len(self._sessions),
             }
         )
-        payload = status.model_dump_json().encode()
-        self._transport.publish(self._topics.peer_status(self._peer), payload, retain=True)
+        self._transport.publish(self._topics.peer_status(self._peer), self._way.status(status), retain=True)
+
+    def review(self) -> None:
+        """End the sessions of devices that were revoked meanwhile."""
+        for each in self._sessions.values():
+            if not self._way.still_valid(each.admitted.serial):
+                each.session.fail(PeerError("the device's credential was revoked"))
 
     async def _read(self, subscription: Subscription, group: asyncio.TaskGroup) -> None:
         while True:
             try:
                 topic, payload = await subscription.get()
-                self._take(self._topics.last_id(topic), decode_frame(payload), len(payload), group)
+                self._take(self._topics.last_id(topic), payload, group)
             except PeerLostError as error:
-                for session in self._sessions.values():
-                    session.fail(error)
+                for each in self._sessions.values():
+                    each.session.fail(error)
             except WireError as error:
-                log.warning("dropped a frame: %s", error)
+                log.warning("dropped a frame: %s", _reason(error))
 
-    def _take(self, device: str, frame: Frame, num_bytes: int, group: asyncio.TaskGroup) -> None:
-        key = (device, frame.session)
-        if key in self._sessions:
-            self._sessions[key].feed(frame, num_bytes)
+    def _take(self, device: str, data: bytes, group: asyncio.TaskGroup) -> None:
+        label = read_label(data)
+        key = (device, label.session)
+        if known := self._sessions.get(key):
+            known.session.feed(data)
             return
-        if frame.kind is not Kind.MESSAGE or not isinstance(message := decode_message(frame.payload), Open):
-            return  # a late word of a session that is over
-        session = Session(frame.session, self._sender(device))
-        if len(self._sessions) >= MAX_SESSIONS:
-            log.warning("refused a session: %d are open", len(self._sessions))
-            busy = BusyError(f"{len(self._sessions)} sessions are open on this peer; try again later")
-            with contextlib.suppress(PeerLostError):
-                session.send(Failed(code=busy.code, message=str(busy)))
+        admitted = self._way.admit(label, data, device)
+        if admitted is None:
             return
-        session.expect({0: message.prompt_bytes})
-        self._sessions[key] = session
-        group.create_task(self._serve(key, session, message), name=f"peer-session-{device}")
+        publish = self._sender(device)
+        session = Session(admitted.channel, publish, serves=True)
+        with contextlib.suppress(PeerLostError):
+            if admitted.reply is not None:
+                publish(admitted.reply, False)
+            if self._refuses(session):
+                return
+        self._sessions[key] = _Open(session, admitted)
+        if admitted.is_first:
+            session.feed(data)
+        group.create_task(self._serve(key, session, admitted.rights), name=f"peer-session-{device}")
+
+    def _refuses(self, session: Session) -> bool:
+        if len(self._sessions) < MAX_SESSIONS:
+            return False
+        log.warning("refused a session: %d are open", len(self._sessions))
+        busy = BusyError(f"{len(self._sessions)} sessions are open on this peer; try again later")
+        session.send(Failed(code=busy.code, message=str(busy)))
+        return True
 
     def _sender(self, device: str) -> Callable[[bytes, bool], None]:
         topics = {False: self._topics.to_device(device), True: self._topics.to_device_bulk(device)}
         return lambda data, bulk: self._transport.publish(topics[bulk], data, bulk=bulk)
 
-    async def _serve(self, key: tuple[str, bytes], session: Session, job: Open) -> None:
-        """One session from Open to the end. No failure of a session reaches another."""
-        log.info("session opened device=%s job=%s", key[0], job.job)
+    async def _serve(self, key: tuple[str, bytes], session: Session, rights: Rights | None) -> None:
+        """One session from its admission to the end. No failure of a session reaches another."""
         try:
             async with session.kept_alive():
-                await _Job(session, job, self._offers, Claim(key[0])).run()
-        except (PeerLostError, _StoppedError) as error:
-            log.info("session ended device=%s job=%s reason=%s", key[0], job.job, error)
+                job = await _opened(session)
+                log.info("session opened device=%s job=%s", key[0], job.job)
+                if rights and job.job != "probe" and not rights.allows(job.job, job.model):
+                    raise RequestError(f"the credential of '{key[0]}' does not allow {job.job} with '{job.model}'")
+                await Job(session, job, self._offers, Claim(key[0])).run()
+        except (PeerLostError, StoppedError) as error:
+            log.info("session ended device=%s reason=%s", key[0], error)
         except EdgeAgentError as error:
-            log.warning("session failed device=%s job=%s reason=%s", key[0], job.job, error)
+            log.warning("session failed device=%s reason=%s", key[0], error)
             with contextlib.suppress(PeerLostError):
                 session.send(Failed(code=error.code, message=str(error)))
         finally:
             del self._sessions[key]
 
 
-class _StoppedError(PeerError):
-    """The device wants nothing more."""
+async def _opened(session: Session) -> Open:
+    """The job that a device opens. Raises PeerLostError after a lease of silence, and when it leaves without one."""
+    while True:
+        match await session.receive():
+            case Open() as job:
+                return job
+            case Stop():
+                raise StoppedError("the device left without a job")
+            case _:
+                continue
 
 
-class _Job:
-    """One job: the work on one side, the device's messages on the other; the first to end ends both."""
-
-    def __init__(self, session: Session, job: Open, offers: dict[str, Offer], claim: Claim) -> None:
-        self._claim = claim
-        self._session = session
-        self._job = job
-        self._offers = offers
-        self._prompt_here = asyncio.Event()
-
-    async def run(self) -> None:
-        listener = asyncio.create_task(self._listen(), name="peer-listen")
-        work = asyncio.create_task(self._work(), name="peer-work")
-        try:
-            done, _ = await asyncio.wait({listener, work}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in (listener, work):
-                task.cancel()
-            await asyncio.gather(listener, work, return_exceptions=True)
-
-    async def _listen(self) -> None:
-        while True:
-            match await self._session.receive():
-                case BlockArrived():
-                    self._prompt_here.set()
-                case Progress(blocks=blocks):
-                    self._session.skip_blocks_before(blocks)
-                case Stop(reason=reason):
-                    raise _StoppedError(f"the device stopped it ({reason or 'done'})")
-                case _:
-                    continue
-
-    async def _work(self) -> None:
-        if self._job.job == "probe":
-            await self._probe()
-            return
-        offer = self._find()
-        # A place in the queue comes first, so that a device need not send what would be refused.
-        async with offer.lease() as engine:
-            with engine.admission.place(self._claim) as claim:
-                await self._answer(engine, offer.model.variant_sha256, claim)
-
-    async def _answer(self, engine: LocalModel, variant_sha256: str, claim: Claim) -> None:
-        # The prompt comes before the engine is taken: a device that never sends it must not hold the engine.
-        try:
-            async with asyncio.timeout(PROMPT_S):
-                await self._prompt_here.wait()
-        except TimeoutError:
-            raise WireError(f"the prompt did not come within {PROMPT_S:g} s") from None
-        async with engine.lease(claim) as urgency:
-            facts = await engine.facts()
-            if self._job.exact_key and self._job.exact_key != facts.exact_key:
-                raise RequestError("this peer's build or settings differ, its cache would not be the same bits")
-            generation = await self._generation(engine, variant_sha256)
-            note = engine.template_note if self._job.prompt_form == "turns" else None
-            self._session.send(Accepted(kv_bytes_per_token=facts.kv_bytes_per_token, note=note))
-            await self._generate(engine, generation, urgency)
-
-    def _find(self) -> Offer:
-        offer = self._offers.get(self._job.model)
-        if offer is None or self._job.variant_sha256 not in (None, offer.model.variant_sha256):
-            raise RequestError(f"this peer does not hold that variant of '{self._job.model}'")
-        return offer
-
-    async def _generation(self, engine: LocalModel, variant_sha256: str) -> Generation:
-        data = self._session.receiver.blocks[0]
-        if self._job.prompt_form == "tokens":
-            prompt = decode_tokens(data)
-        else:
-            turns = decode_turns(data)
-            prompt = await engine.encode([{"role": t.role, "content": t.content} for t in turns])
-        return Generation(
-            id=secrets.token_hex(8),
-            variant_sha256=variant_sha256,
-            prompt=prompt,
-            sampling=self._job.sampling,
-            max_tokens=self._job.max_tokens,
-        )
-
-    async def _generate(self, engine: LocalModel, generation: Generation, urgency: Urgency) -> None:
-        events = engine.generate(generation, urgency, export_kv=self._job.job == "prefill")
-        reason = "length"
-        async with contextlib.aclosing(events):
-            async for event in events:
-                if isinstance(event, Exported):
-                    self._send_cache(event, engine.settings.chunk_tokens)
-                elif isinstance(event, TokenStep):
-                    self._session.send(token_of(event))
-                    reason = "stop" if event.is_end else "length"
-        self._session.send(Done(reason="stop" if reason == "stop" else "length", prompt_tokens=len(generation.prompt)))
-        await self._until_sent()
-
-    def _send_cache(self, exported: Exported, chunk: int) -> None:
-        """Newest tokens first: the device comes from the other end."""
-        cell_bytes = len(exported.data) // exported.cells
-        blocks: list[tuple[int, bytes]] = []
-        for index in reversed(range(canonical.num_blocks(exported.cells, chunk))):
-            first, end = canonical.block_range(index, exported.cells, chunk)
-            blocks.append((index, exported.data[first * cell_bytes : end * cell_bytes]))
-        self._session.send_blocks(blocks, bulk=True)
-
-    async def _probe(self) -> None:
-        self._session.send(Accepted())
-        self._session.send_blocks([(0, secrets.token_bytes(self._job.probe_bytes))], bulk=True)
-        await self._until_sent()
-
-    async def _until_sent(self) -> None:
-        """Stay until the last block is acknowledged, or the device stops or falls silent (then `_listen` raises)."""
-        await self._session.sent_all.wait()
-        self._session.send(Done(reason="sent"))
+def _reason(error: WireError) -> str:
+    """For the own log: why something was not authentic is nobody else's business."""
+    return error.reason or str(error) if isinstance(error, ProtocolError) else str(error)

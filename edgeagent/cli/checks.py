@@ -7,10 +7,9 @@ import socket
 import sys
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 from edgeagent.core.cards import KvType, ModelCard, RequantizedSource
-from edgeagent.core.config import EngineConfig, HttpConfig, MqttConfig
+from edgeagent.core.config import EngineConfig, HttpConfig
 from edgeagent.core.errors import EdgeAgentError
 from edgeagent.core.hardware import Capability, EngineFacts, Profile
 from edgeagent.core.invariance import Invariance
@@ -22,7 +21,6 @@ from edgeagent.resource.capability import NOT_INSTALLED
 
 GIB = 2**30
 TIMEOUT_S = 3.0
-MQTT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 ARCHITECTURES = {"x86_64", "aarch64"}
 OLDEST_PYTHON = (3, 11)
 
@@ -246,26 +244,6 @@ def _is_alive(config: HttpConfig) -> bool:
         return False
     finally:
         connection.close()
-
-
-def check_broker(config: MqttConfig) -> Check:
-    if not config.url:
-        return Check("broker", "ok", "none is set: everything runs here, no peer is asked")
-    try:
-        url = urlsplit(config.url)
-        host, port = url.hostname or "", url.port or MQTT_PORTS.get(url.scheme, 0)
-    except ValueError:
-        host, port = "", 0
-    if not host or not port or url.scheme not in MQTT_PORTS:
-        return Check("broker", "fail", "mqtt.url is not an address of a broker", "write mqtt://127.0.0.1:1883")
-    if not is_loopback(host):
-        todo = "use a broker on this machine: peers cannot be enrolled in this version"
-        return Check("broker", "fail", f"{host} is not loopback", todo)
-    try:
-        socket.create_connection((host, port), timeout=TIMEOUT_S).close()
-    except OSError as error:
-        return Check("broker", "fail", f"{host}:{port} is not reachable: {error.strerror or error}", "start the broker")
-    return Check("broker", "ok", f"{host}:{port} accepts connections")
 
 
 def is_loopback(host: str) -> bool:

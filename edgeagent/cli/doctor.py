@@ -8,7 +8,6 @@ import click
 from edgeagent.cli.checks import (
     Check,
     check_batches,
-    check_broker,
     check_capabilities,
     check_database,
     check_disk,
@@ -25,6 +24,7 @@ from edgeagent.cli.checks import (
 )
 from edgeagent.cli.governed import check_governor
 from edgeagent.cli.options import json_option, print_json, run
+from edgeagent.cli.reach import check_reach
 from edgeagent.core.cards import ModelCard
 from edgeagent.core.errors import EdgeAgentError
 from edgeagent.model.store import ModelStore
@@ -56,7 +56,7 @@ def examine(config_file: Path | None) -> list[Check]:
         return [*checks, failure("config", error)]
     origins = sorted(set(settings.origins.values()))
     checks.append(Check("config", "ok", f"from {', '.join(origins)}" if origins else "all defaults"))
-    return [*checks, *_models(settings), check_port(settings.config.http), check_broker(settings.config.mqtt)]
+    return [*checks, *_models(settings), check_port(settings.config.http), *check_reach(settings)]
 
 
 def _models(settings: Settings) -> list[Check]:

@@ -27,15 +27,16 @@ class HttpConfig(Section):
 
 class MqttConfig(Section):
     url: str = ""
-    """`mqtt://host:port`; empty: no broker."""
+    """`mqtt://host:port`, or `mqtts://` for TLS; empty: no broker."""
     username: str = ""
     password: str = ""
     ca_file: str = ""
+    """Certificates that may sign the broker's; empty: whom the system trusts."""
     prefix: Annotated[str, Field(pattern=r"^[^+#\x00]{1,128}$")] = "edgeagent/v1"
     device_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{0,64}$")] = ""
     """Empty: made once at random and kept in the state folder."""
-    identity: Literal[""] = ""
-    """Key file of an enrolled device; enrolment does not exist in this version."""
+    identity: str = ""
+    """Folder of this machine's keys and membership; empty: `trust` in the state folder."""
     ask: Literal["off"] = "off"
     ask_reply_topics: tuple[str, ...] = ()
 

@@ -5,15 +5,17 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from edgeagent.core.errors import PeerError, PeerLostError, WireError
 from edgeagent.core.link import LinkEstimate
 from edgeagent.execution.session import BlockArrived, Session
 from edgeagent.execution.transport.base import Subscription, Transport
-from edgeagent.wire.frames import SESSION_BYTES, Frame, decode_frame
-from edgeagent.wire.messages import Accepted, Failed, Open, PeerStatus, decode_status
+from edgeagent.execution.ways import DeviceWay, PlainDevice
+from edgeagent.wire.frames import SESSION_BYTES, FrameChannel, read_label
+from edgeagent.wire.messages import LEASE_S, Accepted, Failed, Open, PeerStatus
 from edgeagent.wire.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,8 @@ BREAKER_S = 15.0
 """A peer that failed is left alone for so long: the next request must not wait for it."""
 PROBE_BYTES = 256 * 1024
 MAX_PEERS = 256
+MAX_ANSWERS = 16
+"""Answers to one opening that wait to be read; one is the peer's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,14 @@ class PeerView:
 class Peers:
     """Reads peers' statuses and demultiplexes their frames while `run` runs."""
 
-    def __init__(self, transport: Transport, topics: Topics, device: str) -> None:
+    def __init__(self, transport: Transport, topics: Topics, device: str, way: DeviceWay | None = None) -> None:
+        self._way = way or PlainDevice()
         self._transport = transport
         self._topics = topics
         self._device = device
         self._views: dict[str, PeerView] = {}
         self._sessions: dict[bytes, Session] = {}
+        self._openings: dict[bytes, asyncio.Queue[bytes]] = {}
         self._status_arrived = asyncio.Event()
 
     @property
@@ -97,9 +103,7 @@ class Peers:
 
     def _note_status(self, topic: str, payload: bytes) -> None:
         try:
-            status = decode_status(payload)
-            if status.id != self._topics.last_id(topic):
-                raise WireError(f"a status of '{status.id[:64]}' came on the topic of another")
+            status = self._way.read_status(self._topics.last_id(topic), payload)
         except WireError as error:
             log.warning("ignored a peer status: %s", error)
             return
@@ -115,27 +119,37 @@ class Peers:
         while True:
             try:
                 _, payload = await subscription.get()
-                frame = decode_frame(payload)
+                self._feed(payload)
             except PeerLostError as error:
                 for session in self._sessions.values():
                     session.fail(error)
             except WireError as error:
                 log.warning("dropped a frame: %s", error)
-            else:
-                self._feed(frame, len(payload))
 
-    def _feed(self, frame: Frame, num_bytes: int) -> None:
-        if session := self._sessions.get(frame.session):
-            session.feed(frame, num_bytes)
+    def _feed(self, data: bytes) -> None:
+        number = read_label(data).session
+        if session := self._sessions.get(number):
+            session.feed(data)
+        elif (answers := self._openings.get(number)) and answers.qsize() < MAX_ANSWERS:
+            answers.put_nowait(data)
+
+    def may(self, peer: str, plan: str, model: str) -> bool:
+        """Whether that peer may be asked to do that."""
+        return self._way.may(peer, plan, model)
 
     @contextlib.asynccontextmanager
     async def session(self, peer: str) -> AsyncIterator[Session]:
-        """A new session with a peer, kept alive while inside."""
-        topic = self._topics.to_peer(peer, self._device)
-        session = Session(
-            secrets.token_bytes(SESSION_BYTES), lambda data, bulk: self._transport.publish(topic, data, bulk=bulk)
-        )
+        """A new session with a peer, kept alive while inside. Raises PeerError when it cannot be opened."""
+        topic, number = self._topics.to_peer(peer, self._device), secrets.token_bytes(SESSION_BYTES)
+        answers = self._openings[number] = asyncio.Queue()
+        try:
+            channel = await self._way.open(peer, number, partial(self._exchange, topic, answers))
+        finally:
+            del self._openings[number]
+        session = Session(channel, lambda data, bulk: self._transport.publish(topic, data, bulk=bulk))
         self._sessions[session.id] = session
+        while not answers.empty():  # what the peer said right behind its answer
+            session.feed(answers.get_nowait())
         try:
             async with session.kept_alive():
                 yield session
@@ -143,6 +157,21 @@ class Peers:
             del self._sessions[session.id]
             if session.rtt_s is not None:
                 self.note_link(peer, rtt_s=session.rtt_s)
+
+    async def _exchange(
+        self, topic: str, answers: asyncio.Queue[bytes], opening: bytes, read: Callable[[bytes], FrameChannel]
+    ) -> FrameChannel:
+        """See `ways.Exchange`. An answer that does not count is passed over: anybody may have sent it."""
+        try:
+            async with asyncio.timeout(LEASE_S):
+                self._transport.publish(topic, opening)
+                while True:
+                    try:
+                        return read(await answers.get())
+                    except WireError as error:
+                        log.warning("an answer to an opening was refused: %s", error)
+        except TimeoutError:
+            raise PeerLostError(f"the other end did not open a session within {LEASE_S:g} s") from None
 
     async def measure_link(self, peer: str) -> LinkEstimate:
         """Fetch a small block from the peer and time it. Raises PeerError."""

@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 
 from edgeagent.core.errors import PeerLostError, WireError
 from edgeagent.wire.blocks import BlockReceiver, BlockSender
-from edgeagent.wire.frames import Fragment, Frame, Kind, decode_fragment, encode_fragment, encode_frame
-from edgeagent.wire.messages import LEASE_S, Ack, KeepAlive, Message, decode_message, encode_message
+from edgeagent.wire.frames import Fragment, Frame, FrameChannel, Kind, Lane, decode_fragment, encode_fragment
+from edgeagent.wire.messages import LEASE_S, Ack, KeepAlive, Message, Open, decode_message, encode_message
+
+log = logging.getLogger(__name__)
 
 RESEND_S = 1.0
 MAX_INBOX = 4096
@@ -27,10 +30,13 @@ Arrived = Message | BlockArrived
 
 
 class Session:
-    """Feed it frames, receive messages and blocks; it acknowledges, keeps alive and answers pings by itself."""
+    """Feed it frames, receive messages and blocks; it acknowledges, keeps alive and answers pings by itself.
 
-    def __init__(self, session_id: bytes, publish: Publish) -> None:
-        self.id = session_id
+    With `serves` the other end opens the job: its prompt is expected from then on.
+    """
+
+    def __init__(self, channel: FrameChannel, publish: Publish, *, serves: bool = False) -> None:
+        self.id = channel.session
         self.up_bytes = 0
         self.down_bytes = 0
         self.receiver = BlockReceiver({})
@@ -41,7 +47,9 @@ class Session:
         self._sender: BlockSender | None = None
         self._is_bulk = True
         self._sent_at = 0.0
+        self._channel = channel
         self._publish = publish
+        self._awaits_open = serves
         self._inbox: asyncio.Queue[Arrived | Exception] = asyncio.Queue()
         self._pinged_at = 0.0
 
@@ -67,9 +75,15 @@ class Session:
             self._sender.skip_before(block)
             self._pump()
 
-    def feed(self, frame: Frame, num_bytes: int) -> None:
-        """Take one arrived frame. A frame that breaks the protocol ends the session, not the process."""
-        self.down_bytes += num_bytes
+    def feed(self, data: bytes) -> None:
+        """Take one arrived frame. One that the other end did not make is dropped; one that breaks the protocol ends the
+        session, not the process."""
+        try:
+            frame = self._channel.open(data)
+        except WireError as error:
+            log.warning("dropped a frame: %s", error)
+            return
+        self.down_bytes += len(data)
         try:
             self._take(frame)
         except (WireError, PeerLostError) as error:
@@ -133,8 +147,18 @@ class Session:
                 if number == int(self._pinged_at * 1e6):
                     self.rtt_s = time.monotonic() - self._pinged_at
                 self._deliver(KeepAlive())
+            case Open() as job:
+                self._take_open(job)
             case _:
                 self._deliver(message)
+
+    def _take_open(self, job: Open) -> None:
+        # Here and not where messages are read: the prompt's fragments may be in the next frame.
+        if not self._awaits_open:
+            raise WireError("the other end opened a job where none may be opened")
+        self._awaits_open = False
+        self.expect({0: job.prompt_bytes})
+        self._deliver(job)
 
     def _deliver(self, item: Arrived) -> None:
         if self._inbox.qsize() >= MAX_INBOX:
@@ -163,6 +187,6 @@ class Session:
         self._send_frame(Kind.FRAGMENT, encode_fragment(number, fragment), bulk=self._is_bulk)
 
     def _send_frame(self, kind: Kind, payload: bytes, *, bulk: bool) -> None:
-        data = encode_frame(Frame(kind, self.id, payload))
+        data = self._channel.seal(kind, payload, Lane.BLOCKS if bulk else Lane.MESSAGES)
         self.up_bytes += len(data)
         self._publish(data, bulk)

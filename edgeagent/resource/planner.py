@@ -50,6 +50,8 @@ class PeerOption:
     quality: float | None = None
     is_broken: bool = False
     is_same_variant: bool = False
+    barred: frozenset[PlanKind] = frozenset()
+    """Plans that this device's credential, or the peer's, does not allow with this model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,7 @@ def _judged(
         (peer is not None and not rules.text_may_leave, "the policy keeps text on this machine"),
         (peer is not None and ask.adapter is not None, f"the adapter '{ask.adapter}' is on this machine only"),
         (peer is not None and prompt.pruned_tokens > 0, "positions are dropped from this machine's own cache only"),
+        (peer is not None and candidate.plan in peer.barred, "no credential allows that with this peer"),
         (peer is not None and peer.is_broken, "this peer failed a moment ago"),
         (needed > context_tokens, f"{needed} tokens with the answer, where {context_tokens} {TOO_LONG}"),
         (

@@ -1,8 +1,11 @@
 """Frames: the bytes of one MQTT payload. Every length is checked before anything is allocated.
 
+Plain frames, for a broker on this machine, have a checksum and no keys; `sealing` has those of enrolled machines. Both
+begin alike, so that a reader knows whose frame one might be before it looks further.
+
     offset size
     0      2    magic "EA"
-    2      1    version
+    2      1    version, 1
     3      1    kind (1 message, 2 fragment)
     4      16   session id
     20     4    payload length
@@ -23,6 +26,7 @@ import hashlib
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Protocol
 
 from edgeagent.core.errors import WireError
 
@@ -34,6 +38,7 @@ DIGEST_BYTES = 16
 MAX_BLOCK_BYTES = 16 * 2**20
 
 _MAGIC = b"EA"
+_LABEL = struct.Struct(f">2sBB{SESSION_BYTES}s")
 _HEADER = struct.Struct(f">2sBB{SESSION_BYTES}sI")
 _CRC = struct.Struct(">I")
 _FRAGMENT = struct.Struct(f">IIII{DIGEST_BYTES}s")
@@ -45,6 +50,22 @@ FRAGMENT_DATA_BYTES = 48 * 1024
 class Kind(enum.IntEnum):
     MESSAGE = 1
     FRAGMENT = 2
+
+
+class Lane(enum.IntEnum):
+    """What travels on one connection: its frames arrive in order, or again."""
+
+    MESSAGES = 0
+    BLOCKS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """How the frames of every version begin. Nothing is checked yet but that there is room for a header."""
+
+    version: int
+    kind: int
+    session: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +84,48 @@ class Fragment:
     block_bytes: int
     digest: bytes
     data: bytes
+
+
+class FrameChannel(Protocol):
+    """One end of a session, as bytes: what it makes, the other end reads."""
+
+    @property
+    def session(self) -> bytes: ...
+
+    def seal(self, kind: Kind, payload: bytes, lane: Lane = Lane.MESSAGES) -> bytes:
+        """One frame. Raises WireError when the payload is over the limit."""
+        ...
+
+    def open(self, data: bytes) -> Frame:
+        """Raises WireError for anything but a frame of this session, and is then as it was before."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlainChannel:
+    """Frames with a checksum: it finds accidents and stops nobody."""
+
+    session: bytes
+
+    def seal(self, kind: Kind, payload: bytes, lane: Lane = Lane.MESSAGES) -> bytes:
+        del lane
+        return encode_frame(Frame(kind, self.session, payload))
+
+    def open(self, data: bytes) -> Frame:
+        frame = decode_frame(data)
+        if frame.session != self.session:
+            raise WireError("a frame of another session")
+        return frame
+
+
+def read_label(data: bytes) -> Label:
+    """Raises WireError for what is no frame of any version."""
+    if not HEADER_BYTES <= len(data) <= MAX_FRAME_BYTES:
+        raise WireError(f"a frame of {len(data)} bytes is not within {HEADER_BYTES}..{MAX_FRAME_BYTES}")
+    magic, version, kind, session = _LABEL.unpack_from(data)
+    if magic != _MAGIC:
+        raise WireError("not a frame of this protocol")
+    return Label(version, kind, session)
 
 
 def encode_frame(frame: Frame) -> bytes:

@@ -11,6 +11,7 @@ from edgeagent.core.generation import MAX_TOP_LOGPROBS, Sampling, TokenId
 MAX_BLOCKS = 65_536
 LEASE_S = 2.0
 """Silence after which the other end is taken for lost; both send something at least each third of it."""
+MAX_SIGNED_CHARS = 60_000
 MAX_PROMPT_TOKENS = 1_000_000
 MAX_PROMPT_BYTES = 4 * 2**20
 
@@ -140,13 +141,17 @@ class OfferedModel(Body):
 
 
 class PeerStatus(Body):
-    """Retained at `…/peers/<id>/status`; the Last Will says offline."""
+    """Retained at `…/peers/<id>/status`; the Last Will says offline.
+
+    For members of the peer's fleet only what it `signed` counts: an announcement that holds the same, in base64.
+    """
 
     id: str
     state: Literal["online", "offline"]
     version: str = ""
     models: tuple[OfferedModel, ...] = ()
     queue: Annotated[int, Field(ge=0)] = 0
+    signed: Annotated[str, Field(max_length=MAX_SIGNED_CHARS)] | None = None
 
 
 def encode_message(message: Message) -> bytes:

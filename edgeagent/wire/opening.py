@@ -83,7 +83,7 @@ class Party:
 
 
 class Opening:
-    """The device's side of one session: send `frame`, then `finish` with the answer. Good for one try."""
+    """The device's side of one session: send `frame`, then `finish` with the answer."""
 
     def __init__(self, ours: Party, peer: Credential, session: bytes, aead: Aead, draw: Draw) -> None:
         """`peer` was judged before; `session` is fresh. Raises ProtocolError when its key is none."""
@@ -104,11 +104,10 @@ class Opening:
     def finish(self, data: bytes, now: int) -> tuple[Channel, Credential]:
         """The session, and the peer's credential as it is now.
 
-        Raises ProtocolError for anything but the peer's answer to this opening, and at every later call: an answer
-        that fails ends the opening.
+        Raises ProtocolError for anything but the peer's answer to this opening, and at every call after that one. What
+        somebody else made up leaves the opening as it is: the real answer may still come.
         """
-        ephemeral, self._ephemeral = self._ephemeral, None
-        if ephemeral is None or read_header(data) != Header(ANSWER_KIND, self._session):
+        if self._ephemeral is None or read_header(data) != Header(ANSWER_KIND, self._session):
             raise ProtocolError(NOT_AUTHENTIC)
         (sealed,), signed, signature, unsigned = _split(data, _ANSWER)
         peer = self._ours.judge(signed, now, "peer")
@@ -117,6 +116,7 @@ class Opening:
         opening = hashlib.sha256(self.frame).digest()
         if not is_signed_by(peer.identity.verifying, Purpose.ANSWER, opening + unsigned, signature):
             raise ProtocolError(NOT_AUTHENTIC)
+        ephemeral, self._ephemeral = self._ephemeral, None
         secret = _open(ephemeral, sealed, _answer_info(opening, peer.identity.id))
         up, down = derive_keys(self._secret + secret, self.frame, data)
         return Channel(self._session, self._aead, sending=up, receiving=down), peer

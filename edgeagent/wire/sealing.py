@@ -24,7 +24,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from edgeagent.core.errors import ProtocolError
-from edgeagent.wire.frames import MAX_FRAME_BYTES, SESSION_BYTES, Frame, Kind
+from edgeagent.wire.frames import MAX_FRAME_BYTES, SESSION_BYTES, Frame, Kind, Lane
 from edgeagent.wire.signed import NOT_AUTHENTIC
 
 SEALED_VERSION = 2
@@ -58,11 +58,6 @@ def aead_for(cpu_flags: Collection[str]) -> Aead:
     """By the flags of /proc/cpuinfo: AES where the processor has it and the multiplication that GCM needs."""
     has_gcm = "aes" in cpu_flags and ("pclmulqdq" in cpu_flags or "pmull" in cpu_flags)
     return Aead.AES_256_GCM if has_gcm else Aead.CHACHA20_POLY1305
-
-
-class Lane(enum.IntEnum):
-    MESSAGES = 0
-    BLOCKS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +113,13 @@ class ReplayWindow:
 class Channel:
     """One end of an opened session: seals what is sent, opens what came, each frame once.
 
-    A frame that is refused changes nothing, so that whoever can publish rubbish cannot end the session with it.
+    A frame that is refused changes nothing, so that whoever can publish rubbish cannot end the session with it. Only
+    MAX_FORGERIES frames with a tag that was made up do; what is repeated costs no decryption and does not count.
     """
 
     def __init__(self, session: bytes, aead: Aead, sending: DirectionKey, receiving: DirectionKey) -> None:
         self.session = session
-        self.num_refused = 0
+        self.num_forged = 0
         self.has_received = False
         """Whether the other end has shown that it has the keys."""
         self._sealer, self._opener = _cipher(aead, sending.key), _cipher(aead, receiving.key)
@@ -148,24 +144,21 @@ class Channel:
         try:
             kind, lane = Kind(header.kind), Lane(header.lane)
         except ValueError:
-            raise self._refused() from None
+            raise ProtocolError(NOT_AUTHENTIC) from None
         window = self._windows[lane]
         if header.session != self.session or header.counter >= MAX_FRAMES or not window.is_fresh(header.counter):
-            raise self._refused()
-        if self.num_refused >= MAX_FORGERIES:
-            raise self._refused()
+            raise ProtocolError(NOT_AUTHENTIC)
+        if self.num_forged >= MAX_FORGERIES:
+            raise ProtocolError(NOT_AUTHENTIC, "too many frames of this session were forged")
         try:
             nonce = _nonce(self._receiving, lane, header.counter)
             payload = self._opener.decrypt(nonce, data[HEADER_BYTES:], data[:HEADER_BYTES])
         except InvalidTag:
-            raise self._refused() from None
+            self.num_forged += 1
+            raise ProtocolError(NOT_AUTHENTIC) from None
         window.note(header.counter)
         self.has_received = True
         return Frame(kind, self.session, payload)
-
-    def _refused(self) -> ProtocolError:
-        self.num_refused += 1
-        return ProtocolError(NOT_AUTHENTIC)
 
 
 def _cipher(aead: Aead, key: bytes) -> AESGCM | ChaCha20Poly1305:

@@ -39,6 +39,10 @@ class Topics:
         """Blocks to a device: another connection carries them, so that tokens never queue behind them."""
         return f"{self.prefix}/devices/{_checked(device)}/in/bulk"
 
+    def revocations(self, fleet: str) -> str:
+        """The fleet's newest list, retained."""
+        return f"{self.prefix}/fleet/{_checked(fleet)}/revocations"
+
     def pairing_request(self, code_topic: bytes) -> str:
         """From who typed a code to who shows it; the topic is the code's, and nobody guesses it."""
         return f"{self.prefix}/pairing/{code_topic.hex()}/request"

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from edgeagent.application.peer import Offer, PeerService
+from edgeagent.application.peer import PeerService
+from edgeagent.application.peer_job import Offer
+from edgeagent.broker import background
 from edgeagent.core.generation import Sampling
-from edgeagent.daemon import background
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.session import Session

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from edgeagent.execution.session import Session
-from edgeagent.wire.frames import SESSION_BYTES, Frame, Kind
+from edgeagent.wire.frames import SESSION_BYTES, Kind, PlainChannel
 from edgeagent.wire.messages import Progress, encode_message
 
 
@@ -18,11 +18,11 @@ def test_reader_ends_when_it_is_cancelled_just_as_a_message_arrives(num_turns: i
             await session.receive()
 
     async def scenario() -> None:
-        session = Session(bytes(SESSION_BYTES), lambda _data, _bulk: None)
+        channel = PlainChannel(bytes(SESSION_BYTES))
+        session = Session(channel, lambda _data, _bulk: None)
         reader = asyncio.create_task(read_for_ever(session))
         await asyncio.sleep(0.01)
-        frame = Frame(Kind.MESSAGE, session.id, encode_message(Progress(blocks=1)))
-        session.feed(frame, 1)
+        session.feed(channel.seal(Kind.MESSAGE, encode_message(Progress(blocks=1))))
         for _ in range(num_turns):
             await asyncio.sleep(0)
         reader.cancel()

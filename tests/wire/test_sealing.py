@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeagent.core.errors import ProtocolError
-from edgeagent.wire.frames import FRAGMENT_DATA_BYTES, MAX_FRAME_BYTES, Kind, cut_fragments, encode_fragment
+from edgeagent.wire.frames import FRAGMENT_DATA_BYTES, MAX_FRAME_BYTES, Kind, Lane, cut_fragments, encode_fragment
 from edgeagent.wire.sealing import (
     HEADER_BYTES,
     MAX_FRAMES,
@@ -15,7 +15,6 @@ from edgeagent.wire.sealing import (
     Aead,
     Channel,
     DirectionKey,
-    Lane,
     ReplayWindow,
     aead_for,
     read_header,

@@ -19,6 +19,7 @@ from edgeagent.wire.messages import (
     decode_tokens,
     decode_turns,
 )
+from edgeagent.wire.sealing import Aead, Channel, DirectionKey
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
@@ -58,13 +59,26 @@ def test_example_prompts_decode_to_what_stands_beside_them() -> None:
 
 
 def test_example_frames_decode_and_their_fragment_matches_its_digest() -> None:
-    lines = vectors("Frames")
+    lines = vectors("Plain frames")
     border = next(i for i, line in enumerate(lines) if line.startswith("fragment"))
     message, piece = (decode_frame(bytes.fromhex("".join(rows))) for rows in (lines[2:border], lines[border + 1 :]))
     assert (message.kind, piece.kind) == (Kind.MESSAGE, Kind.FRAGMENT)
     assert message.session == piece.session == bytes(range(16))
     _, fragment = decode_fragment(piece.payload)
     assert fragment.digest == block_digest(fragment.data)
+
+
+def test_example_sealed_frames_open_with_the_key_beside_them() -> None:
+    rows = vectors("Sealed frames")
+    starts = [i for i, row in enumerate(rows) if ", key " in row]
+    for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+        aead, key = rows[start].split(", key ")
+        mask, session = re.fullmatch(r"mask (\w+), session (\w+)", rows[start + 1]).groups()  # type: ignore[union-attr]
+        up = DirectionKey(bytes.fromhex(key), bytes.fromhex(mask))
+        channel = Channel(bytes.fromhex(session), Aead[aead], sending=up, receiving=up)
+        pieces = re.split(r"lane \d, \w+: \d+ bytes", "".join(rows[start + 2 : end]))[1:]
+        kinds = [channel.open(bytes.fromhex(piece)).kind for piece in pieces]
+        assert kinds == [Kind.MESSAGE, Kind.MESSAGE, Kind.FRAGMENT]
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)

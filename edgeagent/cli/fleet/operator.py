@@ -7,18 +7,19 @@ from pathlib import Path
 import click
 
 from edgeagent.cli.fleet.group import day, facts, fleet, groups, path_type, taken, write_new
-from edgeagent.cli.options import json_option, print_json, with_settings
-from edgeagent.core.errors import ProtocolError, TrustError
+from edgeagent.cli.options import json_option, print_json, run, with_settings
+from edgeagent.core.errors import EdgeAgentError, ProtocolError, TrustError
 from edgeagent.core.plan import PlanKind
 from edgeagent.execution.trust import fleet as fleets
 from edgeagent.execution.trust.carried import RequestFile, RevocationsFile
 from edgeagent.execution.trust.files import read_carried
 from edgeagent.execution.trust.membership import load_membership, take_revocations
+from edgeagent.execution.trust.standing import publish_revocations
 from edgeagent.settings import Settings
 from edgeagent.wire.credentials import Role, read_request
 from edgeagent.wire.identity import PublicIdentity
 from edgeagent.wire.signed import Signed
-from edgeagent.wire.topics import ID_PATTERN
+from edgeagent.wire.topics import ID_PATTERN, Topics
 
 MAX_DAYS = 3650
 
@@ -113,11 +114,15 @@ def revoke(settings: Settings, name: str, out: Path | None, *, as_json: bool) ->
         write_new(out, RevocationsFile(revocations=signed))
     kept = fleets.Fleet.open(settings.paths.fleet)
     _tell_this_machine(settings, kept, signed)
+    told = run(_publish(settings, kept, signed))
     if as_json:
         revoked = [facts(credential) for credential in credentials]
-        print_json({"revoked": revoked, "number": kept.file.number, "list": str(out) if out else None})
+        print_json(
+            {"revoked": revoked, "number": kept.file.number, "list": str(out) if out else None, "published": not told}
+        )
         return
     click.echo(f"{name}: {len(credentials)} revoked, list {kept.file.number}" + (f" is in {out}" if out else ""))
+    click.echo(told or "the list is on the broker, for every member that is there or comes back")
 
 
 def _asked_by(path: Path) -> PublicIdentity:
@@ -125,6 +130,23 @@ def _asked_by(path: Path) -> PublicIdentity:
         return read_request(read_carried(path, RequestFile).request)
     except ProtocolError:
         raise TrustError(f"{path} is not signed by the keys in it; make it again with `fleet request`") from None
+
+
+async def _publish(settings: Settings, kept: fleets.Fleet, signed: Signed) -> str:
+    """Leave the list on the broker; empty, or why it is not there. The revocation itself stands already."""
+    if not settings.config.mqtt.url:
+        return "no broker is set: carry the list to every member (--out)"
+    from edgeagent.broker import Trust, connect_broker
+
+    try:
+        transport = await connect_broker(settings, "edgeagent-operator", Trust.of(settings), signs=True)
+        try:
+            await publish_revocations(transport, Topics(settings.config.mqtt.prefix), kept.key.id, signed)
+        finally:
+            await transport.close()
+    except EdgeAgentError as error:
+        return f"the list is not on the broker ({error}); carry it to every member (--out)"
+    return ""
 
 
 def _tell_this_machine(settings: Settings, kept: fleets.Fleet, signed: Signed) -> None:

@@ -68,9 +68,9 @@ async def _host(settings: Settings, code: PairingCode) -> tuple[Asked, PublicIde
 
 @contextlib.asynccontextmanager
 async def _broker(settings: Settings) -> AsyncIterator[tuple[Transport, Topics]]:
-    from edgeagent.daemon import connect_broker
+    from edgeagent.broker import Trust, connect_broker
 
-    transport = await connect_broker(settings, "edgeagent-pairing")
+    transport = await connect_broker(settings, "edgeagent-pairing", Trust.of(settings), signs=True)
     try:
         yield transport, Topics(settings.config.mqtt.prefix)
     finally:

@@ -4,8 +4,9 @@ import asyncio
 import ipaddress
 import logging
 import socket
+import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
@@ -20,7 +21,7 @@ from edgeagent.wire.frames import MAX_FRAME_BYTES
 
 log = logging.getLogger(__name__)
 
-DEFAULT_PORT = 1883
+DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 15
 MAX_IN_FLIGHT = 16
@@ -31,10 +32,14 @@ ALL_BYTES = 268_435_455  # the protocol's own limit (MQTT 5, section 2.1.4)
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
+    """`ca_file`: who must have signed the broker's certificate; empty: whom the system trusts."""
+
     host: str
     port: int
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
+    has_tls: bool = False
+    ca_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +48,38 @@ class LastWill:
     payload: bytes
 
 
-def parse_address(url: str, username: str = "", password: str = "") -> BrokerAddress:
-    """The broker behind `mqtt://host[:port]`. Raises ConfigError; anything off loopback is refused."""
+def parse_address(
+    url: str, username: str = "", password: str = "", ca_file: str = "", *, is_enrolled: bool = False
+) -> BrokerAddress:
+    """The broker behind `mqtt[s]://host[:port]`.
+
+    Raises ConfigError; off loopback also for a machine that is in no fleet, whose frames nobody would seal, and for a
+    password that would travel in the clear.
+    """
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or DEFAULT_PORT
+        host, port = parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme, 0)
     except ValueError as error:
         raise ConfigError(f"mqtt.url '{url}' is not an address ({error}); write mqtt://127.0.0.1:1883") from None
-    if parts.scheme != "mqtt" or not host or parts.path not in ("", "/"):
+    if parts.scheme not in DEFAULT_PORTS or not host or parts.path not in ("", "/"):
         raise ConfigError(f"mqtt.url '{url}' is not an address; write mqtt://127.0.0.1:1883")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ConfigError("mqtt.url holds more than a host and a port; set mqtt.username and mqtt.password instead")
+    has_tls = parts.scheme == "mqtts"
     if not _is_loopback(host, port):
-        raise ConfigError(
-            f"mqtt.url '{url}' is not on this machine; until devices can be enrolled only a loopback broker is allowed"
-        )
-    return BrokerAddress(host, port, username, password)
+        if not is_enrolled:
+            raise ConfigError(
+                f"mqtt.url '{url}' is on another machine, and this one is in no fleet; enrol it first (docs/trust.md)"
+            )
+        if password and not has_tls:
+            raise ConfigError(f"mqtt.password would travel to '{host}' in the clear; write mqtts:// in mqtt.url")
+    if ca_file and not has_tls:
+        raise ConfigError("mqtt.ca_file is for TLS; write mqtts:// in mqtt.url or remove it")
+    return BrokerAddress(host, port, username, password, has_tls, ca_file)
 
 
 def _is_loopback(host: str, port: int) -> bool:
+    """Whether every address of `host` is on this machine. Raises ConfigError for a name without one."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -141,6 +161,8 @@ class _Connection:
     async def start(self, address: BrokerAddress) -> None:
         if address.username:
             self._client.username_pw_set(address.username, address.password)
+        if address.has_tls:
+            self._client.tls_set_context(_tls(address.ca_file))
         await self._open(address)
         if self.receive_maximum < MAX_IN_FLIGHT:  # can only be set on a closed connection
             await asyncio.to_thread(self.stop)
@@ -238,6 +260,16 @@ class _Connection:
         for subscription in self._subscriptions:
             if topic_matches(subscription.topic_filter, topic):
                 subscription.put(topic, payload)
+
+
+def _tls(ca_file: str) -> ssl.SSLContext:
+    """The broker must have a certificate for the name in `mqtt.url`. Raises ConfigError for a bad file."""
+    try:
+        context = ssl.create_default_context(cafile=ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"mqtt.ca_file '{ca_file}' cannot be used ({error.strerror or error}); correct it") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
 
 
 def _set_no_delay(_client: paho.Client, _data: object, sock: object) -> None:

@@ -1,0 +1,146 @@
+"""One job at a peer: the engine's work on one side, the device's messages on the other."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from edgeagent.core.errors import PeerError, RequestError, WireError
+from edgeagent.core.generation import Generation, TokenStep
+from edgeagent.execution import canonical
+from edgeagent.execution.admission import Claim, Urgency
+from edgeagent.execution.executors import token_of
+from edgeagent.execution.local import Exported, LocalModel
+from edgeagent.execution.session import BlockArrived, Session
+from edgeagent.wire.messages import Accepted, Done, OfferedModel, Open, Progress, Stop, decode_tokens, decode_turns
+
+PROMPT_S = 30.0
+"""How long a device may take to send its prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A model this peer runs: what it says of it, and how a job gets its engine for as long as it needs it."""
+
+    model: OfferedModel
+    lease: Callable[[], AbstractAsyncContextManager[LocalModel]]
+
+
+class StoppedError(PeerError):
+    """The device wants nothing more."""
+
+
+class Job:
+    """One job: the work on one side, the device's messages on the other; the first to end ends both."""
+
+    def __init__(self, session: Session, job: Open, offers: dict[str, Offer], claim: Claim) -> None:
+        self._claim = claim
+        self._session = session
+        self._job = job
+        self._offers = offers
+        self._prompt_here = asyncio.Event()
+
+    async def run(self) -> None:
+        listener = asyncio.create_task(self._listen(), name="peer-listen")
+        work = asyncio.create_task(self._work(), name="peer-work")
+        try:
+            done, _ = await asyncio.wait({listener, work}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (listener, work):
+                task.cancel()
+            await asyncio.gather(listener, work, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        while True:
+            match await self._session.receive():
+                case BlockArrived():
+                    self._prompt_here.set()
+                case Progress(blocks=blocks):
+                    self._session.skip_blocks_before(blocks)
+                case Stop(reason=reason):
+                    raise StoppedError(f"the device stopped it ({reason or 'done'})")
+                case _:
+                    continue
+
+    async def _work(self) -> None:
+        if self._job.job == "probe":
+            await self._probe()
+            return
+        offer = self._find()
+        # A place in the queue comes first, so that a device need not send what would be refused.
+        async with offer.lease() as engine:
+            with engine.admission.place(self._claim) as claim:
+                await self._answer(engine, offer.model.variant_sha256, claim)
+
+    async def _answer(self, engine: LocalModel, variant_sha256: str, claim: Claim) -> None:
+        # The prompt comes before the engine is taken: a device that never sends it must not hold the engine.
+        try:
+            async with asyncio.timeout(PROMPT_S):
+                await self._prompt_here.wait()
+        except TimeoutError:
+            raise WireError(f"the prompt did not come within {PROMPT_S:g} s") from None
+        async with engine.lease(claim) as urgency:
+            facts = await engine.facts()
+            if self._job.exact_key and self._job.exact_key != facts.exact_key:
+                raise RequestError("this peer's build or settings differ, its cache would not be the same bits")
+            generation = await self._generation(engine, variant_sha256)
+            note = engine.template_note if self._job.prompt_form == "turns" else None
+            self._session.send(Accepted(kv_bytes_per_token=facts.kv_bytes_per_token, note=note))
+            await self._generate(engine, generation, urgency)
+
+    def _find(self) -> Offer:
+        offer = self._offers.get(self._job.model)
+        if offer is None or self._job.variant_sha256 not in (None, offer.model.variant_sha256):
+            raise RequestError(f"this peer does not hold that variant of '{self._job.model}'")
+        return offer
+
+    async def _generation(self, engine: LocalModel, variant_sha256: str) -> Generation:
+        data = self._session.receiver.blocks[0]
+        if self._job.prompt_form == "tokens":
+            prompt = decode_tokens(data)
+        else:
+            turns = decode_turns(data)
+            prompt = await engine.encode([{"role": t.role, "content": t.content} for t in turns])
+        return Generation(
+            id=secrets.token_hex(8),
+            variant_sha256=variant_sha256,
+            prompt=prompt,
+            sampling=self._job.sampling,
+            max_tokens=self._job.max_tokens,
+        )
+
+    async def _generate(self, engine: LocalModel, generation: Generation, urgency: Urgency) -> None:
+        events = engine.generate(generation, urgency, export_kv=self._job.job == "prefill")
+        reason = "length"
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if isinstance(event, Exported):
+                    self._send_cache(event, engine.settings.chunk_tokens)
+                elif isinstance(event, TokenStep):
+                    self._session.send(token_of(event))
+                    reason = "stop" if event.is_end else "length"
+        self._session.send(Done(reason="stop" if reason == "stop" else "length", prompt_tokens=len(generation.prompt)))
+        await self._until_sent()
+
+    def _send_cache(self, exported: Exported, chunk: int) -> None:
+        """Newest tokens first: the device comes from the other end."""
+        cell_bytes = len(exported.data) // exported.cells
+        blocks: list[tuple[int, bytes]] = []
+        for index in reversed(range(canonical.num_blocks(exported.cells, chunk))):
+            first, end = canonical.block_range(index, exported.cells, chunk)
+            blocks.append((index, exported.data[first * cell_bytes : end * cell_bytes]))
+        self._session.send_blocks(blocks, bulk=True)
+
+    async def _probe(self) -> None:
+        self._session.send(Accepted())
+        self._session.send_blocks([(0, secrets.token_bytes(self._job.probe_bytes))], bulk=True)
+        await self._until_sent()
+
+    async def _until_sent(self) -> None:
+        """Stay until the last block is acknowledged, or the device stops or falls silent (then `_listen` raises)."""
+        await self._session.sent_all.wait()
+        self._session.send(Done(reason="sent"))
