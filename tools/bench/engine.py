@@ -116,7 +116,9 @@ async def _beside(model: LocalModel, raw: RawProcess, found: Measured, seed: int
 
 async def measured(*, quick: bool) -> tuple[harness.Json, harness.Json]:
     env = harness.state_env() | harness.UNGOVERNED
-    settings = load_settings(environment=env | {"EDGEAGENT__ENGINE__SPECULATION": "off"})
+    # Only one process keeps cells in a folder: that is the daemon's, which is asked over HTTP below.
+    own = {"EDGEAGENT__ENGINE__SPECULATION": "off", "EDGEAGENT__ENGINE__KEPT_DISK_BYTES": "0"}
+    settings = load_settings(environment=env | own)
     async with open_house(settings, role="bench") as house, house.pool.lease(harness.CHAT_MODEL) as resident:
         model = resident.local
         await model.facts()
@@ -125,6 +127,7 @@ async def measured(*, quick: bool) -> tuple[harness.Json, harness.Json]:
         with raw_process(bare) as raw:
             rounds, beside = (QUICK_ROUNDS, QUICK_BESIDE_ROUNDS) if quick else (ROUNDS, BESIDE_ROUNDS)
             found = await measure(model, raw, rounds=rounds, beside=beside)
+            harness.progress(f"so far: { {name: round(found.median(name), 3) for name in found.ratios} }")
             http, http_conditions = await _over_http(env, model, raw, rounds, beside)
     figures = {name: round(found.median(name), 3) for name in found.ratios if not name.startswith("raw_")}
     conditions = {
@@ -145,6 +148,7 @@ async def _over_http(
         chat = engine_http.Chat(port)
         chat.ask([{"role": "user", "content": "Hello."}], max_tokens=2)  # loads the model
         overheads = await engine_http.overheads_ms(chat, model, raw, 2 * rounds)
+        harness.progress(f"so far: {statistics.median(overheads):.2f} ms over HTTP")
         turns = await engine_http.later_turns(daemon, chat, model, raw, conversations)
         seeds = range(conversations)
         layouts, _ = await asyncio.to_thread(layout.measure, f"http://127.0.0.1:{port}", seeds=seeds)
