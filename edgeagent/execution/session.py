@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from edgeagent.core.errors import PeerLostError, WireError
 from edgeagent.wire.blocks import BlockReceiver, BlockSender
 from edgeagent.wire.frames import Fragment, Frame, FrameChannel, Kind, Lane, decode_fragment, encode_fragment
-from edgeagent.wire.messages import LEASE_S, Ack, KeepAlive, Message, Open, decode_message, encode_message
+from edgeagent.wire.messages import LEASE_S, Ack, KeepAlive, Message, Open, Step, decode_message, encode_message
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Session:
         self._channel = channel
         self._publish = publish
         self._awaits_open = serves
+        self._job: Open | None = None
         self._inbox: asyncio.Queue[Arrived | Exception] = asyncio.Queue()
         self._pinged_at = 0.0
 
@@ -62,11 +63,15 @@ class Session:
         self.receiver = BlockReceiver(sizes)
 
     def send_blocks(self, blocks: Iterable[tuple[int, bytes]], *, bulk: bool) -> None:
-        """Start sending blocks in this order; acknowledgements keep it going.
+        """Send blocks in this order, behind those sent before; acknowledgements keep it going.
 
-        Small blocks go with the messages (`bulk=False`), and then arrive in order with them.
+        Small blocks go with the messages (`bulk=False`), and then arrive in order with them. A session has one kind.
         """
-        self._sender, self._is_bulk = BlockSender(blocks), bulk
+        if self._sender is None:
+            self._sender, self._is_bulk = BlockSender(blocks), bulk
+        else:
+            assert self._is_bulk == bulk, "the blocks of a session go one way"
+            self._sender.add(blocks)
         self._pump()
 
     def skip_blocks_before(self, block: int) -> None:
@@ -149,6 +154,8 @@ class Session:
                 self._deliver(KeepAlive())
             case Open() as job:
                 self._take_open(job)
+            case Step() as step:
+                self._take_step(step)
             case _:
                 self._deliver(message)
 
@@ -157,8 +164,15 @@ class Session:
         if not self._awaits_open:
             raise WireError("the other end opened a job where none may be opened")
         self._awaits_open = False
-        self.expect({0: job.prompt_bytes})
+        self.expect(job.block_sizes())
+        self._job = job
         self._deliver(job)
+
+    def _take_step(self, step: Step) -> None:
+        if self._job is None or self._job.job != "split-decode":
+            raise WireError("a step came where no model is split")
+        self.receiver.expect({step.block: self._job.step_bytes(1 + len(step.guesses))})
+        self._deliver(step)
 
     def _deliver(self, item: Arrived) -> None:
         if self._inbox.qsize() >= MAX_INBOX:

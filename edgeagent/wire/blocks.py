@@ -14,6 +14,7 @@ from edgeagent.wire.messages import Ack
 WINDOW_FRAGMENTS = 8
 """Fragments in flight: 8 x 48 KiB covers 20 Mbit/s x 150 ms; more only lengthens the broker's queue."""
 ACK_EVERY = 2
+MAX_EXPECTED = 65_536
 MAX_AHEAD = 256
 """Fragments a sender may be ahead of the first missing one; the bitmap of an `Ack` holds as many bits."""
 
@@ -30,6 +31,10 @@ class BlockSender:
     @property
     def is_done(self) -> bool:
         return not self._waiting and not self._in_flight
+
+    def add(self, blocks: Iterable[tuple[int, bytes]]) -> None:
+        """Further blocks, behind the others."""
+        self._waiting.extend(f for index, block in blocks for f in cut_fragments(index, block))
 
     def take(self) -> list[tuple[int, Fragment]]:
         """The fragments that may go now, with their numbers."""
@@ -65,14 +70,30 @@ class BlockReceiver:
     def __init__(self, expected: dict[int, int]) -> None:
         self._expected = expected
         self._parts: dict[int, dict[int, bytes]] = {}
+        self._done: set[int] = set()
         self._numbers: set[int] = set()
         self._base = 0
         self._since_ack = 0
         self.blocks: dict[int, bytes] = {}
         self.num_bytes = 0
 
+    def expect(self, sizes: dict[int, int]) -> None:
+        """Further blocks. Raises WireError when too many are owed."""
+        if len(self._expected) + len(sizes) > MAX_EXPECTED:
+            raise WireError(f"more than {MAX_EXPECTED} blocks are owed")
+        self._expected |= sizes
+
+    def pop(self, index: int) -> bytes:
+        """A block that is here; from now on it is not expected any more."""
+        self._done.add(index)
+        del self._expected[index]
+        return self.blocks.pop(index)
+
     def take(self, number: int, fragment: Fragment) -> int | None:
         """The index of the block this fragment completes, if any. A repeated fragment is counted once."""
+        if fragment.block in self._done:
+            self._count(number)  # it came again
+            return None
         size = self._expected.get(fragment.block)
         if size is None or size != fragment.block_bytes:
             raise WireError(f"block {fragment.block} of {fragment.block_bytes} bytes was not expected")
