@@ -77,6 +77,19 @@ class Cut(BaseModel):
         return {BEGIN_KEY: self.begin, END_KEY: self.end, LAYERS_KEY: self.layers}
 
 
+class Padding(BaseModel):
+    """What a head's file of `layers` is loaded with, one layer more that is never computed: names and shapes of its
+    tensors, innermost size first. `num_tensors` are in the file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str = Field(max_length=64)
+    layers: int = Field(gt=0)
+    num_tensors: int = Field(gt=0)
+    tensors: tuple[tuple[str, tuple[int, ...]], ...] = Field(min_length=1)
+
+
 class StageDescriptor(BaseModel):
     """What two stages must have in common for their work to add up to the whole model's, bit for bit.
 

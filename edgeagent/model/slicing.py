@@ -5,7 +5,7 @@ from pathlib import Path
 
 from edgeagent.core.cards import SlicedSource, Variant
 from edgeagent.core.errors import ModelFileError, RequestError
-from edgeagent.core.stages import BEGIN_KEY, END_KEY, LAYERS_KEY, SOURCE_KEY, Cut
+from edgeagent.core.stages import BEGIN_KEY, END_KEY, LAYERS_KEY, SOURCE_KEY, Cut, Padding
 from edgeagent.model import making
 from edgeagent.model.gguf_header import GgufHeader, SkippedArray, read_header
 from edgeagent.model.making import OnStep, Spawn, silent
@@ -95,6 +95,15 @@ def stage_of(stored: StoredVariant) -> tuple[Cut, str]:
         if told == (source.begin, source.end, source.variant_sha256):
             return Cut.of(source.begin, source.end, layers), source.variant_sha256
     raise ModelFileError(f"{stored.path} is not the stage {stored.variant.name}; slice the model again")
+
+
+def padding_of(path: Path) -> Padding:
+    """What a head's file is loaded with. Raises ModelFileError."""
+    header, block = read(path), "blk.0."
+    layer = tuple((t.name.removeprefix(block), t.shape) for t in header.tensors if t.name.startswith(block))
+    return Padding(
+        architecture=header.architecture, layers=header.layers, num_tensors=len(header.tensors), tensors=layer
+    )
 
 
 def read(path: Path) -> GgufHeader:
