@@ -142,6 +142,10 @@ class LocalModel:
         assert self._facts is not None
         return self._facts
 
+    async def worker(self) -> Worker:
+        """The worker with the variant loaded, for what else it can do (`execution.stages`). Raises as `facts`."""
+        return await self._ready()
+
     async def encode(self, messages: Sequence[Mapping[str, str]], answer_prefix: str = "") -> tuple[int, ...]:
         """Prompt token ids of chat turns, by the model's own template."""
         worker = await self._ready()
@@ -186,7 +190,7 @@ class LocalModel:
                         output.append(event["token"])
                         if "drafted" in event:
                             yield Drafted(event["drafted"], event["accepted"])
-                        yield _token_step(event, bulk)
+                        yield token_step(event, bulk)
                     elif "cells" in event:
                         yield Exported(event["cells"], bulk)
                     elif "evaluated" in event:
@@ -304,7 +308,8 @@ def adapter_of(generation: Generation) -> Message:
     return {"adapter": adapter.sha256, "adapter_path": adapter.path} if adapter else {}
 
 
-def _token_step(event: Message, piece: bytes) -> TokenStep:
+def token_step(event: Message, piece: bytes) -> TokenStep:
+    """From the worker's event `token`."""
     if "logprob" not in event:
         return TokenStep(event["position"], event["token"], piece, event["is_end"])
     top = tuple(Alternative(token, bytes.fromhex(raw), logprob) for token, raw, logprob in event["top"])
