@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgeagent.core.errors import WireError
 from edgeagent.core.generation import Sampling
+from edgeagent.core.stages import StageDescriptor
 from edgeagent.execution import canonical
 from edgeagent.execution.llama.sampler import draw_seed
 from edgeagent.execution.peers import BREAKER_S
@@ -118,6 +119,29 @@ def examples() -> Iterator[Message]:
     yield messages.Done(reason="length", prompt_tokens=len(PROMPT))
     yield messages.Stop()
     yield messages.Failed(code="invalid_request_error", message="this peer does not hold that variant of 'x'")
+    yield messages.Open(job="split-decode", model="smollm2-135m-instruct", variant_sha256=SHA256, stage=stage(),
+                        prompt_tokens=150, max_tokens=64)  # fmt: skip
+    yield messages.Accepted(kv_bytes_per_token=8_976, stage=stage())
+    yield messages.Step(block=3, position=150)
+
+
+def stage() -> StageDescriptor:
+    return StageDescriptor(
+        model="smollm2-135m-instruct",
+        variant_sha256=SHA256,
+        k=8,
+        layers=30,
+        width=576,
+        hidden="f32",
+        kv_type="q8_0",
+        kv_planes=(204,) * 44,
+        flash_attention=True,
+        extra_buffers=True,
+        chunk_tokens=64,
+        threads=0,
+        engine="0.3.36",
+        system="AVX2 = 1",
+    )
 
 
 def status() -> Iterator[str]:
@@ -130,6 +154,7 @@ def status() -> Iterator[str]:
         decode_tok_s=140,
         context_tokens=4096,
         kv_bytes_per_token=12_240,
+        cuts=(8, 15),
     )
     for state in (
         messages.PeerStatus(id="garage", state="online", version="0.1.0", models=(offered,), queue=1),

@@ -16,7 +16,17 @@ from edgeagent.execution.executors import token_of
 from edgeagent.execution.local import Exported, LocalModel
 from edgeagent.execution.session import BlockArrived, Session
 from edgeagent.execution.stages import StageModel
-from edgeagent.wire.messages import Accepted, Done, OfferedModel, Open, Progress, Step, Stop, decode_tokens, decode_turns
+from edgeagent.wire.messages import (
+    Accepted,
+    Done,
+    OfferedModel,
+    Open,
+    Progress,
+    Step,
+    Stop,
+    decode_tokens,
+    decode_turns,
+)
 
 PROMPT_S = 30.0
 """How long a device may take to send its prompt."""

@@ -50,9 +50,7 @@ class SplitJob:
             draws = is_answer and index == len(sizes) - 1
             rows = await self._block(index)
             draw = Draw(self._job.max_tokens) if draws else None
-            await self._follow(
-                index, sequence.run_hidden(rows, position, [tokens], cells=not is_answer, draw=draw)
-            )
+            await self._follow(index, sequence.run_hidden(rows, position, [tokens], cells=not is_answer, draw=draw))
             position += tokens
         if is_answer:
             await self._answer(sequence)

@@ -81,7 +81,7 @@ class SplitPrefillExecutor:
                 yield step
 
     async def _complete(self, head: StageSession, generation: Generation, blocks: Sequence[bytes]) -> None:
-        """Give the whole model the cells that are complete: of all chunks, or of the first ones when a peer was lost."""
+        """Give the whole model the cells that are complete: of all chunks, or of the first when a peer was lost."""
         if not blocks:
             return
         chunk = self._head.model.settings.chunk_tokens
@@ -177,9 +177,7 @@ class SplitDecodeExecutor:
         session.send_blocks([(block, rows)], bulk=False)
 
 
-def open_split(
-    session: Session, job: str, target: PeerModel, stage: StageDescriptor, generation: Generation
-) -> Open:
+def open_split(session: Session, job: str, target: PeerModel, stage: StageDescriptor, generation: Generation) -> Open:
     """Send the Open of a split job. The sampling goes along where the peer draws."""
     opened = Open.model_validate(
         {

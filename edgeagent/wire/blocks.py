@@ -68,7 +68,7 @@ class BlockReceiver:
     """Puts fragments together. `expected` maps a block's index to its exact size; nothing else is taken."""
 
     def __init__(self, expected: dict[int, int]) -> None:
-        self._expected = expected
+        self._expected = dict(expected)
         self._parts: dict[int, dict[int, bytes]] = {}
         self._done: set[int] = set()
         self._numbers: set[int] = set()
