@@ -49,6 +49,13 @@ class LoadSettings:
         return {**asdict(self), "invariance": self.invariance.model_dump()}
 
 
+def pace_of(settings: LoadSettings, threads: int, duty: float) -> tuple[int, float]:
+    """Threads and share of the time to compute that change no bit: fewer threads become more rest where they would."""
+    if not settings.is_thread_invariant and threads < settings.threads:
+        return settings.threads, duty * threads / settings.threads
+    return threads, duty
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedFacts:
     """What the engine says of a loaded variant. `kv_bytes_per_token` is 0 when its cache cannot be exchanged."""

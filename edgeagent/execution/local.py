@@ -15,7 +15,7 @@ from edgeagent.execution.channel import Message, Received
 from edgeagent.execution.confine import WorkerLimits
 from edgeagent.execution.keeping import Cells, Keeping
 from edgeagent.execution.kvstore.store import KvStore
-from edgeagent.execution.loading import LoadedFacts, LoadSettings, facts_of
+from edgeagent.execution.loading import LoadedFacts, LoadSettings, facts_of, pace_of
 from edgeagent.execution.recovering import Recovering
 from edgeagent.execution.supervisor import Worker
 
@@ -245,9 +245,7 @@ class LocalModel:
 
         A worker that is not loaded starts with it. Where the number of threads would change bits, it rests instead.
         """
-        if not self.settings.is_thread_invariant and threads < self.settings.threads:
-            threads, duty = self.settings.threads, duty * threads / self.settings.threads
-        self._pace = (threads, duty)
+        self._pace = pace_of(self.settings, threads, duty)
         if self._worker is not None and self._facts is not None and self._worker.is_alive:
             with contextlib.suppress(EngineError):  # one that dies now is told again when it comes back
                 await self._tell_pace(self._worker)

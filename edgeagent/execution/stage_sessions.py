@@ -166,9 +166,9 @@ def _event(event: Message, data: bytes) -> StageEvent:
 async def open_session(worker: Worker, spec: SessionSpec) -> AsyncIterator[StageSession]:
     """A session in a worker that has a model or a stage loaded. Raises RequestError, OutOfMemoryError."""
     number = next(_numbers)
-    await worker.call("stage_open", session=number, **spec.parameters())
     session = StageSession(worker, number)
-    try:
+    try:  # whoever is cancelled meanwhile does not know whether it was opened
+        await worker.call("stage_open", session=number, **spec.parameters())
         yield session
     finally:
         await session.close()

@@ -1,16 +1,18 @@
 """A stage of a split model in a worker of its own, and what two ends must agree on."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Sampling
-from edgeagent.core.stages import Cut, HiddenType, Padding, StageDescriptor
+from edgeagent.core.stage_descriptor import StageDescriptor
+from edgeagent.core.stages import Cut, HiddenType, Padding
 from edgeagent.execution.admission import Admission
 from edgeagent.execution.confine import WorkerLimits
-from edgeagent.execution.loading import LoadedFacts, LoadSettings, engine_name
+from edgeagent.execution.loading import LoadedFacts, LoadSettings, engine_name, pace_of
 from edgeagent.execution.local import LOAD_STALL_S, LocalModel
 from edgeagent.execution.stage_sessions import SessionSpec, StageSession, open_session
 from edgeagent.execution.supervisor import Worker
@@ -54,6 +56,7 @@ class StageModel:
         self._worker: Worker | None = None
         self._facts: StageFacts | None = None
         self._loading = asyncio.Lock()
+        self._pace: tuple[int, float] | None = None
 
     @property
     def is_loaded(self) -> bool:
@@ -99,6 +102,19 @@ class StageModel:
         async with open_session(await self._ready(), spec) as session:
             yield session
 
+    async def set_pace(self, threads: int, duty: float) -> None:
+        """As `LocalModel.set_pace`."""
+        self._pace = pace_of(self.settings, threads, duty)
+        if self._worker is not None and self._worker.is_alive:
+            with contextlib.suppress(EngineError):  # one that dies now is told again when it comes back
+                await self._tell_pace(self._worker)
+
+    async def _tell_pace(self, worker: Worker) -> None:
+        if self._pace is not None:
+            await worker.call("set_threads", threads=self._pace[0])
+            await worker.call("set_duty", duty=self._pace[1])
+            worker.watch.duty = self._pace[1]
+
     async def close(self) -> None:
         if self._worker is not None:
             await self._worker.close()
@@ -109,6 +125,7 @@ class StageModel:
             if self._worker is None or not self._worker.is_alive:
                 self._worker = await Worker.spawn("llama", limits=self.limits)
                 self._facts = await self._load(self._worker)
+                await self._tell_pace(self._worker)
             return self._worker
 
     async def _load(self, worker: Worker) -> StageFacts:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from edgeagent.core.errors import PeerError, RequestError
-from edgeagent.core.stages import Cut, StageDescriptor, hidden_row_bytes
+from edgeagent.core.stage_descriptor import StageDescriptor
+from edgeagent.core.stages import Cut, hidden_row_bytes
 
 SAME: dict[str, Any] = {
     "model": "smollm2-135m-instruct",

@@ -255,6 +255,8 @@ def test_lost_worker_ends_its_sessions_and_the_next_one_loads_again(split: Calla
     async def use(models: Split) -> None:
         async with models.head.session(256) as head:
             rows = await rows_of(head.run_tokens([1, 2, 3], 0, [3]))
+            await models.head.set_pace(2, 0.9)
+            assert await rows_of(head.run_tokens([1, 2, 3], 0, [3])) == rows
             assert models.head.pid is not None
             os.kill(models.head.pid, signal.SIGKILL)
             with pytest.raises(EngineLostError):
