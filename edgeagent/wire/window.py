@@ -22,6 +22,8 @@ QUEUE_S = 0.05
 """The queue aimed at: what a small message waits behind blocks on the same link, and as much again while it grows."""
 FRAGMENT_S = 0.015
 """A fragment takes about so long on the link, within GRAIN_BYTES and FRAGMENT_DATA_BYTES."""
+MAX_FRAGMENTS = 8
+"""A window is not cut finer: a client may have few messages in flight (Mosquitto: 20), acknowledgements among them."""
 PACE_GAIN = 1.25
 """Fragments leave so much faster than the window's size asks for, so that its growth shows (BBR's gain)."""
 BURST_S = 0.005
@@ -92,7 +94,7 @@ class Window:
     def fragment_bytes(self) -> int:
         """Whole grains: large ones cost less, small ones let others pass."""
         known_bytes_s = max(self.bytes_s, min(self._pace_bytes_s, self._fastest))
-        grains = int(known_bytes_s * FRAGMENT_S) // GRAIN_BYTES
+        grains = int(max(known_bytes_s * FRAGMENT_S, self.num_bytes / MAX_FRAGMENTS)) // GRAIN_BYTES
         return min(max(grains, 1) * GRAIN_BYTES, FRAGMENT_DATA_BYTES)
 
     @property
@@ -176,7 +178,7 @@ class Window:
         elif is_round and not self._is_growing:
             self._settle(self.base_s)
             assert self._round_s is not None
-            if self._round_s - self.base_s < QUEUE_S / 4:  # the link may have become faster
+            if self._round_s - self.base_s < QUEUE_S / 2:  # the link may have become faster
                 self._is_growing, self._fastest = True, 0.0
         if is_round:  # what leaves from now on will end the next one by its arrival
             self._round_from, self._round_s = self._delivered, None

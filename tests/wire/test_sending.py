@@ -1,5 +1,6 @@
 """The sender of blocks over simulated links: nothing lost, nothing twice, the link full, small messages not delayed."""
 
+import math
 import random
 from collections.abc import Callable
 
@@ -43,7 +44,7 @@ def link_of(
 
 
 def cache(num_bytes: float) -> dict[int, bytes]:
-    return {i: bytes([i % 256]) * BLOCK_BYTES for i in range(max(1, round(num_bytes / BLOCK_BYTES)))}
+    return {i: bytes([i % 256]) * BLOCK_BYTES for i in range(math.ceil(num_bytes / BLOCK_BYTES))}
 
 
 @settings(max_examples=20)
