@@ -47,7 +47,7 @@ class Sample:
 
 
 WHOLE = Sample(60, 20, range(LAST_TOKEN + 1), 40)
-QUICK = Sample(6, 2, (0, 7, 40), 2)
+QUICK = Sample(3, 2, (0, 7, 40), 2)
 
 
 @dataclass(frozen=True, slots=True)
