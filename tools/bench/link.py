@@ -1,6 +1,6 @@
 """Is plan `prefill` ever slower than `local`, whatever the link does? Time to the first token, in pairs, link by link.
 
-A daemon whose engine is held to part of one core, a peer on the other, a real broker, and between daemon and broker a
+A daemon and its engine, held to part of one core, a peer on the other, a real broker, and between daemon and broker a
 link of each rate and round trip (`tools/chaos_proxy.py`). Every prompt is new from its first word on, so that neither
 end has any of it in a cache. Between runs the link is wide, so that nothing old is on its way.
 """
@@ -118,13 +118,14 @@ def measure(bench: Bench, shapes: Sequence[Shape], num_pairs: int) -> dict[str, 
 
 @contextlib.contextmanager
 def held(daemon: harness.Program) -> Iterator[str]:
-    """The engine of the daemon slowed down; what was done."""
+    """The daemon and its engine slowed down together; what was done."""
     if not quota.is_available():
         yield "not held: no control group may be made here"
         return
-    (worker,) = daemon.workers()
-    with quota.limited(worker.pid, EDGE_SHARE, PERIOD_S):
-        yield f"the engine of the edge has {EDGE_SHARE} of a core in periods of {PERIOD_S:g} s"
+    assert daemon.process is not None
+    pids = [daemon.process.pid, *(worker.pid for worker in daemon.workers())]
+    with quota.limited(pids, EDGE_SHARE, PERIOD_S):
+        yield f"daemon and engine of the edge have {EDGE_SHARE} of a core in periods of {PERIOD_S:g} s"
 
 
 def pin(program: harness.Program, core: int) -> None:
