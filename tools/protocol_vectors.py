@@ -70,6 +70,7 @@ def limits() -> Iterator[str]:
         "frame header": frames.HEADER_BYTES,
         "payload of a frame": frames.MAX_PAYLOAD_BYTES,
         "data of a fragment": frames.FRAGMENT_DATA_BYTES,
+        "its grain": frames.GRAIN_BYTES,
         "block": frames.MAX_BLOCK_BYTES,
         "prompt": messages.MAX_PROMPT_BYTES,
     }

@@ -8,13 +8,15 @@ from collections import deque
 from collections.abc import Iterable
 
 from edgeagent.core.errors import WireError
-from edgeagent.wire.frames import Fragment, block_digest, cut_fragments
+from edgeagent.wire.frames import FRAGMENT_DATA_BYTES, Fragment, block_digest, cut_fragments
 from edgeagent.wire.messages import Ack
 
 WINDOW_FRAGMENTS = 8
 """Fragments in flight: 8 x 48 KiB covers 20 Mbit/s x 150 ms; more only lengthens the broker's queue."""
 ACK_EVERY = 2
+"""Fragments of full size in order; all others are acknowledged one by one."""
 MAX_EXPECTED = 65_536
+"""Blocks that a session may be owed."""
 MAX_AHEAD = 256
 """Fragments a sender may be ahead of the first missing one; the bitmap of an `Ack` holds as many bits."""
 
@@ -97,7 +99,7 @@ class BlockReceiver:
         size = self._expected.get(fragment.block)
         if size is None or size != fragment.block_bytes:
             raise WireError(f"block {fragment.block} of {fragment.block_bytes} bytes was not expected")
-        self._count(number)
+        self._count(number, fragment)
         if fragment.block in self.blocks:
             return None
         parts = self._parts.setdefault(fragment.block, {})
@@ -115,10 +117,12 @@ class BlockReceiver:
         self.num_bytes += len(block)
         return fragment.block
 
-    def _count(self, number: int) -> None:
+    def _count(self, number: int, fragment: Fragment) -> None:
         if number >= self._base + MAX_AHEAD:
             raise WireError(f"fragment {number} is more than {MAX_AHEAD} ahead")
-        self._since_ack += 1
+        # Something was lost or repeated: the sender waits for word. Small pieces come from a slow link.
+        is_due = number != self._base or self._numbers or len(fragment.data) < FRAGMENT_DATA_BYTES
+        self._since_ack += ACK_EVERY if is_due else 1
         if number >= self._base:
             self._numbers.add(number)
         while self._base in self._numbers:
