@@ -9,12 +9,11 @@ from pathlib import Path
 
 from edgeagent.core.errors import WireError
 from edgeagent.core.generation import Sampling
-from edgeagent.core.stages import StageDescriptor
+from edgeagent.core.stage_descriptor import StageDescriptor
 from edgeagent.execution import canonical
 from edgeagent.execution.llama.sampler import draw_seed
 from edgeagent.execution.peers import BREAKER_S
-from edgeagent.execution.session import RESEND_S
-from edgeagent.wire import blocks, frames, messages
+from edgeagent.wire import blocks, frames, messages, window
 from edgeagent.wire.blocks import BlockReceiver
 from edgeagent.wire.frames import Frame, Kind, Lane, block_digest, cut_fragments, encode_fragment, encode_frame
 from edgeagent.wire.messages import Message, encode_message
@@ -75,11 +74,11 @@ def limits() -> Iterator[str]:
         "prompt": messages.MAX_PROMPT_BYTES,
     }
     yield from (f"{name:24} {value:>9} bytes" for name, value in named.items())
-    yield f"{'window':24} {blocks.WINDOW_FRAGMENTS:>9} fragments"
+    yield f"{'window':24} {window.FIRST_BYTES:>9} bytes at first, {window.MAX_BYTES} at most"
     yield f"{'acknowledge every':24} {blocks.ACK_EVERY:>9} fragments"
     yield f"{'most ahead':24} {blocks.MAX_AHEAD:>9} fragments"
     yield f"{'lease':24} {messages.LEASE_S:>9g} s"
-    yield f"{'send again after':24} {RESEND_S:>9g} s"
+    yield f"{'ask again after':24} {window.FIRST_TIMEOUT_S:>9g} s at first"
     yield f"{'breaker':24} {BREAKER_S:>9g} s"
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 from edgeagent.core.errors import RequestError, WireError
 from edgeagent.core.generation import TokenStep
-from edgeagent.core.stages import StageDescriptor
+from edgeagent.core.stage_descriptor import StageDescriptor
 from edgeagent.execution.admission import Claim
 from edgeagent.execution.executors import token_of
 from edgeagent.execution.session import Session

@@ -15,7 +15,8 @@ from typing import Protocol
 
 from edgeagent.core.errors import EngineError, EngineLostError, PeerError
 from edgeagent.core.generation import Generation
-from edgeagent.core.stages import HiddenType, StageDescriptor
+from edgeagent.core.stage_descriptor import StageDescriptor
+from edgeagent.core.stages import HiddenType
 from edgeagent.execution import canonical
 from edgeagent.execution.admission import USUAL, Urgency
 from edgeagent.execution.executors import LocalExecutor, PeerModel, Steps, Traffic, peer_session, step_of

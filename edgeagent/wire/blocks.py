@@ -1,69 +1,18 @@
-"""Moving blocks: a sender with a window, a receiver with bitmaps. No I/O, no clock.
+"""Putting blocks together: fragments are acknowledged by bitmaps, and every block is checked against its digest.
 
-The sender numbers fragments in the order it first sends them. The receiver acknowledges these numbers, and checks
-every block against its digest before it hands it on.
+No I/O, no clock. `sending` has the other end, which numbers fragments in the order it first sends them.
 """
 
-from collections import deque
-from collections.abc import Iterable
-
 from edgeagent.core.errors import WireError
-from edgeagent.wire.frames import FRAGMENT_DATA_BYTES, Fragment, block_digest, cut_fragments
+from edgeagent.wire.frames import FRAGMENT_DATA_BYTES, Fragment, block_digest
 from edgeagent.wire.messages import Ack
 
-WINDOW_FRAGMENTS = 8
-"""Fragments in flight: 8 x 48 KiB covers 20 Mbit/s x 150 ms; more only lengthens the broker's queue."""
 ACK_EVERY = 2
 """Fragments of full size in order; all others are acknowledged one by one."""
 MAX_EXPECTED = 65_536
 """Blocks that a session may be owed."""
 MAX_AHEAD = 256
 """Fragments a sender may be ahead of the first missing one; the bitmap of an `Ack` holds as many bits."""
-
-
-class BlockSender:
-    """Sends blocks in the given order, at most `window` fragments ahead of the acknowledgements."""
-
-    def __init__(self, blocks: Iterable[tuple[int, bytes]], window: int = WINDOW_FRAGMENTS) -> None:
-        self._waiting: deque[Fragment] = deque(f for index, block in blocks for f in cut_fragments(index, block))
-        self._in_flight: dict[int, Fragment] = {}
-        self._next_number = 0
-        self._window = window
-
-    @property
-    def is_done(self) -> bool:
-        return not self._waiting and not self._in_flight
-
-    def add(self, blocks: Iterable[tuple[int, bytes]]) -> None:
-        """Further blocks, behind the others."""
-        self._waiting.extend(f for index, block in blocks for f in cut_fragments(index, block))
-
-    def take(self) -> list[tuple[int, Fragment]]:
-        """The fragments that may go now, with their numbers."""
-        ready: list[tuple[int, Fragment]] = []
-        while self._waiting and len(self._in_flight) < self._window:
-            fragment = self._waiting.popleft()
-            self._in_flight[self._next_number] = fragment
-            ready.append((self._next_number, fragment))
-            self._next_number += 1
-        return ready
-
-    def acknowledge(self, ack: Ack) -> None:
-        """Raises WireError when the other end acknowledges what was never sent."""
-        if ack.base > self._next_number:
-            raise WireError(f"fragment {ack.base - 1} was acknowledged before it was sent")
-        bits = int(ack.bitmap or "0", 16)
-        for number in list(self._in_flight):
-            if number < ack.base or bits >> (number - ack.base) & 1:
-                del self._in_flight[number]
-
-    def unacknowledged(self) -> list[tuple[int, Fragment]]:
-        """What to send again after a reconnect or a silence."""
-        return list(self._in_flight.items())
-
-    def skip_before(self, block: int) -> None:
-        """The receiver has made blocks `0 … block-1` itself."""
-        self._waiting = deque(f for f in self._waiting if f.block >= block)
 
 
 class BlockReceiver:
@@ -94,7 +43,7 @@ class BlockReceiver:
     def take(self, number: int, fragment: Fragment) -> int | None:
         """The index of the block this fragment completes, if any. A repeated fragment is counted once."""
         if fragment.block in self._done:
-            self._count(number)  # it came again
+            self._count(number, fragment)  # it came again
             return None
         size = self._expected.get(fragment.block)
         if size is None or size != fragment.block_bytes:

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from edgeagent.core.cards import Sha256
 from edgeagent.core.errors import WireError
 from edgeagent.core.generation import MAX_TOP_LOGPROBS, Sampling, TokenId
-from edgeagent.core.stages import StageDescriptor, hidden_row_bytes
+from edgeagent.core.stage_descriptor import StageDescriptor
+from edgeagent.core.stages import hidden_row_bytes
 
 MAX_BLOCKS = 65_536
 LEASE_S = 2.0

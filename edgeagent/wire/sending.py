@@ -60,6 +60,10 @@ class BlockSender:
         self._num_asked = 0
         self._is_asking = False
 
+    def add(self, blocks: Iterable[tuple[int, bytes]]) -> None:
+        """Further blocks, behind the others."""
+        self._waiting.extend(blocks)
+
     @property
     def is_done(self) -> bool:
         return not (self._waiting or self._rest or self._in_flight or self._lost)

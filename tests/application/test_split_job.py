@@ -128,7 +128,13 @@ def test_no_text_and_no_token_ids_go_up(play: Callable[[Scene], None]) -> None:
 
     async def scene(ends: Ends) -> None:
         deliver = ends.broker.deliver
-        ends.broker.deliver = lambda t, p: (passed.append(p) if "/peers/garage/in/" in t else None, deliver(t, p))[1]  # type: ignore[method-assign]
+
+        def tapped(topic: str, payload: bytes) -> None:
+            if "/peers/garage/in/" in topic:
+                passed.append(payload)
+            deliver(topic, payload)
+
+        ends.broker.deliver = tapped  # type: ignore[method-assign]
         await tokens(complete(ends.generation(0.0), [ends.executor("split-prefill", Traffic())]))
 
     play(scene)

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from edgeagent.broker import background
 from edgeagent.core.generation import Generation, Sampling, TokenStep
 from edgeagent.core.invariance import Invariance
-from edgeagent.daemon import background
 from edgeagent.execution.admission import USUAL, Urgency
 from edgeagent.execution.executors import LocalExecutor, PeerModel, Traffic
 from edgeagent.execution.local import EngineEvent, Evaluated, LoadSettings, LocalModel
