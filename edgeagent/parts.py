@@ -15,6 +15,7 @@ from edgeagent.core.governor import Levers
 from edgeagent.core.hardware import Profile
 from edgeagent.execution.embedding import CPU, Encoder, OnnxEmbedder, choose_provider
 from edgeagent.execution.kvstore.store import KvLimits, KvStore
+from edgeagent.execution.supervisor import Worker
 from edgeagent.model import overlay
 from edgeagent.model.choosing import probe_of
 from edgeagent.model.fetch import SourceFetcher
@@ -66,6 +67,11 @@ def kv_store(settings: Settings) -> KvStore | None:
         return None
     limits = KvLimits(engine.kept_memory_bytes, engine.kept_disk_bytes)
     return KvStore(settings.paths.state / "kv" if engine.kept_disk_bytes else None, limits, time.time)
+
+
+async def spawn_llama() -> Worker:
+    """A worker without a model, for what is done with files."""
+    return await Worker.spawn("llama")
 
 
 def selection_limits(settings: Settings) -> Limits:

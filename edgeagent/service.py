@@ -18,9 +18,11 @@ from edgeagent.broker import Trust, background, connect_broker
 from edgeagent.core.errors import ConfigError, EdgeAgentError
 from edgeagent.daemon import open_house
 from edgeagent.execution.local import LocalModel
+from edgeagent.execution.stages import StageModel
 from edgeagent.execution.transport.mqtt import LastWill
 from edgeagent.model.pool import ModelPool
-from edgeagent.parts import device_id
+from edgeagent.model.tails import Tails
+from edgeagent.parts import device_id, selection_limits, spawn_llama
 from edgeagent.settings import Settings, load_settings
 from edgeagent.wire.messages import OfferedModel, PeerStatus
 from edgeagent.wire.topics import Topics
@@ -50,7 +52,8 @@ async def serve_peer(settings: Settings) -> None:
     topics, peer, trust = Topics(settings.config.mqtt.prefix), device_id(settings), Trust.of(settings)
     way = trust.peer(peer)
     async with _signals(settings) as (stop, manager), open_house(settings, role="peer") as house:
-        offers = await _offers(settings, house.pool)
+        tails = Tails(house.store, spawn_llama, selection_limits(settings).memory_bytes // 2)
+        offers = await _offers(settings, house.pool, tails)
         gone = PeerStatus(id=peer, state="offline").model_dump_json(exclude_none=True).encode()
         will = LastWill(topics.peer_status(peer), gone)
         transport = await connect_broker(settings, f"edgeagent-{peer}-peer", trust, will)
@@ -63,10 +66,11 @@ async def serve_peer(settings: Settings) -> None:
                 manager.stopping("leaving the broker")
         finally:
             await transport.close()
+            await tails.close()
     log.info("peer stopped")
 
 
-async def _offers(settings: Settings, pool: ModelPool) -> list[Offer]:
+async def _offers(settings: Settings, pool: ModelPool, tails: Tails) -> list[Offer]:
     """What this peer runs; loads each model once, so that its offer says what the engine says."""
     offers: list[Offer] = []
     for model_id in settings.config.peer.models or (settings.config.models.default,):
@@ -82,8 +86,10 @@ async def _offers(settings: Settings, pool: ModelPool) -> list[Offer]:
                 decode_tok_s=resident.rates.decode_tok_s,
                 context_tokens=facts.context_tokens,
                 kv_bytes_per_token=facts.kv_bytes_per_token,
+                cuts=await tails.cuts(resident),
             )
-        offers.append(Offer(model, partial(_engine, pool, f"{model.model}/{model.variant}")))
+        name = f"{model.model}/{model.variant}"
+        offers.append(Offer(model, partial(_engine, pool, name), partial(_tail, pool, tails, name)))
     return offers
 
 
@@ -91,6 +97,12 @@ async def _offers(settings: Settings, pool: ModelPool) -> list[Offer]:
 async def _engine(pool: ModelPool, variant: str) -> AsyncIterator[LocalModel]:
     async with pool.lease(variant) as resident:
         yield resident.local
+
+
+@contextlib.asynccontextmanager
+async def _tail(pool: ModelPool, tails: Tails, variant: str, k: int) -> AsyncIterator[StageModel]:
+    async with pool.lease(variant) as resident, tails.lease(resident, k) as stage:
+        yield stage
 
 
 @contextlib.asynccontextmanager

@@ -32,6 +32,7 @@ QUESTIONS = (
     "Name three animals that live in the sea, and say one thing about each of them.",
     "Write two sentences about the weather in April. " * 12,
 )
+PLANS = ("prefill", "remote", "split-prefill", "split-decode", "local")
 Json = dict[str, Any]
 
 
@@ -252,7 +253,7 @@ def test_plans_give_the_same_words(pair: tuple[Daemon, Program]) -> None:
     for question in QUESTIONS:
         for temperature in (0.0, 0.8):
             wait_for_peer(daemon)
-            answers = {plan: daemon.ask(question, plan, temperature) for plan in ("prefill", "remote", "local")}
+            answers = {plan: daemon.ask(question, plan, temperature) for plan in PLANS}
             assert {plan: a["edgeagent"]["plan"] for plan, a in answers.items()} == {p: p for p in answers}
             assert len({words(answer) for answer in answers.values()}) == 1, (question, temperature)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from edgeagent.core.errors import WireError
 from edgeagent.core.generation import Sampling
+from edgeagent.core.stage_descriptor import StageDescriptor
 from edgeagent.execution import canonical
 from edgeagent.execution.llama.sampler import draw_seed
 from edgeagent.execution.peers import BREAKER_S
-from edgeagent.execution.session import RESEND_S
-from edgeagent.wire import blocks, frames, messages
+from edgeagent.wire import blocks, frames, messages, window
 from edgeagent.wire.blocks import BlockReceiver
 from edgeagent.wire.frames import Frame, Kind, Lane, block_digest, cut_fragments, encode_fragment, encode_frame
 from edgeagent.wire.messages import Message, encode_message
@@ -69,15 +69,16 @@ def limits() -> Iterator[str]:
         "frame header": frames.HEADER_BYTES,
         "payload of a frame": frames.MAX_PAYLOAD_BYTES,
         "data of a fragment": frames.FRAGMENT_DATA_BYTES,
+        "its grain": frames.GRAIN_BYTES,
         "block": frames.MAX_BLOCK_BYTES,
         "prompt": messages.MAX_PROMPT_BYTES,
     }
     yield from (f"{name:24} {value:>9} bytes" for name, value in named.items())
-    yield f"{'window':24} {blocks.WINDOW_FRAGMENTS:>9} fragments"
+    yield f"{'window':24} {window.FIRST_BYTES:>9} bytes at first, {window.MAX_BYTES} at most"
     yield f"{'acknowledge every':24} {blocks.ACK_EVERY:>9} fragments"
     yield f"{'most ahead':24} {blocks.MAX_AHEAD:>9} fragments"
     yield f"{'lease':24} {messages.LEASE_S:>9g} s"
-    yield f"{'send again after':24} {RESEND_S:>9g} s"
+    yield f"{'ask again after':24} {window.FIRST_TIMEOUT_S:>9g} s at first"
     yield f"{'breaker':24} {BREAKER_S:>9g} s"
 
 
@@ -118,6 +119,29 @@ def examples() -> Iterator[Message]:
     yield messages.Done(reason="length", prompt_tokens=len(PROMPT))
     yield messages.Stop()
     yield messages.Failed(code="invalid_request_error", message="this peer does not hold that variant of 'x'")
+    yield messages.Open(job="split-decode", model="smollm2-135m-instruct", variant_sha256=SHA256, stage=stage(),
+                        prompt_tokens=150, max_tokens=64)  # fmt: skip
+    yield messages.Accepted(kv_bytes_per_token=8_976, stage=stage())
+    yield messages.Step(block=3, position=150)
+
+
+def stage() -> StageDescriptor:
+    return StageDescriptor(
+        model="smollm2-135m-instruct",
+        variant_sha256=SHA256,
+        k=8,
+        layers=30,
+        width=576,
+        hidden="f32",
+        kv_type="q8_0",
+        kv_planes=(204,) * 44,
+        flash_attention=True,
+        extra_buffers=True,
+        chunk_tokens=64,
+        threads=0,
+        engine="0.3.36",
+        system="AVX2 = 1",
+    )
 
 
 def status() -> Iterator[str]:
@@ -130,6 +154,7 @@ def status() -> Iterator[str]:
         decode_tok_s=140,
         context_tokens=4096,
         kv_bytes_per_token=12_240,
+        cuts=(8, 15),
     )
     for state in (
         messages.PeerStatus(id="garage", state="online", version="0.1.0", models=(offered,), queue=1),

@@ -17,10 +17,11 @@ from edgeagent.core.events import Event, Finished, FinishReason, HandedOver, Tex
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.core.plan import Handover, PlanKind
 from edgeagent.execution.admission import Urgency
-from edgeagent.execution.executors import Executor, LocalExecutor, RemoteExecutor
+from edgeagent.execution.executors import Executor, LocalExecutor, PeerModel, RemoteExecutor
 from edgeagent.execution.handover import complete
 from edgeagent.execution.meeting import PrefillExecutor
 from edgeagent.execution.peers import Peers
+from edgeagent.execution.splitting import HeadOfWhole, SplitDecodeExecutor, SplitPrefillExecutor
 from edgeagent.model.resident import Resident
 
 LOCAL_TRIES = 3
@@ -176,6 +177,15 @@ class Run:
         self._tally.notes.append("logit_bias is not applied: its token ids are not those of the model that answers")
         return replace(generation, sampling=generation.sampling.model_copy(update={"logit_bias": ()}))
 
+    def _split(self, target: PeerModel) -> Executor:
+        chosen, traffic = self._tally.decision.chosen, self._tally.traffic
+        assert self._peers is not None
+        assert chosen.k is not None
+        head = HeadOfWhole(self._resident.local, self._resident.card.id, chosen.k)
+        if chosen.plan is PlanKind.SPLIT_PREFILL:
+            return SplitPrefillExecutor(head, self._peers, target, traffic, self._urgency)
+        return SplitDecodeExecutor(head, self._peers, target, traffic)
+
     def _local(self) -> Sequence[Executor]:
         return [LocalExecutor(self._resident.local, self._tally.traffic, self._urgency)] * LOCAL_TRIES
 
@@ -189,6 +199,8 @@ class Run:
         if tally.decision.chosen.plan is PlanKind.PREFILL:
             first = PrefillExecutor(self._resident.local, self._peers, target, tally.traffic, self._urgency)
             return [first, *self._local()]
+        if tally.decision.chosen.plan.is_split:
+            return [self._split(target), *self._local()]
         if target.variant_sha256 == self._resident.variant.sha256:
             return [RemoteExecutor(self._peers, target, tally.traffic), *self._local()]
         return [RemoteExecutor(self._peers, target, tally.traffic, tally.draft.turns)]

@@ -15,6 +15,7 @@ from edgeagent.execution.peers import Peers, PeerView
 from edgeagent.model.resident import Resident
 from edgeagent.resource.cost import LinkSpeeds, Speeds
 from edgeagent.resource.planner import LocalOption, Objective, PeerOption, Rules, Situation
+from edgeagent.resource.split_candidates import Shape
 from edgeagent.wire.messages import OfferedModel
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class Surroundings:
             quality=quality.perplexity if quality else None,
             is_broken=self.peers.is_broken(view),
             is_same_variant=is_same,
+            cuts=model.cuts,
             barred=frozenset(p for p in PlanKind if not self.peers.may(view.status.id, p, model.model)),
         )
 
@@ -180,4 +182,13 @@ def _local(resident: Resident, facts: LoadedFacts) -> LocalOption:
         kv_bytes_per_token=_exchangeable_bytes(resident, facts),
         exact_key=facts.exact_key,
         can_prune=facts.can_prune,
+        shape=_shape(resident, facts),
     )
+
+
+def _shape(resident: Resident, facts: LoadedFacts) -> Shape | None:
+    """None where cells of single layers cannot be exchanged."""
+    cell_bytes = _exchangeable_bytes(resident, facts)
+    if not cell_bytes:
+        return None
+    return Shape(facts.layers, facts.width, cell_bytes, resident.local.settings.chunk_tokens)

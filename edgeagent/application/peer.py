@@ -28,10 +28,13 @@ from edgeagent.wire.messages import (
     Stop,
 )
 from edgeagent.wire.topics import Topics
+from edgeagent.wire.window import Pace
 
 log = logging.getLogger(__name__)
 
 MAX_SESSIONS = 64
+MAX_PACES = 1024
+"""Devices whose links are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class PeerService:
         self._topics = topics
         self._offers = {offer.model.model: offer for offer in offers}
         self._sessions: dict[tuple[str, bytes], _Open] = {}
+        self._paces: dict[str, Pace] = {}
 
     async def run(self) -> None:
         """Announce, serve, and say offline when cancelled."""
@@ -119,7 +123,7 @@ class PeerService:
         if admitted is None:
             return
         publish = self._sender(device)
-        session = Session(admitted.channel, publish, serves=True)
+        session = Session(admitted.channel, publish, serves=True, pace=self._paces.get(device))
         with contextlib.suppress(PeerLostError):
             if admitted.reply is not None:
                 publish(admitted.reply, False)
@@ -159,6 +163,15 @@ class PeerService:
                 session.send(Failed(code=error.code, message=str(error)))
         finally:
             del self._sessions[key]
+            self._note_pace(key[0], session)
+
+    def _note_pace(self, device: str, session: Session) -> None:
+        """What blocks showed of the link, for the device's next job."""
+        if session.pace is not None:
+            self._paces.pop(device, None)
+            self._paces[device] = session.pace
+        while len(self._paces) > MAX_PACES:
+            del self._paces[next(iter(self._paces))]
 
 
 async def _opened(session: Session) -> Open:

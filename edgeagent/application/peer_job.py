@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
+from edgeagent.application.split_job import SplitJob
 from edgeagent.core.errors import PeerError, RequestError, WireError
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.execution import canonical
@@ -14,7 +15,18 @@ from edgeagent.execution.admission import Claim, Urgency
 from edgeagent.execution.executors import token_of
 from edgeagent.execution.local import Exported, LocalModel
 from edgeagent.execution.session import BlockArrived, Session
-from edgeagent.wire.messages import Accepted, Done, OfferedModel, Open, Progress, Stop, decode_tokens, decode_turns
+from edgeagent.execution.stages import StageModel
+from edgeagent.wire.messages import (
+    Accepted,
+    Done,
+    OfferedModel,
+    Open,
+    Progress,
+    Step,
+    Stop,
+    decode_tokens,
+    decode_turns,
+)
 
 PROMPT_S = 30.0
 """How long a device may take to send its prompt."""
@@ -22,10 +34,14 @@ PROMPT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A model this peer runs: what it says of it, and how a job gets its engine for as long as it needs it."""
+    """A model this peer runs: what it says of it, and how a job gets its engine for as long as it needs it.
+
+    `tail` gives the layers from `k` on, for the cuts that the model names.
+    """
 
     model: OfferedModel
     lease: Callable[[], AbstractAsyncContextManager[LocalModel]]
+    tail: Callable[[int], AbstractAsyncContextManager[StageModel]] | None = None
 
 
 class StoppedError(PeerError):
@@ -41,6 +57,7 @@ class Job:
         self._job = job
         self._offers = offers
         self._prompt_here = asyncio.Event()
+        self._split: SplitJob | None = None
 
     async def run(self) -> None:
         listener = asyncio.create_task(self._listen(), name="peer-listen")
@@ -59,6 +76,10 @@ class Job:
             match await self._session.receive():
                 case BlockArrived():
                     self._prompt_here.set()
+                    if self._split:
+                        self._split.arrived.set()
+                case Step() as step if self._split:
+                    self._split.steps.put_nowait(step)
                 case Progress(blocks=blocks):
                     self._session.skip_blocks_before(blocks)
                 case Stop(reason=reason):
@@ -71,10 +92,20 @@ class Job:
             await self._probe()
             return
         offer = self._find()
+        if self._job.stage is not None:
+            await self._split_work(offer, self._job.stage.k)
+            return
         # A place in the queue comes first, so that a device need not send what would be refused.
         async with offer.lease() as engine:
             with engine.admission.place(self._claim) as claim:
                 await self._answer(engine, offer.model.variant_sha256, claim)
+
+    async def _split_work(self, offer: Offer, k: int) -> None:
+        if offer.tail is None or k not in offer.model.cuts:
+            raise RequestError(f"this peer runs no layers of '{offer.model.model}' from {k} on; ask what it offers")
+        async with offer.tail(k) as stage:
+            self._split = SplitJob(self._session, self._job, stage)
+            await self._split.run(self._claim)
 
     async def _answer(self, engine: LocalModel, variant_sha256: str, claim: Claim) -> None:
         # The prompt comes before the engine is taken: a device that never sends it must not hold the engine.

@@ -67,7 +67,20 @@ class RequantizedSource(CardPart):
     variant: str
 
 
-MadeSource = QuantizedSource | PrunedSource | RequantizedSource
+class SlicedSource(CardPart):
+    """Cut on this machine from another variant, whose file has `variant_sha256`: its layers `[begin, end)`.
+
+    Alone it is no model: it runs together with the other stages (`core.stages`).
+    """
+
+    kind: Literal["sliced"]
+    variant: str
+    variant_sha256: Sha256
+    begin: int = Field(ge=0)
+    end: int = Field(gt=0)
+
+
+MadeSource = QuantizedSource | PrunedSource | RequantizedSource | SlicedSource
 Source = Annotated[WheelSource | UrlSource | HubSource | MadeSource, Field(discriminator="kind")]
 
 
@@ -107,6 +120,11 @@ class Variant(ModelFile):
     @property
     def file_type(self) -> str:
         return self.quantization or self.name
+
+    @property
+    def is_stage(self) -> bool:
+        """Whether it is only a part of the model."""
+        return isinstance(self.source, SlicedSource)
 
 
 class AdapterFile(ModelFile):
@@ -197,6 +215,11 @@ class ModelCard(CardPart):
     """Id of a smaller model of the same vocabulary that may draft for this one where both files are here."""
     variants: tuple[Variant, ...] = Field(min_length=1)
     adapters: tuple[AdapterFile, ...] = ()
+
+    @property
+    def whole_variants(self) -> tuple[Variant, ...]:
+        """Those that can answer by themselves."""
+        return tuple(v for v in self.variants if not v.is_stage)
 
     def adapters_of(self, variant: Variant) -> tuple[AdapterFile, ...]:
         """Those that this variant can be used with."""

@@ -10,6 +10,13 @@ class PlanKind(StrEnum):
     LOCAL = "local"
     REMOTE = "remote"
     PREFILL = "prefill"
+    SPLIT_PREFILL = "split-prefill"
+    SPLIT_DECODE = "split-decode"
+
+    @property
+    def is_split(self) -> bool:
+        """Whether hidden states travel instead of text."""
+        return self in (PlanKind.SPLIT_PREFILL, PlanKind.SPLIT_DECODE)
 
 
 class ReductionLevel(StrEnum):

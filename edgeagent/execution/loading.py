@@ -49,6 +49,13 @@ class LoadSettings:
         return {**asdict(self), "invariance": self.invariance.model_dump()}
 
 
+def pace_of(settings: LoadSettings, threads: int, duty: float) -> tuple[int, float]:
+    """Threads and share of the time to compute that change no bit: fewer threads become more rest where they would."""
+    if not settings.is_thread_invariant and threads < settings.threads:
+        return settings.threads, duty * threads / settings.threads
+    return threads, duty
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedFacts:
     """What the engine says of a loaded variant. `kv_bytes_per_token` is 0 when its cache cannot be exchanged."""
@@ -62,6 +69,17 @@ class LoadedFacts:
     """Whether single positions may be dropped from its cache."""
     kv_planes: tuple[int, ...] = ()
     """Row bytes of K of every layer, then of V; they add up to `kv_bytes_per_token`."""
+    layers: int = 0
+    width: int = 0
+    engine: str = ""
+    """Build of the engine."""
+    system: str = ""
+    """What it reports of itself: instruction sets and switches."""
+
+
+def engine_name(settings: LoadSettings, reply: Message) -> str:
+    """The build that a reply to `load` or `load_stage` tells, and whether a GPU takes part: it has bits of its own."""
+    return f"{reply['engine_version']}{' with a GPU' if settings.gpu_layers else ''}"
 
 
 def facts_of(settings: LoadSettings, reply: Message) -> LoadedFacts:
@@ -85,5 +103,9 @@ def facts_of(settings: LoadSettings, reply: Message) -> LoadedFacts:
         has_template=bool(reply["has_template"]),
         can_prune=bool(reply["can_prune"]),
         kv_planes=tuple(int(size) for size in reply["kv_planes"]),
+        layers=int(reply["layers"]),
+        width=int(reply["width"]),
+        engine=engine_name(settings, reply),
+        system=str(reply["system"]),
         exact_key=hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest(),
     )

@@ -15,7 +15,7 @@ from edgeagent.execution.channel import Message, Received
 from edgeagent.execution.confine import WorkerLimits
 from edgeagent.execution.keeping import Cells, Keeping
 from edgeagent.execution.kvstore.store import KvStore
-from edgeagent.execution.loading import LoadedFacts, LoadSettings, facts_of
+from edgeagent.execution.loading import LoadedFacts, LoadSettings, facts_of, pace_of
 from edgeagent.execution.recovering import Recovering
 from edgeagent.execution.supervisor import Worker
 
@@ -142,6 +142,10 @@ class LocalModel:
         assert self._facts is not None
         return self._facts
 
+    async def worker(self) -> Worker:
+        """The worker with the variant loaded, for what else it can do (`execution.stages`). Raises as `facts`."""
+        return await self._ready()
+
     async def encode(self, messages: Sequence[Mapping[str, str]], answer_prefix: str = "") -> tuple[int, ...]:
         """Prompt token ids of chat turns, by the model's own template."""
         worker = await self._ready()
@@ -186,7 +190,7 @@ class LocalModel:
                         output.append(event["token"])
                         if "drafted" in event:
                             yield Drafted(event["drafted"], event["accepted"])
-                        yield _token_step(event, bulk)
+                        yield token_step(event, bulk)
                     elif "cells" in event:
                         yield Exported(event["cells"], bulk)
                     elif "evaluated" in event:
@@ -241,9 +245,7 @@ class LocalModel:
 
         A worker that is not loaded starts with it. Where the number of threads would change bits, it rests instead.
         """
-        if not self.settings.is_thread_invariant and threads < self.settings.threads:
-            threads, duty = self.settings.threads, duty * threads / self.settings.threads
-        self._pace = (threads, duty)
+        self._pace = pace_of(self.settings, threads, duty)
         if self._worker is not None and self._facts is not None and self._worker.is_alive:
             with contextlib.suppress(EngineError):  # one that dies now is told again when it comes back
                 await self._tell_pace(self._worker)
@@ -304,7 +306,8 @@ def adapter_of(generation: Generation) -> Message:
     return {"adapter": adapter.sha256, "adapter_path": adapter.path} if adapter else {}
 
 
-def _token_step(event: Message, piece: bytes) -> TokenStep:
+def token_step(event: Message, piece: bytes) -> TokenStep:
+    """From the worker's event `token`."""
     if "logprob" not in event:
         return TokenStep(event["position"], event["token"], piece, event["is_end"])
     top = tuple(Alternative(token, bytes.fromhex(raw), logprob) for token, raw, logprob in event["top"])

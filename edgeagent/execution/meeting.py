@@ -116,8 +116,14 @@ class _Meeting:
             self._steps.put_nowait(None)
 
     async def _prefill_here(self) -> None:
-        async with contextlib.aclosing(self._model.prefill(self._generation.prompt, self._urgency)) as progress:
+        """All but what is evaluated again for its logits: doing that twice would make this slower than `local`."""
+        prompt = self._generation.prompt[: self._num_before_logits()]
+        if not prompt:
+            return
+        async with contextlib.aclosing(self._model.prefill(prompt, self._urgency)) as progress:
             async for evaluated in progress:
+                if evaluated.reused is not None:
+                    self._traffic.reused_tokens = evaluated.reused
                 self._num_here = evaluated.tokens // self._chunk
                 self._check_met()
                 if self._session:
@@ -184,6 +190,13 @@ class _Meeting:
             raise
         except EngineError as error:  # the local engine then evaluates what it lacks, as if alone
             self._traffic.notes.append(str(error))
+
+    def _num_before_logits(self) -> int:
+        """Prompt tokens before the last span, or before the last token where a prompt may be cut anywhere."""
+        num_prompt = len(self._generation.prompt)
+        if self._model.settings.invariance.free_prefill:
+            return num_prompt - 1
+        return canonical.block_range(self._num_blocks - 1, num_prompt, self._chunk)[0]
 
     def _block_tokens(self, index: int) -> int:
         first, end = canonical.block_range(index, len(self._generation.prompt), self._chunk)

@@ -17,6 +17,7 @@ from edgeagent.execution.ways import DeviceWay, PlainDevice
 from edgeagent.wire.frames import SESSION_BYTES, FrameChannel, read_label
 from edgeagent.wire.messages import LEASE_S, Accepted, Failed, Open, PeerStatus
 from edgeagent.wire.topics import Topics
+from edgeagent.wire.window import Pace
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Peers:
         self._views: dict[str, PeerView] = {}
         self._sessions: dict[bytes, Session] = {}
         self._openings: dict[bytes, asyncio.Queue[bytes]] = {}
+        self._paces: dict[str, Pace] = {}
         self._status_arrived = asyncio.Event()
 
     @property
@@ -146,7 +148,11 @@ class Peers:
             channel = await self._way.open(peer, number, partial(self._exchange, topic, answers))
         finally:
             del self._openings[number]
-        session = Session(channel, lambda data, bulk: self._transport.publish(topic, data, bulk=bulk))
+        session = Session(
+            channel,
+            lambda data, bulk: self._transport.publish(topic, data, bulk=bulk),
+            pace=self._paces.get(peer),
+        )
         self._sessions[session.id] = session
         while not answers.empty():  # what the peer said right behind its answer
             session.feed(answers.get_nowait())
@@ -155,6 +161,8 @@ class Peers:
                 yield session
         finally:
             del self._sessions[session.id]
+            if session.pace is not None:
+                self._paces[peer] = session.pace
             if session.rtt_s is not None:
                 self.note_link(peer, rtt_s=session.rtt_s)
 

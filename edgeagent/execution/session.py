@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 
 from edgeagent.core.errors import PeerLostError, WireError
-from edgeagent.wire.blocks import BlockReceiver, BlockSender
-from edgeagent.wire.frames import Fragment, Frame, FrameChannel, Kind, Lane, decode_fragment, encode_fragment
-from edgeagent.wire.messages import LEASE_S, Ack, KeepAlive, Message, Open, decode_message, encode_message
+from edgeagent.wire.blocks import BlockReceiver
+from edgeagent.wire.frames import Frame, FrameChannel, Kind, Lane, decode_fragment, encode_fragment
+from edgeagent.wire.messages import LEASE_S, Ack, KeepAlive, Message, Open, Step, decode_message, encode_message
+from edgeagent.wire.sending import BlockSender
+from edgeagent.wire.window import Pace
 
 log = logging.getLogger(__name__)
 
-RESEND_S = 1.0
 MAX_INBOX = 4096
 
 Publish = Callable[[bytes, bool], None]
@@ -32,10 +33,13 @@ Arrived = Message | BlockArrived
 class Session:
     """Feed it frames, receive messages and blocks; it acknowledges, keeps alive and answers pings by itself.
 
-    With `serves` the other end opens the job: its prompt is expected from then on.
+    With `serves` the other end opens the job: its prompt is expected from then on. `pace` is what an earlier session
+    found out about the link.
     """
 
-    def __init__(self, channel: FrameChannel, publish: Publish, *, serves: bool = False) -> None:
+    def __init__(
+        self, channel: FrameChannel, publish: Publish, *, serves: bool = False, pace: Pace | None = None
+    ) -> None:
         self.id = channel.session
         self.up_bytes = 0
         self.down_bytes = 0
@@ -46,10 +50,12 @@ class Session:
         self.sent_all.set()
         self._sender: BlockSender | None = None
         self._is_bulk = True
-        self._sent_at = 0.0
+        self._known_pace = pace
+        self._timer: asyncio.TimerHandle | None = None
         self._channel = channel
         self._publish = publish
         self._awaits_open = serves
+        self._job: Open | None = None
         self._inbox: asyncio.Queue[Arrived | Exception] = asyncio.Queue()
         self._pinged_at = 0.0
 
@@ -62,11 +68,15 @@ class Session:
         self.receiver = BlockReceiver(sizes)
 
     def send_blocks(self, blocks: Iterable[tuple[int, bytes]], *, bulk: bool) -> None:
-        """Start sending blocks in this order; acknowledgements keep it going.
+        """Send blocks in this order, behind those sent before; acknowledgements keep it going.
 
-        Small blocks go with the messages (`bulk=False`), and then arrive in order with them.
+        Small blocks go with the messages (`bulk=False`), and then arrive in order with them. A session has one kind.
         """
-        self._sender, self._is_bulk = BlockSender(blocks), bulk
+        if self._sender is None:
+            self._sender, self._is_bulk = BlockSender(blocks, self._known_pace), bulk
+        else:
+            assert self._is_bulk == bulk, "the blocks of a session go one way"
+            self._sender.add(blocks)
         self._pump()
 
     def skip_blocks_before(self, block: int) -> None:
@@ -74,6 +84,11 @@ class Session:
         if self._sender:
             self._sender.skip_before(block)
             self._pump()
+
+    @property
+    def pace(self) -> Pace | None:
+        """Of the link to the other end, as far as blocks have shown it."""
+        return (self._sender and self._sender.pace) or self._known_pace
 
     def feed(self, data: bytes) -> None:
         """Take one arrived frame. One that the other end did not make is dropped; one that breaks the protocol ends the
@@ -110,6 +125,7 @@ class Session:
         try:
             yield
         finally:
+            self._stop_sending()
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -118,17 +134,11 @@ class Session:
         while True:
             with contextlib.suppress(PeerLostError):
                 self.ping()
-                self._resend()
             await asyncio.sleep(LEASE_S / 4)
 
     def ping(self) -> None:
         self._pinged_at = time.monotonic()
         self.send(KeepAlive(ping=int(self._pinged_at * 1e6)))
-
-    def _resend(self) -> None:
-        if self._sender and time.monotonic() - self._sent_at > RESEND_S:
-            for number, fragment in self._sender.unacknowledged():
-                self._send_fragment(number, fragment)
 
     def _take(self, frame: Frame) -> None:
         if frame.kind is Kind.FRAGMENT:
@@ -137,7 +147,7 @@ class Session:
         message = decode_message(frame.payload)
         match message:
             case Ack() if self._sender:
-                self._sender.acknowledge(message)
+                self._sender.acknowledge(message, time.monotonic())
                 self._pump()
                 self._deliver(message)
             case KeepAlive(ping=int(number)):
@@ -149,6 +159,8 @@ class Session:
                 self._deliver(KeepAlive())
             case Open() as job:
                 self._take_open(job)
+            case Step() as step:
+                self._take_step(step)
             case _:
                 self._deliver(message)
 
@@ -157,8 +169,15 @@ class Session:
         if not self._awaits_open:
             raise WireError("the other end opened a job where none may be opened")
         self._awaits_open = False
-        self.expect({0: job.prompt_bytes})
+        self.expect(job.block_sizes())
+        self._job = job
         self._deliver(job)
+
+    def _take_step(self, step: Step) -> None:
+        if self._job is None or self._job.job != "split-decode":
+            raise WireError("a step came where no model is split")
+        self.receiver.expect({step.block: self._job.step_bytes(1 + len(step.guesses))})
+        self._deliver(step)
 
     def _deliver(self, item: Arrived) -> None:
         if self._inbox.qsize() >= MAX_INBOX:
@@ -174,17 +193,30 @@ class Session:
             self.send(self.receiver.ack())
 
     def _pump(self) -> None:
+        """Send what may go now, and come again when more may."""
         assert self._sender is not None
-        for number, fragment in self._sender.take():
-            self._send_fragment(number, fragment)
+        if self._timer is not None:
+            self._timer.cancel()
+        for number, fragment in self._sender.take(time.monotonic()):
+            self._send_frame(Kind.FRAGMENT, encode_fragment(number, fragment), bulk=self._is_bulk)
         if self._sender.is_done:
             self.sent_all.set()
         else:
             self.sent_all.clear()
+        if (at_s := self._sender.next_at_s) is not None:
+            self._timer = asyncio.get_running_loop().call_at(at_s, self._pump_later)
 
-    def _send_fragment(self, number: int, fragment: Fragment) -> None:
-        self._sent_at = time.monotonic()
-        self._send_frame(Kind.FRAGMENT, encode_fragment(number, fragment), bulk=self._is_bulk)
+    def _pump_later(self) -> None:
+        try:
+            self._pump()
+        except PeerLostError as error:
+            self.fail(error)
+
+    def _stop_sending(self) -> None:
+        if self._sender is not None:
+            self._sender.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _send_frame(self, kind: Kind, payload: bytes, *, bulk: bool) -> None:
         data = self._channel.seal(kind, payload, Lane.BLOCKS if bulk else Lane.MESSAGES)

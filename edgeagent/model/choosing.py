@@ -9,7 +9,7 @@ from functools import partial
 
 from edgeagent.core.cards import KvType, ModelCard
 from edgeagent.core.config import EngineConfig
-from edgeagent.core.errors import EngineError, ModelNotFoundError, OutOfMemoryError
+from edgeagent.core.errors import EngineError, ModelNotFoundError, OutOfMemoryError, RequestError
 from edgeagent.core.hardware import Profile, Rates
 from edgeagent.core.invariance import SEQUENCES, EvaluationSettings
 from edgeagent.execution.kvstore.store import KvStore
@@ -70,7 +70,9 @@ class Chooser:
         """The variants of a model (`ID/VARIANT`: that one) whose files are here. Raises ModelNotFoundError."""
         card_id, _, only = model_id.partition("/")
         card = self._store.registry.card(card_id)
-        names = [self._store.registry.variant(card_id, only)[1].name] if only else [v.name for v in card.variants]
+        if only and self._store.registry.variant(card_id, only)[1].is_stage:
+            raise RequestError(f"{model_id} is a stage of {card_id} and cannot answer alone; ask for the whole model")
+        names = [self._store.registry.variant(card_id, only)[1].name] if only else [v.name for v in card.whole_variants]
         found = (self._store.find(card_id, name) for name in names)
         return [stored for stored in found if stored]
 

@@ -73,6 +73,8 @@ def _stored(store: ModelStore, model_id: str, variant: str) -> StoredVariant:
     if (stored := store.find(model_id, variant)) is None:
         command = f"edgeagent models pull {model_id} --variant {variant}"
         raise ModelNotFoundError(f"{model_id} {variant} is not here; run '{command}', or make it")
+    if stored.variant.is_stage:
+        raise RequestError(f"{model_id} {variant} is only a stage of the model; measure the whole")
     return stored
 
 

@@ -84,6 +84,8 @@ def check_depth(card: ModelCard, variant: Variant, keep: int) -> None:
     """Raises RequestError when a file of `keep` layers cannot be made, or could not answer."""
     if card.architecture is None:
         raise RequestError(f"{card.id} has no layers to leave out; prune a chat or base model")
+    if variant.is_stage:
+        raise RequestError(f"{card.id} {variant.name} is only a stage of the model; prune the whole")
     if variant.layers is not None:
         raise RequestError(f"{card.id} {variant.name} is pruned already; prune the variant it was made from")
     layers, step = card.architecture.layers, pattern(card.architecture)

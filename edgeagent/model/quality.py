@@ -22,7 +22,7 @@ def ranks(card: ModelCard) -> dict[str, int]:
     All are first put in the order of their file types (unknown types last, pruned files behind all whole ones); then
     those with a measured perplexity change places among themselves until they are in its order.
     """
-    by_type = sorted(card.variants, key=_type_key)
+    by_type = sorted(card.whole_variants, key=_type_key)
     measured = sorted((v for v in by_type if v.quality), key=_perplexity)
     slots = iter(measured)
     ordered = [next(slots) if variant.quality else variant for variant in by_type]

@@ -103,6 +103,8 @@ def plan(card: ModelCard, kind: str, base: str, guidance: Guidance | None) -> Va
     found = card.variant(base)
     if found is None:
         raise RequestError(f"{card.id} has no variant '{base}'; see 'edgeagent models show {card.id}'")
+    if found.is_stage:
+        raise RequestError(f"{card.id} {base} is only a stage of the model; quantise the whole, then slice that")
     if found.file_type == kind:
         raise RequestError(f"{card.id} {base} is of type {kind} already; name a finer one with --variant")
     source = QuantizedSource(kind="quantized", variant=base, imatrix=guidance.sha256 if guidance else None)

@@ -113,7 +113,7 @@ def judge(card: ModelCard, sizes: Sizes, machine: Machine, limits: Limits) -> tu
 def _variants(card: ModelCard, sizes: Sizes, machine: Machine, limits: Limits) -> list[_Variant]:
     if card.architecture is None:
         raise ValueError(f"{card.id} is no decoder")
-    places, wanted = ranks(card), [v for v in card.variants if v.name in sizes]
+    places, wanted = ranks(card), [v for v in card.whole_variants if v.name in sizes]
     weights = {v.name: weigh(card.shape(v), v.file_type, machine.repacked, sizes[v.name]) for v in wanted}
     by_key = {f"{card.id}/{name}": w for name, w in weights.items() if w}
     found = []

@@ -17,6 +17,7 @@ from edgeagent.core.cards import (
     PrunedSource,
     QuantizedSource,
     RequantizedSource,
+    SlicedSource,
     Variant,
     WheelSource,
 )
@@ -268,6 +269,8 @@ def _require_fetched(card: ModelCard, variant: Variant) -> None:
             command = f"edgeagent models quantize {card.id} {variant.name}"
         case PrunedSource():
             command = f"edgeagent models prune {card.id}"
+        case SlicedSource(begin=begin, end=end, variant=base):
+            command = f"edgeagent models slice {card.id} --layers {begin}:{end} --variant {base}"
         case RequantizedSource(variant=base):
             what = f"{card.id} {variant.name} is made from {base} when it is first needed"
             raise ModelNotFoundError(f"{what}; run 'edgeagent models pull {card.id}'")

@@ -10,6 +10,7 @@ TEXT_BYTES_PER_TOKEN = 3.7  # measured: English prose through SmolLM2's tokenize
 TOKEN_ID_BYTES = 2.0  # a LEB128 id of a vocabulary below 2^14..2^21
 TOKEN_MESSAGE_BYTES = 130.0  # a frame with one token message, and its share of MQTT headers
 SESSION_BYTES = 600.0  # open, accept, stop
+OPENING_TRIPS = 2.5  # a session's opening and answer, then the job's and the verdict on it, and the way up
 FRAME_OVERHEAD = 1.002  # 64 bytes of headers on 48 KiB
 
 
@@ -96,7 +97,7 @@ def price_remote(work: Work, there: Speeds, link: LinkSpeeds, queue_s: float) ->
     # A token message is small: it costs half a round trip once, and its bytes only if the link is slower than decoding.
     decode_s = there.decode_s(work.prompt_tokens + work.output_tokens // 2)
     tpot_s = max(decode_s, TOKEN_MESSAGE_BYTES / link.down_bytes_s)
-    ttft_s = queue_s + 1.5 * link.rtt_s + up / link.up_bytes_s + there.prefill_s(work.prompt_tokens) + tpot_s
+    ttft_s = queue_s + OPENING_TRIPS * link.rtt_s + up / link.up_bytes_s + there.prefill_s(work.prompt_tokens) + tpot_s
     total_s = ttft_s + tpot_s * max(0, work.output_tokens - 1)
     return Price(ttft_s, tpot_s, total_s, round(up), round(down))
 
@@ -108,7 +109,7 @@ def price_prefill(
 
     The peer's tokens until then are shown at once and evaluated again here afterwards, one by one.
     """
-    ready_s = queue_s + 1.5 * link.rtt_s + work.prompt_tokens * TOKEN_ID_BYTES / link.up_bytes_s
+    ready_s = queue_s + OPENING_TRIPS * link.rtt_s + work.prompt_tokens * TOKEN_ID_BYTES / link.up_bytes_s
     ready_s += there.prefill_s(work.prompt_tokens)
     alone_s = here.prefill_s(work.new_tokens, work.reused_tokens)
     here_tok_s = work.new_tokens / alone_s if alone_s else here.prefill_tok_s
@@ -128,3 +129,67 @@ def meet_s(num_tokens: int, front_tok_s: float, ready_s: float, back_tok_s: floa
     if ready_s >= alone_s:
         return alone_s
     return (num_tokens + ready_s * back_tok_s) / (front_tok_s + back_tok_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Where a model of `layers` is cut, and what crosses there for each token."""
+
+    k: int
+    layers: int
+    row_bytes: int
+    """Of a hidden state."""
+    cell_bytes: int
+    """Of the cells of layers from `k` on."""
+    chunk_tokens: int
+
+    @property
+    def here(self) -> float:
+        """Part of a token's work that is done here: layers are alike, and the output head goes to the tail."""
+        return self.k / self.layers
+
+
+STEP_MESSAGE_BYTES = 220.0  # a step's message, and its fragment's and frame's headers
+ACK_BYTES = 140.0
+
+
+def price_split_prefill(
+    work: Work, here: Speeds, there: Speeds, link: LinkSpeeds, queue_s: float, split: Split
+) -> Price:
+    """Head, way up, tail and way down work on different chunks at once: the slowest of them sets the pace."""
+    chunks = max(1, -(-work.prompt_tokens // split.chunk_tokens))
+    tokens = work.prompt_tokens / chunks
+    stages_s = (
+        split.here * here.prefill_s(work.prompt_tokens) / chunks,
+        tokens * split.row_bytes * FRAME_OVERHEAD / link.up_bytes_s,
+        (1 - split.here) * there.prefill_s(work.prompt_tokens) / chunks,
+        tokens * split.cell_bytes * FRAME_OVERHEAD / link.down_bytes_s,
+    )
+    tpot_s = here.decode_s(work.prompt_tokens + work.output_tokens // 2)
+    ready_s = queue_s + OPENING_TRIPS * link.rtt_s + sum(stages_s) + (chunks - 1) * max(stages_s) + link.rtt_s
+    up = work.prompt_tokens * split.row_bytes * FRAME_OVERHEAD + SESSION_BYTES
+    down = work.prompt_tokens * split.cell_bytes * FRAME_OVERHEAD + SESSION_BYTES
+    total_s = ready_s + tpot_s * work.output_tokens
+    return Price(ready_s + tpot_s, tpot_s, total_s, round(up), round(down))
+
+
+def price_split_decode(
+    work: Work, here: Speeds, there: Speeds, link: LinkSpeeds, queue_s: float, split: Split
+) -> Price:
+    """As above without the way down, and then each token once around."""
+    chunks = max(1, -(-work.prompt_tokens // split.chunk_tokens))
+    tokens = work.prompt_tokens / chunks
+    stages_s = (
+        split.here * here.prefill_s(work.prompt_tokens) / chunks,
+        tokens * split.row_bytes * FRAME_OVERHEAD / link.up_bytes_s,
+        (1 - split.here) * there.prefill_s(work.prompt_tokens) / chunks,
+    )
+    context = work.prompt_tokens + work.output_tokens // 2
+    step_bytes = split.row_bytes + STEP_MESSAGE_BYTES
+    tpot_s = split.here * here.decode_s(context) + (1 - split.here) * there.decode_s(context) + link.rtt_s
+    tpot_s += step_bytes / link.up_bytes_s + (TOKEN_MESSAGE_BYTES + ACK_BYTES) / link.down_bytes_s
+    ready_s = queue_s + OPENING_TRIPS * link.rtt_s + sum(stages_s) + (chunks - 1) * max(stages_s)
+    ttft_s = ready_s + there.decode_s(work.prompt_tokens) + link.rtt_s / 2
+    up = work.prompt_tokens * split.row_bytes * FRAME_OVERHEAD + work.output_tokens * step_bytes + SESSION_BYTES
+    down = work.output_tokens * (TOKEN_MESSAGE_BYTES + ACK_BYTES) + SESSION_BYTES
+    return Price(ttft_s, tpot_s, ttft_s + tpot_s * max(0, work.output_tokens - 1), round(up), round(down))

@@ -1,12 +1,16 @@
 """The planner: every way to run a request, its price, what rules it out, and which one wins and why. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from edgeagent.core.errors import ContextLengthError, NoPlanError
 from edgeagent.core.plan import Candidate, Decision, PlanKind, ReductionLevel
+from edgeagent.core.stages import HiddenType
 from edgeagent.resource.cost import LinkSpeeds, Price, Speeds, Work, price_local, price_prefill, price_remote
+from edgeagent.resource.split_candidates import Shape, priced
+
+WIRE_BITS: dict[HiddenType, int] = {"f32": 32, "f16": 16, "int8": 8}
 
 HYSTERESIS = 0.05
 """A plan that needs a peer must be predicted to save at least this part of the local time: predictions err."""
@@ -31,6 +35,8 @@ class LocalOption:
     kv_bytes_per_token: int
     exact_key: str = ""
     can_prune: bool = True
+    shape: Shape | None = None
+    """None: the model cannot be split here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,8 @@ class PeerOption:
     quality: float | None = None
     is_broken: bool = False
     is_same_variant: bool = False
+    cuts: Sequence[int] = ()
+    """How many layers this machine may keep for the peer to run the rest."""
     barred: frozenset[PlanKind] = frozenset()
     """Plans that this device's credential, or the peer's, does not allow with this model."""
 
@@ -127,6 +135,7 @@ def enumerate_candidates(ask: Ask, situation: Situation) -> list[Candidate]:
             made.append(_remote(ask, prompt, peer, situation))
             if peer.is_same_variant:
                 made.append(_prefill(ask, prompt, peer, situation))
+                made += _splits(ask, prompt, peer, situation)
     return made
 
 
@@ -163,6 +172,24 @@ def _prefill(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situat
     if candidate.rejected is None and local.exact_key != peer.exact_key:
         return _rejected(candidate, "the peer's build, settings or instruction set differ: not the same bits")
     return candidate
+
+
+def _splits(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situation) -> Iterator[Candidate]:
+    local = situation.local
+    if local.shape is None:
+        return
+    context = min(local.context_tokens, peer.context_tokens)
+    work = Work(prompt.tokens, ask.expected_tokens)
+    found = priced(work, local.speeds, peer.speeds, peer.link, peer.queue_s, local.shape, peer.cuts)
+    for plan, k, price in found:
+        candidate = _candidate(plan, prompt, price, local.model, local.variant, peer=peer.peer, quality=local.quality)
+        facts = {"memory_bytes": local.memory_bytes, "k": k, "wire_bits": WIRE_BITS[local.shape.hidden]}
+        candidate = _judged(candidate.model_copy(update=facts), ask, prompt, situation.rules, context, peer)
+        if candidate.rejected is None and local.exact_key != peer.exact_key:
+            candidate = _rejected(candidate, "the peer's build, settings or instruction set differ: not the same bits")
+        if candidate.rejected is None and plan is PlanKind.SPLIT_DECODE and not situation.rules.text_may_leave:
+            candidate = _rejected(candidate, "the peer would see the answer's tokens, and the policy keeps text here")
+        yield candidate
 
 
 def _work(ask: Ask, prompt: PromptOption) -> Work:
@@ -208,7 +235,10 @@ def _judged(
     checks: list[tuple[bool, str]] = [
         (ask.model not in (None, candidate.model), f"model '{ask.model}' was asked for"),
         (candidate.plan not in rules.plans, "the policy does not allow this plan"),
-        (peer is not None and not rules.text_may_leave, "the policy keeps text on this machine"),
+        (
+            peer is not None and not rules.text_may_leave and not candidate.plan.is_split,
+            "the policy keeps text on this machine",
+        ),
         (peer is not None and ask.adapter is not None, f"the adapter '{ask.adapter}' is on this machine only"),
         (peer is not None and prompt.pruned_tokens > 0, "positions are dropped from this machine's own cache only"),
         (peer is not None and candidate.plan in peer.barred, "no credential allows that with this peer"),

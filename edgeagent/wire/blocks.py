@@ -1,82 +1,54 @@
-"""Moving blocks: a sender with a window, a receiver with bitmaps. No I/O, no clock.
+"""Putting blocks together: fragments are acknowledged by bitmaps, and every block is checked against its digest.
 
-The sender numbers fragments in the order it first sends them. The receiver acknowledges these numbers, and checks
-every block against its digest before it hands it on.
+No I/O, no clock. `sending` has the other end, which numbers fragments in the order it first sends them.
 """
 
-from collections import deque
-from collections.abc import Iterable
-
 from edgeagent.core.errors import WireError
-from edgeagent.wire.frames import Fragment, block_digest, cut_fragments
+from edgeagent.wire.frames import FRAGMENT_DATA_BYTES, Fragment, block_digest
 from edgeagent.wire.messages import Ack
 
-WINDOW_FRAGMENTS = 8
-"""Fragments in flight: 8 x 48 KiB covers 20 Mbit/s x 150 ms; more only lengthens the broker's queue."""
 ACK_EVERY = 2
+"""Fragments of full size in order; all others are acknowledged one by one."""
+MAX_EXPECTED = 65_536
+"""Blocks that a session may be owed."""
 MAX_AHEAD = 256
 """Fragments a sender may be ahead of the first missing one; the bitmap of an `Ack` holds as many bits."""
-
-
-class BlockSender:
-    """Sends blocks in the given order, at most `window` fragments ahead of the acknowledgements."""
-
-    def __init__(self, blocks: Iterable[tuple[int, bytes]], window: int = WINDOW_FRAGMENTS) -> None:
-        self._waiting: deque[Fragment] = deque(f for index, block in blocks for f in cut_fragments(index, block))
-        self._in_flight: dict[int, Fragment] = {}
-        self._next_number = 0
-        self._window = window
-
-    @property
-    def is_done(self) -> bool:
-        return not self._waiting and not self._in_flight
-
-    def take(self) -> list[tuple[int, Fragment]]:
-        """The fragments that may go now, with their numbers."""
-        ready: list[tuple[int, Fragment]] = []
-        while self._waiting and len(self._in_flight) < self._window:
-            fragment = self._waiting.popleft()
-            self._in_flight[self._next_number] = fragment
-            ready.append((self._next_number, fragment))
-            self._next_number += 1
-        return ready
-
-    def acknowledge(self, ack: Ack) -> None:
-        """Raises WireError when the other end acknowledges what was never sent."""
-        if ack.base > self._next_number:
-            raise WireError(f"fragment {ack.base - 1} was acknowledged before it was sent")
-        bits = int(ack.bitmap or "0", 16)
-        for number in list(self._in_flight):
-            if number < ack.base or bits >> (number - ack.base) & 1:
-                del self._in_flight[number]
-
-    def unacknowledged(self) -> list[tuple[int, Fragment]]:
-        """What to send again after a reconnect or a silence."""
-        return list(self._in_flight.items())
-
-    def skip_before(self, block: int) -> None:
-        """The receiver has made blocks `0 … block-1` itself."""
-        self._waiting = deque(f for f in self._waiting if f.block >= block)
 
 
 class BlockReceiver:
     """Puts fragments together. `expected` maps a block's index to its exact size; nothing else is taken."""
 
     def __init__(self, expected: dict[int, int]) -> None:
-        self._expected = expected
+        self._expected = dict(expected)
         self._parts: dict[int, dict[int, bytes]] = {}
+        self._done: set[int] = set()
         self._numbers: set[int] = set()
         self._base = 0
         self._since_ack = 0
         self.blocks: dict[int, bytes] = {}
         self.num_bytes = 0
 
+    def expect(self, sizes: dict[int, int]) -> None:
+        """Further blocks. Raises WireError when too many are owed."""
+        if len(self._expected) + len(sizes) > MAX_EXPECTED:
+            raise WireError(f"more than {MAX_EXPECTED} blocks are owed")
+        self._expected |= sizes
+
+    def pop(self, index: int) -> bytes:
+        """A block that is here; from now on it is not expected any more."""
+        self._done.add(index)
+        del self._expected[index]
+        return self.blocks.pop(index)
+
     def take(self, number: int, fragment: Fragment) -> int | None:
         """The index of the block this fragment completes, if any. A repeated fragment is counted once."""
+        if fragment.block in self._done:
+            self._count(number, fragment)  # it came again
+            return None
         size = self._expected.get(fragment.block)
         if size is None or size != fragment.block_bytes:
             raise WireError(f"block {fragment.block} of {fragment.block_bytes} bytes was not expected")
-        self._count(number)
+        self._count(number, fragment)
         if fragment.block in self.blocks:
             return None
         parts = self._parts.setdefault(fragment.block, {})
@@ -94,10 +66,12 @@ class BlockReceiver:
         self.num_bytes += len(block)
         return fragment.block
 
-    def _count(self, number: int) -> None:
+    def _count(self, number: int, fragment: Fragment) -> None:
         if number >= self._base + MAX_AHEAD:
             raise WireError(f"fragment {number} is more than {MAX_AHEAD} ahead")
-        self._since_ack += 1
+        # Something was lost or repeated: the sender waits for word. Small pieces come from a slow link.
+        is_due = number != self._base or self._numbers or len(fragment.data) < FRAGMENT_DATA_BYTES
+        self._since_ack += ACK_EVERY if is_due else 1
         if number >= self._base:
             self._numbers.add(number)
         while self._base in self._numbers:

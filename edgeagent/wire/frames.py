@@ -45,6 +45,9 @@ _FRAGMENT = struct.Struct(f">IIII{DIGEST_BYTES}s")
 HEADER_BYTES = _HEADER.size + _CRC.size
 MAX_PAYLOAD_BYTES = MAX_FRAME_BYTES - HEADER_BYTES
 FRAGMENT_DATA_BYTES = 48 * 1024
+"""The most that a fragment carries."""
+GRAIN_BYTES = 4 * 1024
+"""Fragments begin on multiples of it and are multiples of it, but for the last one of a block."""
 
 
 class Kind(enum.IntEnum):
@@ -158,12 +161,12 @@ def block_digest(block: bytes) -> bytes:
     return hashlib.blake2b(block, digest_size=DIGEST_BYTES).digest()
 
 
-def cut_fragments(index: int, block: bytes) -> list[Fragment]:
-    """A block as fragments that each fit a frame; an empty block is one empty fragment."""
+def cut_fragments(index: int, block: bytes, num_bytes: int = FRAGMENT_DATA_BYTES) -> list[Fragment]:
+    """A block as fragments of `num_bytes`, whole grains that fit a frame; an empty block is one empty fragment."""
     digest = block_digest(block)
     return [
-        Fragment(index, offset, len(block), digest, block[offset : offset + FRAGMENT_DATA_BYTES])
-        for offset in range(0, max(1, len(block)), FRAGMENT_DATA_BYTES)
+        Fragment(index, offset, len(block), digest, block[offset : offset + num_bytes])
+        for offset in range(0, max(1, len(block)), num_bytes)
     ]
 
 
@@ -175,7 +178,7 @@ def encode_fragment(number: int, fragment: Fragment) -> bytes:
 def decode_fragment(payload: bytes) -> tuple[int, Fragment]:
     """The fragment's number, and the fragment.
 
-    Raises WireError unless the piece lies on a fragment border inside a block of legal size.
+    Raises WireError unless the piece is whole grains of a block of legal size, or its end.
     """
     if len(payload) < _FRAGMENT.size:
         raise WireError(f"a fragment of {len(payload)} bytes has no header")
@@ -183,7 +186,8 @@ def decode_fragment(payload: bytes) -> tuple[int, Fragment]:
     data = payload[_FRAGMENT.size :]
     if block_bytes > MAX_BLOCK_BYTES:
         raise WireError(f"a block of {block_bytes} bytes is over {MAX_BLOCK_BYTES}")
-    expected = min(FRAGMENT_DATA_BYTES, block_bytes - offset)
-    if offset % FRAGMENT_DATA_BYTES or offset > block_bytes or len(data) != expected:
+    left = block_bytes - offset
+    is_piece = 0 < len(data) <= min(left, FRAGMENT_DATA_BYTES) and (len(data) == left or len(data) % GRAIN_BYTES == 0)
+    if offset % GRAIN_BYTES or not (is_piece or block_bytes == offset == len(data)):
         raise WireError(f"a fragment of {len(data)} bytes at {offset} does not fit its block of {block_bytes}")
     return number, Fragment(block, offset, block_bytes, digest, data)

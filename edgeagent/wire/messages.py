@@ -2,16 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from edgeagent.core.cards import Sha256
 from edgeagent.core.errors import WireError
 from edgeagent.core.generation import MAX_TOP_LOGPROBS, Sampling, TokenId
+from edgeagent.core.stage_descriptor import StageDescriptor
+from edgeagent.core.stages import hidden_row_bytes
 
 MAX_BLOCKS = 65_536
 LEASE_S = 2.0
 """Silence after which the other end is taken for lost; both send something at least each third of it."""
 MAX_SIGNED_CHARS = 60_000
+MAX_GUESSES = 31
+MAX_CUTS = 512
 MAX_PROMPT_TOKENS = 1_000_000
 MAX_PROMPT_BYTES = 4 * 2**20
 
@@ -30,10 +34,13 @@ _TURNS: TypeAdapter[tuple[Turn, ...]] = TypeAdapter(tuple[Turn, ...])
 
 
 class Open(Body):
-    """Device: do this. The prompt follows as block 0: token ids as LEB128 (`tokens`), or turns as JSON (`turns`)."""
+    """Device: do this. The prompt follows as block 0: token ids as LEB128 (`tokens`), or turns as JSON (`turns`).
+
+    Of a split model (`stage`) no text follows: hidden states do, block `i` those of the prompt's chunk `i`.
+    """
 
     type: Literal["open"] = "open"
-    job: Literal["prefill", "remote", "probe"]
+    job: Literal["prefill", "remote", "probe", "split-prefill", "split-decode"]
     model: str = ""
     variant_sha256: Sha256 | None = None
     exact_key: str = ""
@@ -43,6 +50,52 @@ class Open(Body):
     sampling: Sampling = Sampling()
     max_tokens: Annotated[int, Field(ge=0, le=MAX_PROMPT_TOKENS)] = 0
     probe_bytes: Annotated[int, Field(ge=0, le=2**20)] = 0
+    stage: StageDescriptor | None = None
+    """What the device's head is; the peer's tail must fit it."""
+    prompt_tokens: Annotated[int, Field(ge=0, le=MAX_PROMPT_TOKENS)] = 0
+    """Of a split model's prompt."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Open":
+        if self.job.startswith("split-") != (self.stage is not None) or (self.stage and not self.prompt_tokens):
+            raise ValueError("a split job names its stage and the length of its prompt, and no other job does")
+        return self
+
+    def block_sizes(self) -> dict[int, int]:
+        """Bytes of each block that the device will send."""
+        if self.stage is None:
+            return {0: self.prompt_bytes}
+        row = hidden_row_bytes(self.stage.hidden, self.stage.width)
+        return {i: tokens * row for i, tokens in enumerate(chunks(self.prompt_tokens, self.stage.chunk_tokens))}
+
+    def step_bytes(self, num_tokens: int) -> int:
+        """Of the hidden states of so many tokens."""
+        assert self.stage is not None
+        return num_tokens * hidden_row_bytes(self.stage.hidden, self.stage.width)
+
+    def cell_block_sizes(self) -> dict[int, int]:
+        """Bytes of each block of cells that a split model's peer will send back."""
+        assert self.stage is not None
+        cell = sum(self.stage.kv_planes)
+        return {i: tokens * cell for i, tokens in enumerate(chunks(self.prompt_tokens, self.stage.chunk_tokens))}
+
+
+def chunks(num_tokens: int, chunk: int) -> list[int]:
+    """Tokens of each chunk of a prompt; the last may be shorter."""
+    return [min(chunk, num_tokens - first) for first in range(0, num_tokens, chunk)]
+
+
+class Step(Body):
+    """Device: the next tokens of a split model's answer, as hidden states in block `block`.
+
+    The first is the newest token of the answer; `guesses` are those that the device thinks will follow it.
+    """
+
+    type: Literal["step"] = "step"
+    block: Annotated[int, Field(ge=0, lt=2**31)]
+    position: Annotated[int, Field(ge=0)]
+    """Of the first of them, in the context."""
+    guesses: Annotated[tuple[TokenId, ...], Field(max_length=MAX_GUESSES)] = ()
 
 
 class Progress(Body):
@@ -83,6 +136,8 @@ class Accepted(Body):
 
     type: Literal["accepted"] = "accepted"
     kv_bytes_per_token: Annotated[int, Field(ge=0)] = 0
+    stage: StageDescriptor | None = None
+    """What the peer's tail is, as it describes it itself; the device compares it once more."""
     note: Annotated[str, Field(max_length=500)] | None = None
     """What the caller should hear of how the prompt was made."""
 
@@ -122,7 +177,7 @@ class Failed(Body):
 
 
 Message = Annotated[
-    Open | Progress | Ack | Stop | KeepAlive | Accepted | Token | Done | Failed, Field(discriminator="type")
+    Open | Step | Progress | Ack | Stop | KeepAlive | Accepted | Token | Done | Failed, Field(discriminator="type")
 ]
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
@@ -138,6 +193,8 @@ class OfferedModel(Body):
     decode_tok_s: float = Field(gt=0)
     context_tokens: int = Field(gt=0)
     kv_bytes_per_token: int = Field(ge=0)
+    cuts: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(max_length=MAX_CUTS)] = ()
+    """How many layers a device's head may have for this peer to run the rest; empty: it runs no tail of this one."""
 
 
 class PeerStatus(Body):

@@ -1,47 +1,8 @@
-import random
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edgeagent.core.errors import WireError
-from edgeagent.wire.blocks import MAX_AHEAD, BlockReceiver, BlockSender
-from edgeagent.wire.frames import FRAGMENT_DATA_BYTES, cut_fragments
-from edgeagent.wire.messages import Ack
-
-sizes = st.lists(st.integers(0, 3 * FRAGMENT_DATA_BYTES), min_size=1, max_size=5)
-
-
-@given(sizes, st.integers(1, 8), st.integers(0, 2**32))
-def test_blocks_arrive_once_over_a_link_that_loses_repeats_and_reorders(
-    lengths: list[int], window: int, seed: int
-) -> None:
-    draw = random.Random(seed)
-    blocks = {i: bytes([i]) * length for i, length in enumerate(lengths)}
-    sender = BlockSender(reversed(blocks.items()), window)
-    receiver = BlockReceiver({i: len(b) for i, b in blocks.items()})
-    arrived: list[int] = []
-    for _ in range(400):
-        if sender.is_done:
-            break
-        flying = sender.take() + (sender.unacknowledged() if draw.random() < 0.5 else [])
-        draw.shuffle(flying)
-        for number, fragment in flying:
-            if draw.random() < 0.8:
-                completed = receiver.take(number, fragment)
-                arrived += [completed] if completed is not None else []
-        if draw.random() < 0.8:
-            sender.acknowledge(receiver.ack())
-    assert sorted(arrived) == sorted(blocks)
-    assert receiver.blocks == blocks
-
-
-def test_sender_keeps_its_window() -> None:
-    sender = BlockSender([(0, bytes(10 * FRAGMENT_DATA_BYTES))], window=3)
-    assert [number for number, _ in sender.take()] == [0, 1, 2]
-    assert sender.take() == []
-    sender.acknowledge(Ack(base=1, bitmap="2"))  # 0 and 2 came, 1 did not
-    assert [number for number, _ in sender.take()] == [3, 4]
+from edgeagent.wire.blocks import MAX_AHEAD, BlockReceiver
+from edgeagent.wire.frames import cut_fragments
 
 
 def test_block_that_differs_from_its_digest_is_refused() -> None:
@@ -62,15 +23,17 @@ def test_number_far_ahead_is_refused() -> None:
         BlockReceiver({0: 4}).take(MAX_AHEAD, cut_fragments(0, bytes(4))[0])
 
 
-def test_acknowledging_what_was_never_sent_is_refused() -> None:
-    with pytest.raises(WireError):
-        BlockSender([(0, b"x")]).acknowledge(Ack(base=1))
+def test_block_that_was_fetched_may_come_again_and_is_not_expected_anew() -> None:
+    receiver, [fragment] = BlockReceiver({0: 4}), cut_fragments(0, b"good")
+    assert receiver.take(0, fragment) == 0
+    assert receiver.pop(0) == b"good"
+    assert receiver.take(0, fragment) is None
+    assert receiver.blocks == {}
 
 
-def test_blocks_made_at_the_other_end_are_not_sent() -> None:
-    sender = BlockSender([(2, b"c"), (1, b"b"), (0, b"a")], window=1)
-    sender.take()
-    sender.skip_before(2)
-    sender.acknowledge(Ack(base=1))
-    assert sender.take() == []
-    assert sender.is_done
+def test_blocks_may_become_expected_later() -> None:
+    receiver, [fragment] = BlockReceiver({}), cut_fragments(7, b"good")
+    with pytest.raises(WireError, match="not expected"):
+        receiver.take(0, fragment)
+    receiver.expect({7: 4})
+    assert receiver.take(0, fragment) == 7

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from edgeagent.core.errors import WireError
 from edgeagent.wire.frames import (
     FRAGMENT_DATA_BYTES,
+    GRAIN_BYTES,
     MAX_BLOCK_BYTES,
     MAX_FRAME_BYTES,
     MAX_PAYLOAD_BYTES,
@@ -59,10 +60,10 @@ def test_payload_over_the_limit_is_refused_when_sent() -> None:
         encode_frame(Frame(Kind.MESSAGE, SESSION, bytes(MAX_PAYLOAD_BYTES + 1)))
 
 
-@given(st.integers(0, 3 * FRAGMENT_DATA_BYTES), st.integers(0, 2**32 - 1))
-def test_fragments_round_trip_and_join_to_their_block(size: int, number: int) -> None:
+@given(st.integers(0, 3 * FRAGMENT_DATA_BYTES), st.integers(0, 2**32 - 1), st.integers(1, 12))
+def test_fragments_round_trip_and_join_to_their_block(size: int, number: int, grains: int) -> None:
     block = bytes(i % 251 for i in range(size))
-    fragments = cut_fragments(5, block)
+    fragments = cut_fragments(5, block, grains * GRAIN_BYTES)
     assert b"".join(f.data for f in fragments) == block
     assert [decode_fragment(encode_fragment(number, f)) for f in fragments] == [(number, f) for f in fragments]
 
@@ -74,6 +75,11 @@ def test_fragments_round_trip_and_join_to_their_block(size: int, number: int) ->
         Fragment(0, 1, 100, bytes(16), bytes(99)),
         Fragment(0, 0, 100, bytes(16), bytes(99)),
         Fragment(0, FRAGMENT_DATA_BYTES, 100, bytes(16), b""),
+        Fragment(0, GRAIN_BYTES - 1, MAX_BLOCK_BYTES, bytes(16), bytes(GRAIN_BYTES)),
+        Fragment(0, 0, MAX_BLOCK_BYTES, bytes(16), bytes(GRAIN_BYTES + 1)),
+        Fragment(0, 0, MAX_BLOCK_BYTES, bytes(16), bytes(FRAGMENT_DATA_BYTES + GRAIN_BYTES)),
+        Fragment(0, 0, MAX_BLOCK_BYTES, bytes(16), b""),
+        Fragment(0, GRAIN_BYTES, GRAIN_BYTES, bytes(16), b""),
     ],
 )
 def test_fragment_outside_its_block_is_refused(fragment: Fragment) -> None:

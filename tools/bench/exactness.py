@@ -2,12 +2,13 @@
 
 A prompt is prefilled whole in one context. In another, only its front is; the rest is taken from the first one's
 exported blocks, as plan `prefill` does. The next token's logits, and the words after it, are compared. So are
-generations that are resumed from their journal at random tokens.
+generations that are resumed from their journal at random tokens. What is cut into stages: see `exactness_split`.
 """
 
 import random
 import time
 
+import exactness_split
 import harness
 
 from edgeagent.core.generation import Sampling
@@ -96,17 +97,16 @@ class Exactness:
         return np.ctypeslib.as_array(found, (context.model.num_vocab,)).copy()
 
 
-def main() -> None:
-    options = harness.options(__doc__)
-    file = harness.chat_model_file()
-    model = Model(str(file), extra_buffers=True)
+def exchange(model: Model, *, quick: bool) -> tuple[harness.Json, harness.Json]:
+    """Figures and conditions of caches that are made in two places, and of answers that are resumed."""
     text = (harness.ROOT / "LICENSE").read_text() + (harness.ROOT / "tools/data/house-notes.md").read_text()
     tokens = model.tokenize(text, add_special=False, parse_special=False)
-    started, per_type = time.monotonic(), {}
+    lengths, continued = (QUICK_LENGTHS, QUICK_CONTINUATION) if quick else (LENGTHS, CONTINUATION)
+    per_type = {}
     for kv_type in KV_TYPES:
-        bench = Exactness(model, kv_type, QUICK_CONTINUATION if options.quick else CONTINUATION)
+        bench = Exactness(model, kv_type, continued)
         draw = random.Random(SEED)
-        for length in QUICK_LENGTHS if options.quick else LENGTHS:
+        for length in lengths:
             begin = draw.randrange(len(tokens) - length)
             bench.run(tokens[begin : begin + length], draw)
             harness.progress(f"{kv_type}: {length} tokens, {bench.compared} compared")
@@ -115,27 +115,29 @@ def main() -> None:
         "kv_max_abs_logit": max(b.max_abs_logit for b in per_type.values()),
         "kv_token_mismatches": sum(b.kv_mismatches for b in per_type.values()),
         "resume_token_mismatches": sum(b.resume_mismatches for b in per_type.values()),
-        "split_max_abs_logit": None,
-        "split_token_mismatches": None,
-        "int8_mean_kl": None,
-        "int8_top1": None,
     }
-    conditions = {
-        "empty_figures": "the split plans and the lossy wire do not exist in this version",
-        "by_cache_type": {
-            name: {"caches": b.compared, "max_abs_logit": b.max_abs_logit, "resumed": b.resumed}
-            for name, b in per_type.items()
-        },
+    facts = {
+        name: {"caches": b.compared, "max_abs_logit": b.max_abs_logit, "resumed": b.resumed}
+        for name, b in per_type.items()
+    }
+    return figures, {"by_cache_type": facts, "prompt_tokens": lengths, "continuation_tokens": continued}
+
+
+def main() -> None:
+    options, started = harness.options(__doc__), time.monotonic()
+    file = harness.chat_model_file()
+    figures, conditions = exchange(Model(str(file), extra_buffers=True), quick=options.quick)
+    more_figures, more_conditions = exactness_split.run(file, quick=options.quick)
+    own = {
         "variant": file.name,
         "flash_attention": True,
-        "prompt_tokens": QUICK_LENGTHS if options.quick else LENGTHS,
-        "continuation_tokens": QUICK_CONTINUATION if options.quick else CONTINUATION,
         "chunk_tokens": CHUNK,
         "engine": f"llama-cpp-python {engine_version()}",
         "seed": SEED,
         "took_s": round(time.monotonic() - started, 1),
     }
-    harness.publish("exactness", figures, conditions, as_json=options.json)
+    conditions |= more_conditions | own
+    harness.publish("exactness", figures | more_figures, conditions, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,12 @@ START_S = 90.0
 Json = dict[str, Any]
 UNGOVERNED = {"EDGEAGENT__GOVERNOR__ENABLED": "false"}
 """For benches that compute beside the engine: the governor would give way to them."""
+COLD = {
+    "EDGEAGENT__ENGINE__SEQUENCES": "1",
+    "EDGEAGENT__ENGINE__KEPT_MEMORY_BYTES": "0",
+    "EDGEAGENT__ENGINE__KEPT_DISK_BYTES": "0",
+}
+"""Another prompt in between, and a prompt is evaluated whole again."""
 
 
 def options(description: str | None) -> argparse.Namespace:
@@ -227,11 +233,14 @@ class Streamed:
     usage: Json
 
 
-def stream(base_url: str, body: Json) -> Streamed:
-    """A streamed completion. Raises RuntimeError when the daemon refuses, or when there is no first word to time."""
+def stream(base_url: str, body: Json, seen: Callable[[int], None] = lambda _num_pieces: None) -> Streamed:
+    """A streamed completion; `seen` is called with the number of pieces of text so far, nearly one a token.
+
+    Raises RuntimeError when the daemon refuses, or when there is no first word to time.
+    """
     place = urllib.parse.urlsplit(base_url)
     client = http.client.HTTPConnection(place.hostname or "", place.port, timeout=600)
-    report, usage, text, first_s = Json(), Json(), "", None
+    report, usage, text, first_s, num_pieces = Json(), Json(), "", None, 0
     started, wanted = time.perf_counter(), {"stream": True, "stream_options": {"include_usage": True}}
     client.request("POST", "/v1/chat/completions", json.dumps(body | wanted), {"Content-Type": "application/json"})
     reply = client.getresponse()
@@ -244,6 +253,9 @@ def stream(base_url: str, body: Json) -> Streamed:
             if words and first_s is None:
                 first_s = time.perf_counter() - started
             text += words
+            if words:
+                num_pieces += 1
+                seen(num_pieces)
             report, usage = chunk.get("edgeagent") or report, chunk.get("usage") or usage
     client.close()
     if first_s is None:

@@ -159,7 +159,7 @@ def _limited(pid: int, limit: Quota | None) -> Iterator[None]:
     if limit is None:
         yield
         return
-    with quota.limited(pid, limit.cores, limit.period_s):
+    with quota.limited([pid], limit.cores, limit.period_s):
         yield
 
 

@@ -1,9 +1,9 @@
-"""A CPU quota on one process through a control group of its own (version 1 or 2), for as long as a block runs."""
+"""A CPU quota on some processes through a control group of their own (version 1 or 2), as long as a block runs."""
 
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT_V1, ROOT_V2 = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
@@ -21,8 +21,8 @@ def is_available() -> bool:
 
 
 @contextlib.contextmanager
-def limited(pid: int, cores: float, period_s: float) -> Iterator[None]:
-    """`cores` CPUs' worth of time for all threads of `pid` together. Raises OSError without the right to."""
+def limited(pids: Sequence[int], cores: float, period_s: float) -> Iterator[None]:
+    """`cores` CPUs' worth of time for all threads of these together. Raises OSError without the right to."""
     group, period_us = _path(), round(period_s * 1e6)
     group.mkdir()
     try:
@@ -31,10 +31,12 @@ def limited(pid: int, cores: float, period_s: float) -> Iterator[None]:
             (group / "cpu.cfs_quota_us").write_text(str(round(cores * period_us)))
         else:
             (group / "cpu.max").write_text(f"{round(cores * period_us)} {period_us}")
-        (group / "cgroup.procs").write_text(str(pid))
+        for pid in pids:
+            (group / "cgroup.procs").write_text(str(pid))
         yield
-        with contextlib.suppress(OSError):  # it may have ended
-            (group.parent / "cgroup.procs").write_text(str(pid))
+        for pid in pids:
+            with contextlib.suppress(OSError):  # it may have ended
+                (group.parent / "cgroup.procs").write_text(str(pid))
     finally:
         _remove(group)
 

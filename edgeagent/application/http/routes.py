@@ -102,7 +102,7 @@ def _model_body(card: ModelCard) -> Json:
         "licence": card.licence,
         "parameters": card.parameters,
         "context_tokens": card.architecture.context_tokens if card.architecture else None,
-        "variants": [variant.name for variant in card.variants],
+        "variants": [variant.name for variant in card.whole_variants],
         "adapters": {adapter.name: adapter.purpose for adapter in card.adapters},
     }
     return {"id": card.id, "object": "model", "created": 0, "owned_by": "edgeagent", "edgeagent": facts}

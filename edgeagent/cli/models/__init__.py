@@ -1,6 +1,6 @@
 """`edgeagent models`: what models there are, what is here, what fits, and how to get or make more."""
 
-from edgeagent.cli.models import calibrate, files, listing, variants
+from edgeagent.cli.models import calibrate, files, listing, slicing, variants
 from edgeagent.cli.models.group import models
 
-__all__ = ["calibrate", "files", "listing", "models", "variants"]
+__all__ = ["calibrate", "files", "listing", "models", "slicing", "variants"]

@@ -101,7 +101,7 @@ def _model_facts(desk: Desk, card: ModelCard) -> JsonObject:
     rows: Mapping[str, Row] = {}
     chosen, why = card.variants[0].name, "the only variant"
     if card.architecture is not None:
-        sizes = {variant.name: _bytes(variant, found) for variant in card.variants}
+        sizes = {variant.name: _bytes(variant, found) for variant in card.whole_variants}
         rows = {row.variant: row for row in judge(card, sizes, desk.machine, desk.limits)}
         chosen, why = _chosen(desk, card, found)
     return {
@@ -139,7 +139,7 @@ def _choosable(card: ModelCard, found: Found) -> Sizes:
     """What is here or can be fetched; a variant that must be made first is no choice yet."""
     return {
         v.name: _bytes(v, found)
-        for v in card.variants
+        for v in card.whole_variants
         if isinstance(found[v.name], StoredVariant) or not isinstance(v.source, MadeSource)
     }
 

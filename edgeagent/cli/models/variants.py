@@ -160,7 +160,7 @@ def _default_text(option: str, folder: Path | None) -> bytes:
 
 
 def _here(store: ModelStore, model_id: str) -> list[str]:
-    names = [v.name for v in store.registry.card(model_id).variants if store.find(model_id, v.name)]
+    names = [v.name for v in store.registry.card(model_id).whole_variants if store.find(model_id, v.name)]
     if not names:
         raise RequestError(f"no file of {model_id} is here; run 'edgeagent models pull {model_id}'")
     return names

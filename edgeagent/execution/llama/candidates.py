@@ -4,11 +4,11 @@ import ctypes
 import functools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from edgeagent.core.generation import Sampling
-from edgeagent.execution.llama.context import Context
 from edgeagent.execution.llama.library import llama
+from edgeagent.execution.llama.model import Model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,14 @@ SMALLEST_LOGPROB = -9999.0
 """OpenAI's word for a token that cannot come; JSON has none for minus infinity."""
 
 
-def logits(context: Context, row: int = -1) -> "Floats":
+class HasLogits(Protocol):
+    """A llama.cpp context that has evaluated a batch."""
+
+    model: Model
+    handle: object
+
+
+def logits(context: HasLogits, row: int = -1) -> "Floats":
     """A view of the logits of a row of the newest batch (-1: its last), valid until the next evaluation."""
     pointer = llama().llama_get_logits_ith(context.handle, row)
     return _floats(ctypes.addressof(pointer.contents), context.model.num_vocab)

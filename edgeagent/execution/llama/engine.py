@@ -16,6 +16,8 @@ from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.pace import Pace
 from edgeagent.execution.llama.rig import shape_of, write_rig
 from edgeagent.execution.llama.running import Jobs, SharedJob, Waiting, sharing
+from edgeagent.execution.llama.stage_jobs import Stages
+from edgeagent.execution.llama.stage_loading import load_stage
 from edgeagent.execution.llama.trial import LOAD_MODES, features, trial
 from edgeagent.execution.scheduler import Scheduler
 from edgeagent.execution.worker import Request
@@ -37,11 +39,13 @@ class LlamaEngine:
         self._scheduler: Scheduler | None = None
         self._drafting = Drafting()
         self._jobs = Jobs()
+        self._stages: Stages | None = None
+        self._is_stages_turn = False
         self._pace = Pace()
 
     @property
     def is_busy(self) -> bool:
-        return bool(self._jobs)
+        return bool(self._jobs) or (self._stages is not None and self._stages.is_busy)
 
     def handle(self, request: Request) -> None:
         if share := self._shared(request.op):
@@ -52,6 +56,8 @@ class LlamaEngine:
             self._jobs.add(Waiting(request, alone=make(request)))
         elif answer := AT_ONCE.get(request.op):
             answer(self._loaded(), request)
+        elif request.op.startswith("stage_"):
+            self._handle_stage(request)
         else:
             self._answer(request)
 
@@ -64,10 +70,30 @@ class LlamaEngine:
             case _:
                 return None
 
+    def _handle_stage(self, request: Request) -> None:
+        stages = self._stages
+        if stages is None:
+            raise EngineError("no model is loaded in this worker")
+        match request.op:
+            case "stage_open":
+                stages.open(request)
+            case "stage_run":
+                stages.run(request)
+            case "stage_cells":
+                stages.cells(request)
+            case "stage_splice":
+                stages.splice(self._loaded(), request)
+            case "stage_close":
+                stages.close(request)
+            case _:
+                raise EngineError(f"the llama engine has no operation '{request.op}'")
+
     def _answer(self, request: Request) -> None:
         match request.op:
             case "load":
                 self._load(request)
+            case "load_stage":
+                self._stages = load_stage(request)
             case "encode":
                 self._encode(request)
             case "tokenize":
@@ -76,7 +102,7 @@ class LlamaEngine:
             case "count":
                 self._count(request)
             case "set_threads":
-                self._loaded().set_threads(int(request.params["threads"]))
+                self._set_threads(int(request.params["threads"]))
                 request.reply()
             case "set_duty":
                 self._pace.set_duty(float(request.params["duty"]))
@@ -99,11 +125,29 @@ class LlamaEngine:
         if not measures and self._pace.rested():
             return
         started = time.perf_counter()
-        self._jobs.step(self._context, self._scheduler)
+        self._step_one()
         self._pace.worked(time.perf_counter() - started)
+
+    def _step_one(self) -> None:
+        """Answers and stages take turns; what needs the engine alone has it."""
+        stages, is_alone = self._stages, self._jobs.alone is not None
+        if stages is not None and stages.is_busy and not is_alone and (self._is_stages_turn or not self._jobs):
+            self._is_stages_turn = False
+            stages.step()
+        else:
+            self._is_stages_turn = True
+            self._jobs.step(self._context, self._scheduler)
 
     def cancel(self, request_id: int) -> None:
         self._jobs.cancel(request_id)
+        if self._stages is not None:
+            self._stages.cancel(request_id)
+
+    def _set_threads(self, threads: int) -> None:
+        if self._stages is not None:
+            self._stages.set_threads(threads)
+        if self._context is not None:
+            self._context.set_threads(threads)
 
     def _loaded(self) -> Context:
         if self._context is None:
@@ -134,6 +178,7 @@ class LlamaEngine:
                 is_free=invariance.free_prefill,
             ),
         )
+        self._stages = Stages(model, self._context.settings)
         self._scheduler = Scheduler(invariance.decode_batch, self._context.settings.chunk_tokens)
         self._drafting = make_drafting(self._context, invariance, p)
         gc.freeze()  # what is here stays, and need not be looked through between tokens

@@ -59,14 +59,14 @@ class Answer:
         self._max_tokens = int(request.params["max_tokens"])
         self._position = position
         self.is_over = position >= self._max_tokens
-        self._reason = "length"
+        self.reason = "length"
 
     @property
     def num_left(self) -> int:
         return self._max_tokens - self._position
 
     def reply(self) -> None:
-        self._request.reply(reason=self._reason)
+        self._request.reply(reason=self.reason)
 
     def draw(self, row: int, guesses: list[int]) -> list[int]:
         """Tokens at a batch's rows from `row` on, of which those behind the first stood for `guesses`: at least one,
@@ -81,7 +81,7 @@ class Answer:
         token = sampler.draw(self._position, row)
         is_end = model.is_end(token)
         self.is_over = is_end or self._position + 1 == self._max_tokens
-        self._reason = "stop" if is_end else "length"
+        self.reason = "stop" if is_end else "length"
         is_last = self.is_over or index == len(guesses) or token != guesses[index]
         told = {"drafted": len(guesses), "accepted": index} if guesses and is_last else {}
         facts = sampler.logprobs(token, row) | told

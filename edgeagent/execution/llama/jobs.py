@@ -171,7 +171,8 @@ def _part(data: mmap.mmap, numbers: Sequence[int], cell_bytes: int) -> kv.Part:
     return kv.Part(memoryview(data)[: num_cells * cell_bytes], num_cells, skip, take)
 
 
-def _free_slot(context: Context, tokens: Sequence[int], spans: Sequence[int]) -> Slot:
+def claim_free(context: Context, tokens: Sequence[int], spans: Sequence[int]) -> Slot:
+    """A slot for these tokens, now busy. Raises EngineError."""
     if (slot := claim(context.slots, tokens, spans)) is None:
         raise EngineError("every sequence of this engine is in use; try again")
     return slot
@@ -197,7 +198,7 @@ def splice(context: Context, request: Request) -> None:
         blocks.append((end - begin, request.bulk[offset : offset + size]))
         offset += size
     spans = context.canonical_spans(len(prompt), 0)
-    slot = _free_slot(context, prompt, spans)
+    slot = claim_free(context, prompt, spans)
     try:
         slot.splice(prompt, spans, blocks)
     finally:

@@ -4,18 +4,21 @@ import ctypes
 from pathlib import Path
 
 from edgeagent.core.errors import ModelFileError, OutOfMemoryError, RequestError
+from edgeagent.core.stages import Padding
 from edgeagent.execution.confine import is_memory_bounded
 from edgeagent.execution.last_words import NO_MEMORY
 from edgeagent.execution.llama.library import expert_overrides, listening, llama
+from edgeagent.execution.llama.padding import load as load_padded
 
 MAX_PIECE_BYTES = 256
+MAX_METADATA_BYTES = 1024
 
 
 class Model:
     """Weights and vocabulary. Raises ModelFileError if llama.cpp refuses the file.
 
     On the CPU unless `gpu_layers` says otherwise (llama.cpp's own default is all layers, whatever the GPU computes);
-    with `experts_on_cpu` the experts' tensors stay there all the same.
+    with `experts_on_cpu` the experts' tensors stay there all the same. With `padding` it has a layer more (`padding`).
     """
 
     def __init__(
@@ -26,6 +29,7 @@ class Model:
         gpu_layers: int = 0,
         load_mode: int | None = None,
         experts_on_cpu: bool = False,
+        padding: Padding | None = None,
     ) -> None:
         lib = llama()
         if not Path(path).is_file():
@@ -38,7 +42,10 @@ class Model:
         overrides = expert_overrides() if experts_on_cpu else None  # kept until the model is loaded
         params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p) if overrides else None
         with listening() as told:
-            self.handle = lib.llama_model_load_from_file(path.encode(), params)
+            if padding is None:
+                self.handle = lib.llama_model_load_from_file(path.encode(), params)
+            else:
+                self.handle = load_padded(path, padding, params)
         if not self.handle:
             if is_memory_bounded() and NO_MEMORY.search("".join(told).encode()):
                 raise OutOfMemoryError(f"no memory to load {path}; use a smaller variant")
@@ -56,6 +63,10 @@ class Model:
         self.window = int(lib.llama_model_n_swa(self.handle))
         """Tokens that the layers with a sliding window see; 0: there are none."""
         self.has_window = self.window > 0
+
+    def close(self) -> None:
+        """Free it, when no context uses it any more. A worker's own model goes with its process."""
+        llama().llama_model_free(self.handle)
 
     @property
     def vocab(self) -> object:
@@ -80,6 +91,12 @@ class Model:
             count = llama().llama_token_to_piece(self._vocab, token, buffer, MAX_PIECE_BYTES, 0, False)
             found = self._pieces[token] = buffer.raw[: max(0, count)]
         return found
+
+    def metadata(self, key: str) -> str | None:
+        """What the file says under a key, as text; None when it says nothing."""
+        buffer = ctypes.create_string_buffer(MAX_METADATA_BYTES)
+        count = llama().llama_model_meta_val_str(self.handle, key.encode(), buffer, MAX_METADATA_BYTES)
+        return buffer.value.decode(errors="replace") if count >= 0 else None
 
     def is_end(self, token: int) -> bool:
         return bool(llama().llama_vocab_is_eog(self._vocab, token))

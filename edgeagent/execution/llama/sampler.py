@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Sampling
 from edgeagent.execution.llama import candidates, parts
-from edgeagent.execution.llama.context import Context
+from edgeagent.execution.llama.candidates import HasLogits
 from edgeagent.execution.llama.library import llama
 from edgeagent.execution.llama.model import Model
 
@@ -28,7 +28,7 @@ def draw_seed(seed: int, position: int) -> int:
 class Sampler:
     """The draws of one Generation, whose prompt is `prompt`. `accept` must see every token not drawn here, in order."""
 
-    def __init__(self, context: Context, sampling: Sampling, prompt: Sequence[int] = ()) -> None:
+    def __init__(self, context: HasLogits, sampling: Sampling, prompt: Sequence[int] = ()) -> None:
         self._context = context
         self._sampling = sampling
         self._bias = parts.bias(context.model, sampling)

@@ -11,7 +11,7 @@ only row bytes of exactly the right number are taken, and every header is writte
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeagent.core.errors import EngineError
 
@@ -125,6 +125,28 @@ def cut(state: SequenceState, first: int, end: int) -> list[memoryview]:
 def cut_block(state: SequenceState, first: int, end: int) -> bytes:
     """The rows of cells `[first, end)`, plane after plane: one block as it travels."""
     return b"".join(cut(state, first, end))
+
+
+def front_layers(state: SequenceState, num_layers: int | None) -> SequenceState:
+    """The same cells of its first `num_layers` layers alone (None: of all)."""
+    if num_layers is None:
+        return state
+    half = len(state.planes) // 2
+    return replace(state, planes=state.planes[:num_layers] + state.planes[half : half + num_layers])
+
+
+def stack(front: SequenceState, first: int, end: int, block: bytes, row_bytes: Sequence[int]) -> bytes:
+    """One block of cells `[first, end)` of all layers: those of `front`, behind them those of `block`.
+
+    `row_bytes` are the block's planes: K of each layer, then V. Raises EngineError unless it has exactly its size.
+    """
+    num_cells, half = end - first, len(row_bytes) // 2
+    if len(block) != num_cells * sum(row_bytes):
+        expected = num_cells * sum(row_bytes)
+        raise EngineError(f"a block of {num_cells} cells has {len(block)} bytes, not {expected}")
+    own = cut(front, first, end)
+    own_half, keys = len(own) // 2, num_cells * sum(row_bytes[:half])
+    return b"".join([*own[:own_half], block[:keys], *own[own_half:], block[keys:]])
 
 
 def join(state: SequenceState, num_kept: int, blocks: Sequence[tuple[int, bytes]]) -> bytearray:

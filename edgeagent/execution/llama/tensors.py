@@ -42,6 +42,9 @@ class _GgmlTensor(ctypes.Structure):
     )
 
 
+NAME_OFFSET = int(_GgmlTensor.name.offset)
+
+
 @functools.cache
 def _ggml() -> ctypes.CDLL:
     lib = ctypes.CDLL(str(Path(str(llama().__file__)).parent / "lib/libggml-base.so"))
@@ -93,7 +96,7 @@ class Node:
     def check_layout(self) -> None:
         """Raises EngineError when this library lays out its tensors in another way."""
         lib = _ggml()
-        is_name = lib.ggml_get_name(self._address) == self._address + _GgmlTensor.name.offset
+        is_name = lib.ggml_get_name(self._address) == self._address + NAME_OFFSET
         if not is_name or lib.ggml_nelements(self._address) != math.prod(self.shape):
             raise EngineError("this llama.cpp lays out tensors in an unknown way; install llama-cpp-python 0.3.36")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edgeagent.execution.llama import influence, invariance, perplexity, prune, quantize
 from edgeagent.execution.llama.jobs import Steps
+from edgeagent.execution.llama.slice import slice_file
 from edgeagent.execution.worker import Request
 
 STATUS = Path("/proc/self/status")
@@ -21,6 +22,7 @@ JOBS: dict[str, Callable[[Request], Steps]] = {
     "kinds": quantize.list_kinds,
     "quantize": quantize.make,
     "prune": prune.prune,
+    "slice": slice_file,
     "influence": influence.influence,
     "perplexity": perplexity.perplexity,
     "peak_memory": peak_memory,

@@ -9,7 +9,7 @@ import pytest
 from gguf import GGUFReader, GGUFWriter
 
 from edgeagent.core.errors import EngineError, RequestError
-from edgeagent.execution.llama.prune import Survivors
+from edgeagent.execution.llama.rewriting import Survivors
 from edgeagent.execution.supervisor import Worker
 from edgeagent.model.gguf_header import read_header
 from edgeagent.model.store import StoredVariant

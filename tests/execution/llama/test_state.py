@@ -1,9 +1,21 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeagent.core.errors import EngineError
-from edgeagent.execution.llama.state import Part, Plane, SequenceState, assemble, cut_block, join, parse
+from edgeagent.execution.llama.state import (
+    Part,
+    Plane,
+    SequenceState,
+    assemble,
+    cut_block,
+    front_layers,
+    join,
+    parse,
+    stack,
+)
 
 ROW_BYTES = (4, 6)
 
@@ -68,3 +80,15 @@ def test_block_of_a_wrong_size_is_refused(change: int) -> None:
     wrong = block[:change] if change < 0 else block + b"x"
     with pytest.raises(EngineError, match="cells has"):
         join(made, 2, [(2, wrong)])
+
+
+@given(st.integers(1, 20), st.data())
+def test_layers_of_two_halves_stack_to_the_whole_block(cells: int, data: st.DataObject) -> None:
+    whole = state(cells)
+    first = data.draw(st.integers(0, cells - 1))
+    end = data.draw(st.integers(first + 1, cells))
+    behind = replace(whole, planes=(whole.planes[1], whole.planes[3]))
+    block, row_bytes = cut_block(behind, first, end), [p.row_bytes for p in behind.planes]
+    assert stack(front_layers(whole, 1), first, end, block, row_bytes) == cut_block(whole, first, end)
+    with pytest.raises(EngineError, match="cells has"):
+        stack(front_layers(whole, 1), first, end, block + b"x", row_bytes)

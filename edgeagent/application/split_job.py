@@ -1,0 +1,97 @@
+"""A split model's job at a peer: hidden states of the first layers come, cells or tokens of the others go back."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
+from edgeagent.core.errors import RequestError, WireError
+from edgeagent.core.generation import TokenStep
+from edgeagent.core.stage_descriptor import StageDescriptor
+from edgeagent.execution.admission import Claim
+from edgeagent.execution.executors import token_of
+from edgeagent.execution.session import Session
+from edgeagent.execution.stage_sessions import CellRows, Draw, Ran, StageEvent, StageSession
+from edgeagent.execution.stages import StageModel
+from edgeagent.wire.messages import Accepted, Done, Open, Step, chunks
+
+BLOCK_S = 30.0
+"""How long a device that is there may take for its next hidden states: a slow one computes layers of a long chunk."""
+
+
+class SplitJob:
+    """Tell `arrived` of blocks and `steps` of steps; `run` ends when the job has."""
+
+    def __init__(self, session: Session, job: Open, stage: StageModel) -> None:
+        assert job.stage is not None
+        self._session, self._job, self._stage = session, job, stage
+        self._theirs: StageDescriptor = job.stage
+        self.arrived = asyncio.Event()
+        self.steps: asyncio.Queue[Step] = asyncio.Queue()
+
+    async def run(self, claim: Claim) -> None:
+        """Raises RequestError for a head that does not fit, WireError when hidden states do not come."""
+        job = self._job
+        if job.job == "split-decode" and has_penalties(job):
+            raise RequestError("penalties look at the prompt, which this peer does not see; leave them out")
+        async with self._stage.admission.turn(claim):
+            ours = await self._stage.descriptor(job.model, self._theirs.hidden)
+            ours.check_same(self._theirs)
+            sampling = job.sampling if job.job == "split-decode" else None
+            room = job.prompt_tokens + job.max_tokens
+            async with self._stage.session(room, self._theirs.hidden, sampling=sampling) as sequence:
+                self._session.send(Accepted(kv_bytes_per_token=sum(ours.kv_planes), stage=ours))
+                await self._work(sequence)
+
+    async def _work(self, sequence: StageSession) -> None:
+        is_answer = self._job.job == "split-decode"
+        sizes = chunks(self._job.prompt_tokens, self._theirs.chunk_tokens)
+        position = 0
+        for index, tokens in enumerate(sizes):
+            draws = is_answer and index == len(sizes) - 1
+            rows = await self._block(index)
+            draw = Draw(self._job.max_tokens) if draws else None
+            await self._follow(index, sequence.run_hidden(rows, position, [tokens], cells=not is_answer, draw=draw))
+            position += tokens
+        if is_answer:
+            await self._answer(sequence)
+        else:
+            await self._session.sent_all.wait()
+            self._session.send(Done(reason="sent"))
+
+    async def _answer(self, sequence: StageSession) -> None:
+        """Steps until the device stops them; an answer that is over is only waited for to be read."""
+        while True:
+            step = await self.steps.get()
+            rows = await self._block(step.block)
+            draw = Draw(self._job.max_tokens, step.guesses)
+            run = sequence.run_hidden(rows, step.position, [1 + len(step.guesses)], draw=draw)
+            await self._follow(step.block, run)
+
+    async def _follow(self, index: int, events: AsyncGenerator[StageEvent, None]) -> None:
+        async with contextlib.aclosing(events):
+            async for event in events:
+                match event:
+                    case CellRows(data=data):
+                        self._session.send_blocks([(index, data)], bulk=True)
+                    case TokenStep():
+                        self._session.send(token_of(event))
+                    case Ran(reason=reason) if reason is not None:
+                        kind = "stop" if reason == "stop" else "length"
+                        self._session.send(Done(reason=kind, prompt_tokens=self._job.prompt_tokens))
+                    case _:
+                        continue
+
+    async def _block(self, index: int) -> bytes:
+        try:
+            async with asyncio.timeout(BLOCK_S):
+                while index not in self._session.receiver.blocks:
+                    self.arrived.clear()
+                    await self.arrived.wait()
+        except TimeoutError:
+            raise WireError(f"hidden states {index} did not come within {BLOCK_S:g} s") from None
+        return self._session.receiver.pop(index)
+
+
+def has_penalties(job: Open) -> bool:
+    sampling = job.sampling
+    return (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1.0, 0.0, 0.0)

@@ -1,0 +1,234 @@
+"""Split plans: layers `[0, k)` of a model here, the others at a peer. Hidden states go up; no text does.
+
+Chunk by chunk, the head's hidden states leave while the next chunk is evaluated here and the one before there. Plan
+`split-prefill` gets the cells of the other layers back, and this machine answers alone from its own cache, whole then.
+Plan `split-decode` goes on like that for every token: its hidden state up, the token that the peer draws down.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from edgeagent.core.errors import EngineError, EngineLostError, PeerError
+from edgeagent.core.generation import Generation
+from edgeagent.core.stage_descriptor import StageDescriptor
+from edgeagent.core.stages import HiddenType
+from edgeagent.execution import canonical
+from edgeagent.execution.admission import USUAL, Urgency
+from edgeagent.execution.executors import LocalExecutor, PeerModel, Steps, Traffic, peer_session, step_of
+from edgeagent.execution.local import LocalModel
+from edgeagent.execution.peers import Peers, until_accepted
+from edgeagent.execution.session import BlockArrived, Session
+from edgeagent.execution.stage_sessions import HiddenRows, StageSession, open_head
+from edgeagent.execution.stages import describe_head
+from edgeagent.wire.messages import Done, Failed, Open, Step, Token
+
+log = logging.getLogger(__name__)
+
+
+class Head(Protocol):
+    """The layers `[0, k)` of a model on this machine, by themselves or in the whole."""
+
+    async def descriptor(self) -> StageDescriptor: ...
+
+    def session(self, context_tokens: int) -> AbstractAsyncContextManager[StageSession]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOfWhole:
+    """In a model that is whole here."""
+
+    model: LocalModel
+    model_id: str
+    k: int
+    hidden: HiddenType = "f32"
+
+    async def descriptor(self) -> StageDescriptor:
+        return await describe_head(self.model, self.model_id, self.k, self.hidden)
+
+    def session(self, context_tokens: int) -> AbstractAsyncContextManager[StageSession]:
+        return open_head(self.model, self.k, context_tokens, self.hidden)
+
+
+class SplitPrefillExecutor:
+    """Plan `split-prefill`. Raises EngineLostError only; what a peer does wrong ends up in `traffic.notes`."""
+
+    def __init__(
+        self, head: HeadOfWhole, peers: Peers, target: PeerModel, traffic: Traffic, urgency: Urgency = USUAL
+    ) -> None:
+        self._head, self._peers, self._target = head, peers, target
+        self._traffic, self._urgency = traffic, urgency
+
+    @property
+    def name(self) -> str:
+        return f"split-prefill with peer {self._target.peer}"
+
+    async def extend(self, generation: Generation) -> Steps:
+        async with self._head.session(len(generation.prompt)) as head:
+            exchange = _Exchange(head, await self._head.descriptor(), self._target, self._traffic, generation)
+            try:
+                await exchange.run(self._peers)
+            except PeerError as error:
+                log.warning("peer %s left a prefill: %s", self._target.peer, error)
+                self._traffic.notes.append(str(error))
+            await self._complete(head, generation, exchange.whole_blocks())
+        local = LocalExecutor(self._head.model, self._traffic, self._urgency)
+        async with contextlib.aclosing(local.extend(generation)) as steps:
+            async for step in steps:
+                yield step
+
+    async def _complete(self, head: StageSession, generation: Generation, blocks: Sequence[bytes]) -> None:
+        """Give the whole model the cells that are complete: of all chunks, or of the first when a peer was lost."""
+        if not blocks:
+            return
+        chunk = self._head.model.settings.chunk_tokens
+        done = generation.prompt[: len(blocks) * chunk]
+        try:
+            await head.splice(done, 0, blocks)
+        except EngineLostError:
+            raise
+        except EngineError as error:  # the local engine then evaluates what it lacks, as if alone
+            self._traffic.notes.append(str(error))
+        else:
+            self._traffic.kv_tokens = len(done)
+
+
+class _Exchange:
+    """A prompt's hidden states up, chunk by chunk, and the cells of the other layers down."""
+
+    def __init__(
+        self, head: StageSession, stage: StageDescriptor, target: PeerModel, traffic: Traffic, generation: Generation
+    ) -> None:
+        self._head, self._stage, self._target, self._traffic = head, stage, target, traffic
+        self._generation = generation
+        self._arrived: dict[int, bytes] = {}
+
+    def whole_blocks(self) -> list[bytes]:
+        """The cells that came, from the first chunk on without a gap."""
+        return [self._arrived[i] for i in _gapless(self._arrived)]
+
+    async def run(self, peers: Peers) -> None:
+        """Until every block is here. Raises PeerError, EngineLostError."""
+        async with peer_session(peers, self._target.peer, self._traffic) as session:
+            job = open_split(session, "split-prefill", self._target, self._stage, self._generation)
+            session.expect(sizes := job.cell_block_sizes())
+            self._stage.check_same(await _their_stage(session))
+            async with _background(send_prompt(self._head, session, self._generation, self._stage, job.job)) as sending:
+                while len(self._arrived) < len(sizes):
+                    match await session.receive():
+                        case BlockArrived(index):
+                            self._arrived[index] = session.receiver.pop(index)
+                        case Failed(message=message):
+                            raise PeerError(f"peer {self._target.peer} failed: {message}")
+                        case _:
+                            if sending.done():
+                                sending.result()
+
+
+class SplitDecodeExecutor:
+    """Plan `split-decode`: the peer draws the tokens. Raises PeerError and EngineLostError when it cannot go on."""
+
+    def __init__(self, head: Head, peers: Peers, target: PeerModel, traffic: Traffic) -> None:
+        self._head, self._peers, self._target, self._traffic = head, peers, target, traffic
+
+    @property
+    def name(self) -> str:
+        return f"split-decode with peer {self._target.peer}"
+
+    async def extend(self, generation: Generation) -> Steps:
+        stage, num_prompt = await self._head.descriptor(), len(generation.prompt)
+        async with (
+            self._head.session(num_prompt + generation.max_tokens) as head,
+            peer_session(self._peers, self._target.peer, self._traffic) as session,
+        ):
+            job = open_split(session, "split-decode", self._target, stage, generation)
+            stage.check_same(await _their_stage(session))
+            async with _background(send_prompt(head, session, generation, stage, job.job)) as sending:
+                async for token in self._tokens(session):
+                    yield step_of(token)
+                    if token.is_end or token.position + 1 == generation.max_tokens:
+                        return
+                    await sending
+                    await self._step(head, session, token, job)
+
+    async def _tokens(self, session: Session) -> AsyncIterator[Token]:
+        while True:
+            match await session.receive():
+                case Token() as token:
+                    self._traffic.peer_tokens += not token.is_end
+                    yield token
+                case Done():
+                    return
+                case Failed(message=message):
+                    raise PeerError(f"peer {self._target.peer} failed: {message}")
+                case _:
+                    continue
+
+    async def _step(self, head: StageSession, session: Session, token: Token, job: Open) -> None:
+        position, block = job.prompt_tokens + token.position, len(job.block_sizes()) + token.position
+        rows = b""
+        async with contextlib.aclosing(head.run_tokens([token.token], position, [1])) as events:
+            async for event in events:
+                rows = event.data if isinstance(event, HiddenRows) else rows
+        session.send(Step(block=block, position=position))
+        session.send_blocks([(block, rows)], bulk=False)
+
+
+def open_split(session: Session, job: str, target: PeerModel, stage: StageDescriptor, generation: Generation) -> Open:
+    """Send the Open of a split job. The sampling goes along where the peer draws."""
+    opened = Open.model_validate(
+        {
+            "job": job,
+            "model": target.model,
+            "variant_sha256": target.variant_sha256,
+            "stage": stage,
+            "prompt_tokens": len(generation.prompt),
+            "max_tokens": generation.max_tokens if job == "split-decode" else 0,
+        }
+        | ({"sampling": generation.sampling} if job == "split-decode" else {})
+    )
+    session.send(opened)
+    return opened
+
+
+async def send_prompt(
+    head: StageSession, session: Session, generation: Generation, stage: StageDescriptor, job: str
+) -> None:
+    """Evaluate the head's part of a prompt, and send each chunk's hidden states as soon as they are there."""
+    spans = canonical.spans(len(generation.prompt), 0, stage.chunk_tokens)
+    async with contextlib.aclosing(head.run_tokens(generation.prompt, 0, spans)) as events:
+        index = 0
+        async for event in events:
+            if isinstance(event, HiddenRows):
+                # The steps of an answer come in order with their messages, and one session's blocks go one way.
+                session.send_blocks([(index, event.data)], bulk=job == "split-prefill")
+                index += 1
+
+
+async def _their_stage(session: Session) -> StageDescriptor:
+    accepted = await until_accepted(session)
+    if accepted.stage is None:
+        raise PeerError("the peer does not say what its stage is; update it")
+    return accepted.stage
+
+
+def _gapless(arrived: dict[int, bytes]) -> list[int]:
+    return [i for i in range(len(arrived)) if all(j in arrived for j in range(i + 1))]
+
+
+@contextlib.asynccontextmanager
+async def _background(work: Coroutine[object, object, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """`work` beside what is inside; it ends with it. Its failure is raised at the end unless another came first."""
+    task = asyncio.create_task(work, name="split-prompt")
+    try:
+        yield task
+    finally:
+        if not task.done():
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    if not task.cancelled():
+        task.result()

@@ -1,0 +1,100 @@
+"""The tails of models that a peer runs for devices with a head: each is cut when it is first asked for."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgeagent.core.errors import BusyError, OutOfMemoryError, RequestError
+from edgeagent.execution.stages import StageModel
+from edgeagent.model.making import Spawn
+from edgeagent.model.resident import Resident
+from edgeagent.model.slicing import legal_cuts, read, slice_variant, stage_of
+from edgeagent.model.store import ModelStore
+
+MAX_TAILS = 4
+"""Loaded at once: each has weights of its own."""
+MEMORY_FACTOR = 1.25
+"""What a tail takes, against its file: its cells and buffers come on top."""
+
+
+@dataclass(slots=True)
+class _Held:
+    model: StageModel
+    num_bytes: int
+    num_users: int = 0
+    used_at: float = 0.0
+
+
+class Tails:
+    """`memory_bytes` is what all of them may take together."""
+
+    def __init__(self, store: ModelStore, spawn: Spawn, memory_bytes: int) -> None:
+        self._store = store
+        self._spawn = spawn
+        self._memory_bytes = memory_bytes
+        self._held: dict[tuple[str, str, int], _Held] = {}
+        self._making = asyncio.Lock()
+
+    async def cuts(self, resident: Resident) -> tuple[int, ...]:
+        """How many layers a head of this variant may have; none where it cannot be cut, or a tail has no room."""
+        if (resident.variant.bytes or 0) * MEMORY_FACTOR > self._memory_bytes:
+            return ()
+        header = await asyncio.to_thread(read, Path(resident.local.settings.path))
+        with contextlib.suppress(RequestError):
+            return legal_cuts(header, resident.name)
+        return ()
+
+    @contextlib.asynccontextmanager
+    async def lease(self, resident: Resident, k: int) -> AsyncIterator[StageModel]:
+        """The layers from `k` on, loaded as the whole is. Raises RequestError, OutOfMemoryError, BusyError."""
+        held = await self._get(resident, k)
+        held.num_users += 1
+        try:
+            yield held.model
+        finally:
+            held.num_users -= 1
+            held.used_at = time.monotonic()
+
+    async def close(self) -> None:
+        """End all workers."""
+        for held in self._held.values():
+            await held.model.close()
+        self._held.clear()
+
+    async def _get(self, resident: Resident, k: int) -> _Held:
+        key = resident.card.id, resident.variant.name, k
+        async with self._making:
+            if key not in self._held:
+                self._held[key] = await self._made(resident, k)
+            return self._held[key]
+
+    async def _made(self, resident: Resident, k: int) -> _Held:
+        header = await asyncio.to_thread(read, Path(resident.local.settings.path))
+        card, base = resident.card.id, resident.variant.name
+        sliced = await slice_variant(self._store, card, k, header.layers, self._spawn, base=base)
+        stored = sliced.stored
+        num_bytes = round(stored.bytes * MEMORY_FACTOR)
+        await self._make_room(num_bytes)
+        cut, source = stage_of(stored)
+        settings = replace(
+            resident.local.settings, path=str(stored.path), variant_sha256=stored.sha256, sequences=1, draft_path=""
+        )
+        model = StageModel(settings, cut, source, slots=2, limits=resident.local.limits)
+        return _Held(model, num_bytes)
+
+    async def _make_room(self, num_bytes: int) -> None:
+        """Unload what was unused the longest. Raises OutOfMemoryError (never enough), BusyError (not now)."""
+        if num_bytes > self._memory_bytes:
+            raise OutOfMemoryError(f"a tail takes {num_bytes / 1e6:,.0f} MB, more than models may here; cut it smaller")
+        while len(self._held) >= MAX_TAILS or self._taken() + num_bytes > self._memory_bytes:
+            idle = [key for key, held in self._held.items() if not held.num_users]
+            if not idle:
+                raise BusyError("every tail that fits this peer is in use; try again later")
+            oldest = min(idle, key=lambda key: self._held[key].used_at)
+            await self._held.pop(oldest).model.close()
+
+    def _taken(self) -> int:
+        return sum(held.num_bytes for held in self._held.values())
