@@ -1,0 +1,96 @@
+"""What the planner makes of a model that could be split."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeagent.core.errors import NoPlanError
+from edgeagent.core.plan import PlanKind, ReductionLevel
+from edgeagent.resource.cost import LinkSpeeds, Speeds, Split, Work, price_split_decode, price_split_prefill
+from edgeagent.resource.planner import Ask, LocalOption, PeerOption, PromptOption, Rules, Situation, decide
+from edgeagent.resource.split_candidates import MAX_CUTS_PRICED, Shape, spread
+
+SHAPE = Shape(layers=30, width=576, cell_bytes=12_240, chunk_tokens=64)
+LOCAL = LocalOption("m", "Q4", Speeds(30, 6), 4096, 10**9, 20.0, 12_240, "bits", shape=SHAPE)
+PEER = PeerOption(
+    "garage", "m", "Q4", Speeds(900, 60), LinkSpeeds(0.01, 12.5e6, 12.5e6), 4096, 12_240, "bits", "f" * 64,
+    quality=20.0, is_same_variant=True, cuts=tuple(range(1, 30)),
+)  # fmt: skip
+PRIVATE = Rules(text_may_leave=False)
+rates = st.floats(0.5, 5000)
+
+
+def ask(tokens: int = 1000, plan: PlanKind | None = None) -> Ask:
+    prompts = [PromptOption(ReductionLevel.L0, tokens)]
+    return Ask(prompts=prompts, max_tokens=64, expected_tokens=64, model="m", plan=plan)
+
+
+def test_where_text_may_not_leave_hidden_states_do_if_that_is_faster() -> None:
+    decision = decide(ask(), Situation(LOCAL, [PEER], PRIVATE))
+    chosen = decision.chosen
+    assert (chosen.plan, chosen.peer, chosen.wire_bits) == (PlanKind.SPLIT_PREFILL, "garage", 32)
+    assert chosen.k is not None
+    slow = replace(PEER, link=LinkSpeeds(0.01, 1e4, 1e4))
+    assert decide(ask(), Situation(LOCAL, [slow], PRIVATE)).chosen.plan is PlanKind.LOCAL
+
+
+def test_where_text_may_leave_it_is_cheaper_to_send_it() -> None:
+    assert decide(ask(), Situation(LOCAL, [PEER])).chosen.plan is PlanKind.REMOTE
+
+
+def test_tokens_of_an_answer_are_text_too() -> None:
+    with pytest.raises(NoPlanError, match="answer's tokens"):
+        decide(ask(plan=PlanKind.SPLIT_DECODE), Situation(LOCAL, [PEER], PRIVATE))
+
+
+def test_peer_with_other_bits_gets_no_hidden_states() -> None:
+    other = replace(PEER, exact_key="others")
+    for plan in (PlanKind.SPLIT_PREFILL, PlanKind.SPLIT_DECODE):
+        with pytest.raises(NoPlanError, match="not the same bits"):
+            decide(ask(plan=plan), Situation(LOCAL, [other]))
+
+
+@pytest.mark.parametrize("peer", [replace(PEER, cuts=()), replace(PEER, is_same_variant=False)])
+def test_peer_without_a_tail_of_this_variant_is_no_candidate(peer: PeerOption) -> None:
+    assert not any(c.plan.is_split for c in decide(ask(), Situation(LOCAL, [peer])).candidates)
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=100, unique=True))
+def test_cuts_are_priced_from_the_first_to_the_last(cuts: list[int]) -> None:
+    cuts.sort()
+    found = spread(cuts)
+    assert len(found) <= MAX_CUTS_PRICED
+    assert (found[0], found[-1]) == (cuts[0], cuts[-1])
+    assert set(found) <= set(cuts)
+
+
+@given(
+    st.integers(1, 4000), st.integers(1, 300), rates, rates, st.floats(0, 1), st.floats(1e3, 1e9), st.integers(1, 29)
+)  # fmt: skip
+def test_split_is_no_faster_than_its_slowest_part(
+    prompt: int, output: int, here_tok_s: float, there_tok_s: float, rtt_s: float, bytes_s: float, k: int
+) -> None:
+    work, split = Work(prompt, output), SHAPE.split(k)
+    here, there, link = (
+        Speeds(here_tok_s, here_tok_s / 3),
+        Speeds(there_tok_s, there_tok_s / 3),
+        LinkSpeeds(rtt_s, bytes_s, bytes_s),
+    )
+    prefill = price_split_prefill(work, here, there, link, 0.0, split)
+    decode = price_split_decode(work, here, there, link, 0.0, split)
+    head_s = split.here * here.prefill_s(prompt)
+    assert prefill.ttft_s >= max(head_s, prompt * split.cell_bytes / bytes_s)
+    assert decode.ttft_s >= max(head_s, prompt * split.row_bytes / bytes_s)
+    assert decode.tpot_s >= rtt_s
+    assert decode.total_s >= decode.ttft_s
+
+
+def test_deeper_cut_sends_fewer_cells_back() -> None:
+    downs = [
+        price_split_prefill(Work(1000, 64), LOCAL.speeds, PEER.speeds, PEER.link, 0.0, SHAPE.split(k)).down_bytes
+        for k in (1, 10, 20, 29)
+    ]
+    assert downs == sorted(downs, reverse=True)
+    assert SHAPE.split(15) == Split(15, 30, 2304, 6120, 64)
