@@ -19,7 +19,7 @@ FIRST_BYTES = 2 * GRAIN_BYTES
 MAX_BYTES = 4 * 2**20
 """Covers 100 Mbit/s times 250 ms and the queue; what a sender may leave in brokers' memory."""
 QUEUE_S = 0.05
-"""The queue aimed at: what a small message waits behind blocks on the same link, and as much again while it grows."""
+"""The queue aimed at: what a small message waits behind blocks on the same link, and hardly ever twice as much."""
 FRAGMENT_S = 0.015
 """A fragment takes about so long on the link, within GRAIN_BYTES and FRAGMENT_DATA_BYTES."""
 MAX_FRAGMENTS = 8
@@ -29,11 +29,11 @@ PACE_GAIN = 1.25
 BURST_S = 0.005
 """What may leave at once after a pause: timers are no finer."""
 NUM_RECENT = 3
-"""Round trips in a row that show a queue; one alone may be jitter."""
+"""Acknowledgements in a row that show a queue; one alone may be jitter."""
 NUM_ROUNDS = 4
 """Round trips whose highest rate counts: long enough for a stutter, short enough for a link that became slower."""
 RESUMED_PART = 0.25
-"""Of the window that was right some time ago, what a new sender starts with."""
+"""Of a window that was right before: what a new sender starts with, and what is left after a silence."""
 FIRST_TIMEOUT_S, MIN_TIMEOUT_S, MAX_TIMEOUT_S = 1.0, 0.25, 8.0
 """RFC 6298 has 1 s as the first and smallest. A session's lease is 2 s: a smaller one leaves time to repair."""
 
