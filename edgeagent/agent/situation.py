@@ -47,6 +47,9 @@ class Surroundings:
             await self.peers.wait_for_peer(patience_s)
         views = self.peers.views() if self.peers else []
         await asyncio.gather(*(self._measure(view, patience_s) for view in views if view.link.down_bytes_s is None))
+        for view in views:
+            if self.peers and view.link.down_bytes_s is not None:
+                self.peers.refresh_link(view)
         options = [
             option
             for view in (self.peers.views() if self.peers else [])

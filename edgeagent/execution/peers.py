@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 BREAKER_S = 15.0
 """A peer that failed is left alone for so long: the next request must not wait for it."""
 PROBE_BYTES = 256 * 1024
+LINK_STALE_S = 120.0
+"""A request that finds an older estimate has it measured again, for the next one."""
+REFRESH_S = 5.0
 MAX_PEERS = 256
 MAX_ANSWERS = 16
 """Answers to one opening that wait to be read; one is the peer's."""
@@ -35,6 +38,8 @@ class PeerView:
 
     status: PeerStatus
     link: LinkEstimate = field(default_factory=LinkEstimate)
+    link_at: float = 0.0
+    """When it was last measured, on the monotonic clock."""
     broken_until: float = 0.0
 
 
@@ -50,6 +55,7 @@ class Peers:
         self._sessions: dict[bytes, Session] = {}
         self._openings: dict[bytes, asyncio.Queue[bytes]] = {}
         self._paces: dict[str, Pace] = {}
+        self._refreshing: dict[str, asyncio.Task[None]] = {}
         self._status_arrived = asyncio.Event()
 
     @property
@@ -77,7 +83,7 @@ class Peers:
             link = view.link
             link = link.with_rtt(rtt_s) if rtt_s is not None else link
             link = link.with_down(down_bytes_s) if down_bytes_s is not None else link
-            self._views[peer] = replace(view, link=link)
+            self._views[peer] = replace(view, link=link, link_at=time.monotonic())
 
     async def wait_for_peer(self, timeout_s: float) -> bool:
         """True as soon as some peer is online."""
@@ -90,6 +96,13 @@ class Peers:
 
     async def run(self) -> None:
         """Read until cancelled."""
+        try:
+            await self._read_all()
+        finally:
+            for task in self._refreshing.values():
+                task.cancel()
+
+    async def _read_all(self) -> None:
         async with asyncio.TaskGroup() as group:
             status = self._transport.subscribe(self._topics.all_peer_status())
             control = self._transport.subscribe(self._topics.to_device(self._device))
@@ -182,19 +195,42 @@ class Peers:
             raise PeerLostError(f"the other end did not open a session within {LEASE_S:g} s") from None
 
     async def measure_link(self, peer: str) -> LinkEstimate:
-        """Fetch a small block from the peer and time it. Raises PeerError."""
+        """Fetch a small block from the peer and time it. Raises PeerError.
+
+        Whoever cancels it has what arrived until then taken for the link's goodput: a slow link is known to be slow.
+        """
         async with self.session(peer) as session:
             session.expect({0: PROBE_BYTES})
             session.send(Open(job="probe", probe_bytes=PROBE_BYTES))
             await until_accepted(session)
             started = time.monotonic()
-            while not isinstance(arrived := await session.receive(), BlockArrived):
-                if isinstance(arrived, Failed):
-                    raise PeerError(f"peer {peer} failed: {arrived.message}")
-            self.note_link(peer, down_bytes_s=PROBE_BYTES / max(time.monotonic() - started, 1e-4))
-            while session.rtt_s is None:  # the answer to the first ping may still be on its way
-                await session.receive()
+            try:
+                while not isinstance(arrived := await session.receive(), BlockArrived):
+                    if isinstance(arrived, Failed):
+                        raise PeerError(f"peer {peer} failed: {arrived.message}")
+            finally:
+                took_s = max(time.monotonic() - started, 1e-4)
+                self.note_link(peer, down_bytes_s=max(1, session.receiver.num_arrived_bytes) / took_s)
+                if session.rtt_s is None:  # the answer to the first ping is behind all that
+                    self.note_link(peer, rtt_s=took_s)
         return self._views[peer].link
+
+    def refresh_link(self, view: PeerView) -> None:
+        """Measure again beside everything else when the estimate is old: nothing waits for it."""
+        peer = view.status.id
+        is_due = time.monotonic() - view.link_at > LINK_STALE_S
+        if not is_due or self.is_broken(view) or peer in self._refreshing:
+            return
+        self._refreshing[peer] = asyncio.create_task(self._refresh(peer), name="link-refresh")
+
+    async def _refresh(self, peer: str) -> None:
+        try:
+            async with asyncio.timeout(REFRESH_S):
+                await self.measure_link(peer)
+        except (PeerError, TimeoutError) as error:
+            log.info("link to peer %s not measured again: %s", peer, error or "it is slow")
+        finally:
+            del self._refreshing[peer]
 
 
 async def until_accepted(session: Session) -> Accepted:

@@ -197,20 +197,20 @@ class Session:
         assert self._sender is not None
         if self._timer is not None:
             self._timer.cancel()
-        for number, fragment in self._sender.take(time.monotonic()):
-            self._send_frame(Kind.FRAGMENT, encode_fragment(number, fragment), bulk=self._is_bulk)
+        try:
+            for number, fragment in self._sender.take(time.monotonic()):
+                self._send_frame(Kind.FRAGMENT, encode_fragment(number, fragment), bulk=self._is_bulk)
+        finally:  # what did not leave is asked about like what was lost
+            if (at_s := self._sender.next_at_s) is not None:
+                self._timer = asyncio.get_running_loop().call_at(at_s, self._pump_later)
         if self._sender.is_done:
             self.sent_all.set()
         else:
             self.sent_all.clear()
-        if (at_s := self._sender.next_at_s) is not None:
-            self._timer = asyncio.get_running_loop().call_at(at_s, self._pump_later)
 
     def _pump_later(self) -> None:
-        try:
+        with contextlib.suppress(PeerLostError):  # who reads is told, and the connection may come back
             self._pump()
-        except PeerLostError as error:
-            self.fail(error)
 
     def _stop_sending(self) -> None:
         if self._sender is not None:

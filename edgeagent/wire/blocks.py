@@ -27,6 +27,8 @@ class BlockReceiver:
         self._since_ack = 0
         self.blocks: dict[int, bytes] = {}
         self.num_bytes = 0
+        self.num_arrived_bytes = 0
+        """With those of blocks that are not whole yet."""
 
     def expect(self, sizes: dict[int, int]) -> None:
         """Further blocks. Raises WireError when too many are owed."""
@@ -52,6 +54,8 @@ class BlockReceiver:
         if fragment.block in self.blocks:
             return None
         parts = self._parts.setdefault(fragment.block, {})
+        if fragment.offset not in parts:
+            self.num_arrived_bytes += len(fragment.data)
         parts[fragment.offset] = fragment.data
         if sum(map(len, parts.values())) < size:
             return None
