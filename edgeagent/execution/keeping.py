@@ -82,8 +82,9 @@ class Keeping:
             return 0
         return covered
 
-    def num_kept(self, prompt: Sequence[int], adapter: str = "") -> int:
+    async def num_kept(self, prompt: Sequence[int], adapter: str = "") -> int:
         """How many cells of a prompt are kept, from the first on."""
+        await self.store.load()
         cells = self.cells.of(adapter)
         return self.store.covered(cells.key, cells.symbols(prompt, ()))
 

@@ -166,7 +166,7 @@ class LocalModel:
         """
         worker = await self._ready()
         if self._keeping is not None:
-            return min(self._keeping.num_kept(prompt, adapter), len(prompt) - 1)
+            return min(await self._keeping.num_kept(prompt, adapter), len(prompt) - 1)
         assert self._facts is not None
         reply, _ = await worker.call("held", prompt=prompt[: self._facts.context_tokens], adapter=adapter)
         return min(int(reply["tokens"]), len(prompt) - 1)

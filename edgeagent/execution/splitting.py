@@ -8,6 +8,7 @@ Plan `split-decode` goes on like that for every token: its hidden state up, the 
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from edgeagent.execution.executors import LocalExecutor, PeerModel, Steps, Traff
 from edgeagent.execution.local import LocalModel
 from edgeagent.execution.peers import Peers, until_accepted
 from edgeagent.execution.session import BlockArrived, Session
+from edgeagent.execution.split_drafts import SplitDrafts
 from edgeagent.execution.stage_sessions import HiddenRows, StageSession, open_head
 from edgeagent.execution.stages import describe_head
 from edgeagent.wire.messages import Done, Failed, Open, Step, Token
@@ -32,6 +34,11 @@ log = logging.getLogger(__name__)
 
 class Head(Protocol):
     """The layers `[0, k)` of a model on this machine, by themselves or in the whole."""
+
+    @property
+    def max_rows(self) -> int:
+        """The largest batch of one sequence's tokens that changes no bit."""
+        ...
 
     async def descriptor(self) -> StageDescriptor: ...
 
@@ -46,6 +53,11 @@ class HeadOfWhole:
     model_id: str
     k: int
     hidden: HiddenType = "f32"
+
+    @property
+    def max_rows(self) -> int:
+        settings = self.model.settings
+        return settings.invariance.draft_batch if settings.speculation and settings.invariance.rewind else 1
 
     async def descriptor(self) -> StageDescriptor:
         return await describe_head(self.model, self.model_id, self.k, self.hidden)
@@ -147,13 +159,16 @@ class SplitDecodeExecutor:
         ):
             job = open_split(session, "split-decode", self._target, stage, generation)
             stage.check_same(await _their_stage(session))
+            answer = _Answer(head, session, job, SplitDrafts(generation, self._head.max_rows), self._traffic)
             async with _background(send_prompt(head, session, generation, stage, job.job)) as sending:
-                async for token in self._tokens(session):
-                    yield step_of(token)
-                    if token.is_end or token.position + 1 == generation.max_tokens:
+                tokens = self._tokens(session)
+                while drawn := await answer.next(tokens):
+                    for token in drawn:
+                        yield step_of(token)
+                    if drawn[-1].is_end or drawn[-1].position + 1 == generation.max_tokens:
                         return
                     await sending
-                    await self._step(head, session, token, job)
+                    await answer.step(drawn[-1])
 
     async def _tokens(self, session: Session) -> AsyncIterator[Token]:
         while True:
@@ -168,14 +183,47 @@ class SplitDecodeExecutor:
                 case _:
                     continue
 
-    async def _step(self, head: StageSession, session: Session, token: Token, job: Open) -> None:
-        position, block = job.prompt_tokens + token.position, len(job.block_sizes()) + token.position
-        rows = b""
-        async with contextlib.aclosing(head.run_tokens([token.token], position, [1])) as events:
+
+class _Answer:
+    """Steps of one answer: the newest token and guesses go up, what was right of them and one token more comes down."""
+
+    def __init__(self, head: StageSession, session: Session, job: Open, drafts: SplitDrafts, traffic: Traffic) -> None:
+        self._head, self._session, self._job = head, session, job
+        self._drafts, self._traffic = drafts, traffic
+        self._guesses: tuple[int, ...] = ()
+        self._begun_at = time.monotonic()
+
+    async def next(self, tokens: AsyncIterator[Token]) -> list[Token]:
+        """What came of the last step (at first: of the prompt); empty when the peer has ended the answer."""
+        drawn: list[Token] = []
+        async for token in tokens:
+            drawn.append(token)
+            number = len(drawn) - 1
+            is_right = number < len(self._guesses) and token.token == self._guesses[number]
+            if not is_right or token.is_end or token.position + 1 == self._job.max_tokens:
+                break
+        took_s = time.monotonic() - self._begun_at
+        if drawn and drawn[0].position == 0:
+            # Both ends work on chunks at once, and each chunk is worked on by both.
+            chunk, num_chunks = self._job.prompt_tokens, len(self._job.block_sizes())
+            self._drafts.begin(drawn[0].token, chunk // num_chunks, 2 * took_s / num_chunks)
+        elif drawn:
+            self._drafts.note([token.token for token in drawn], took_s)
+            self._traffic.accepted_tokens += min(len(drawn) - 1, len(self._guesses))
+        return drawn
+
+    async def step(self, newest: Token) -> None:
+        """Send the newest token, and what may follow it."""
+        self._begun_at = time.monotonic()
+        self._guesses = self._drafts.propose(self._job.max_tokens - newest.position - 2)
+        self._traffic.drafted_tokens += len(self._guesses)
+        position, block = self._job.prompt_tokens + newest.position, len(self._job.block_sizes()) + newest.position
+        rows, inputs = b"", [newest.token, *self._guesses]
+        async with contextlib.aclosing(self._head.run_tokens(inputs, position, [len(inputs)])) as events:
             async for event in events:
                 rows = event.data if isinstance(event, HiddenRows) else rows
-        session.send(Step(block=block, position=position))
-        session.send_blocks([(block, rows)], bulk=False)
+        self._session.send(Step(block=block, position=position, guesses=self._guesses))
+        self._session.send_blocks([(block, rows)], bulk=False)
 
 
 def open_split(session: Session, job: str, target: PeerModel, stage: StageDescriptor, generation: Generation) -> Open:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -12,6 +12,7 @@ from edgeagent.application.peer_job import Offer
 from edgeagent.broker import background
 from edgeagent.core.errors import PeerError, PeerLostError
 from edgeagent.core.generation import Generation, Sampling, TokenStep
+from edgeagent.core.invariance import Invariance
 from edgeagent.core.plan import Handover
 from edgeagent.core.stages import Cut
 from edgeagent.execution.executors import Executor, LocalExecutor, PeerModel, Traffic
@@ -119,6 +120,29 @@ def test_split_plan_gives_the_words_of_the_whole_model(
         assert traffic.kv_tokens == (len(ends.prompt) if plan == "split-prefill" else 0)
         assert traffic.up_bytes > len(ends.prompt) * 576 * 4
         assert got == await ends.alone(temperature)
+
+    play(scene)
+
+
+def test_guesses_save_round_trips_and_change_no_word(play: Callable[[Scene], None]) -> None:
+    """The answer to a text that repeats itself repeats it; the peer answers late, as over a long link."""
+
+    async def scene(ends: Ends) -> None:
+        ends.local.settings = replace(ends.local.settings, invariance=Invariance(draft_batch=8, rewind=True))
+        ends.prompt = await ends.local.encode(
+            [{"role": "user", "content": "Say it again: " + "one two three four " * 30}]
+        )
+        deliver, loop = ends.broker.deliver, asyncio.get_running_loop()
+
+        def late(topic: str, payload: bytes) -> None:
+            loop.call_later(0.02, deliver, topic, payload)
+
+        ends.broker.deliver = late  # type: ignore[method-assign]
+        traffic = Traffic()
+        wanted = replace(ends.generation(0.0), max_tokens=48)
+        got = await tokens(complete(wanted, [ends.executor("split-decode", traffic)]))
+        assert traffic.accepted_tokens > 8
+        assert got == await tokens(complete(wanted, [LocalExecutor(ends.local, Traffic())]))
 
     play(scene)
 

@@ -118,6 +118,11 @@ class KvStore:
         else:
             self._settle(block)
 
+    async def load(self) -> None:
+        """Look through the folder in threads, if that was not done yet: the other calls would do it at once."""
+        if self._reader is not None:
+            await self._reader.load_in_thread()
+
     def covered(self, key: str, symbols: Sequence[int]) -> int:
         """How many of the first symbols `match` would find, if all files are in order."""
         self._load()
