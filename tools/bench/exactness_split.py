@@ -154,6 +154,7 @@ def run(chat_file: Path, *, quick: bool) -> tuple[harness.Json, harness.Json]:
         "split_prompt_tokens": NUM_PROMPT,
         "split_compared": found.compared,
         "lossy_k": LOSSY_K,
+        "lossy_cache": "q8_0",
         "lossy_positions": len(losses["int8"].kl),
         "lossy_kl_spread": {hidden: harness.spread(loss.kl) for hidden, loss in losses.items()},
     }
