@@ -33,7 +33,7 @@ LAST_TOKEN = 64
 SEED = 20
 QUICK_PROMPTS = 4
 PARTS = ("peer", "broker", "engine")
-PLANS = ("prefill", "remote")
+PLANS = ("prefill", "remote", "split-prefill", "split-decode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Sample:
 
 
 WHOLE = Sample(60, 20, range(LAST_TOKEN + 1), 40)
-QUICK = Sample(3, 2, (0, 7, 40), 2)
+QUICK = Sample(3, 4, (0, 40), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def blows(sample: Sample) -> Iterator[Blow]:
         yield Blow("killed", part, plan, questions[run % len(questions)], temperature, draw.random())
     for run in range(sample.freezes):
         temperature = draw.choice((0.0, 0.8))
-        yield Blow("frozen", "link", PLANS[run % 2], questions[-1 - run % len(questions)], temperature, draw.random())
+        yield Blow("frozen", "link", PLANS[run % len(PLANS)], questions[-1 - run % len(questions)], temperature, draw.random())
     for plan in PLANS:
         for token in sample.tokens:
             story = f"{STORY} {TOPICS[token % len(TOPICS)]}."
