@@ -79,7 +79,7 @@ class Job:
                     if self._split:
                         self._split.arrived.set()
                 case Step() as step if self._split:
-                    self._split.steps.put_nowait(step)
+                    self._split.take(step)
                 case Progress(blocks=blocks):
                     self._session.skip_blocks_before(blocks)
                 case Stop(reason=reason):

@@ -16,17 +16,25 @@ from edgeagent.wire.messages import Accepted, Done, Open, Step, chunks
 
 BLOCK_S = 30.0
 """How long a device that is there may take for its next hidden states: a slow one computes layers of a long chunk."""
+MAX_STEPS = 4
+"""Steps that wait to be evaluated: a device sends one, and the next when it has the answer."""
 
 
 class SplitJob:
-    """Tell `arrived` of blocks and `steps` of steps; `run` ends when the job has."""
+    """Tell `arrived` of blocks and `take` steps; `run` ends when the job has."""
 
     def __init__(self, session: Session, job: Open, stage: StageModel) -> None:
         assert job.stage is not None
         self._session, self._job, self._stage = session, job, stage
         self._theirs: StageDescriptor = job.stage
         self.arrived = asyncio.Event()
-        self.steps: asyncio.Queue[Step] = asyncio.Queue()
+        self._steps: asyncio.Queue[Step] = asyncio.Queue()
+
+    def take(self, step: Step) -> None:
+        """Raises WireError when more wait than a device has to send."""
+        if self._steps.qsize() >= MAX_STEPS:
+            raise WireError(f"more than {MAX_STEPS} steps wait to be evaluated")
+        self._steps.put_nowait(step)
 
     async def run(self, claim: Claim) -> None:
         """Raises RequestError for a head that does not fit, WireError when hidden states do not come."""
@@ -39,6 +47,7 @@ class SplitJob:
             sampling = job.sampling if job.job == "split-decode" else None
             room = job.prompt_tokens + job.max_tokens
             async with self._stage.session(room, self._theirs.hidden, sampling=sampling) as sequence:
+                self._session.expect_split(job)
                 self._session.send(Accepted(kv_bytes_per_token=sum(ours.kv_planes), stage=ours))
                 await self._work(sequence)
 
@@ -61,7 +70,7 @@ class SplitJob:
     async def _answer(self, sequence: StageSession) -> None:
         """Steps until the device stops them; an answer that is over is only waited for to be read."""
         while True:
-            step = await self.steps.get()
+            step = await self._step()
             rows = await self._block(step.block)
             draw = Draw(self._job.max_tokens, step.guesses)
             run = sequence.run_hidden(rows, step.position, [1 + len(step.guesses)], draw=draw)
@@ -80,6 +89,13 @@ class SplitJob:
                         self._session.send(Done(reason=kind, prompt_tokens=self._job.prompt_tokens))
                     case _:
                         continue
+
+    async def _step(self) -> Step:
+        try:
+            async with asyncio.timeout(BLOCK_S):
+                return await self._steps.get()
+        except TimeoutError:
+            raise WireError(f"no step came within {BLOCK_S:g} s, and others wait for this model") from None
 
     async def _block(self, index: int) -> bytes:
         try:
