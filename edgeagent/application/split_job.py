@@ -15,7 +15,8 @@ from edgeagent.execution.stages import StageModel
 from edgeagent.wire.messages import Accepted, Done, Open, Step, chunks
 
 BLOCK_S = 30.0
-"""How long a device that is there may take for its next hidden states: a slow one computes layers of a long chunk."""
+"""How long a device that is there may take for its next hidden states (a slow one computes layers of a long chunk), for
+its next step, and to acknowledge something: others wait for the model meanwhile."""
 MAX_STEPS = 4
 """Steps that wait to be evaluated: a device sends one, and the next when it has the answer."""
 
@@ -64,7 +65,7 @@ class SplitJob:
         if is_answer:
             await self._answer(sequence)
         else:
-            await self._session.sent_all.wait()
+            await self._session.until_sent(BLOCK_S)
             self._session.send(Done(reason="sent"))
 
     async def _answer(self, sequence: StageSession) -> None:
@@ -95,7 +96,7 @@ class SplitJob:
             async with asyncio.timeout(BLOCK_S):
                 return await self._steps.get()
         except TimeoutError:
-            raise WireError(f"no step came within {BLOCK_S:g} s, and others wait for this model") from None
+            raise WireError(f"no step came within {BLOCK_S:g} s") from None
 
     async def _block(self, index: int) -> bytes:
         try:

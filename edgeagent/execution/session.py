@@ -84,6 +84,20 @@ class Session:
             self._sender.add(blocks)
         self._pump()
 
+    async def until_sent(self, patience_s: float) -> None:
+        """Until no block waits to be sent or acknowledged. Raises PeerLostError when for so long none got further."""
+        while not self.sent_all.is_set():
+            before = self._num_arrived
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self.sent_all.wait()
+            if not self.sent_all.is_set() and self._num_arrived == before:
+                raise PeerLostError(f"the other end acknowledged nothing for {patience_s:g} s")
+
+    @property
+    def _num_arrived(self) -> int:
+        return self._sender.num_arrived if self._sender else 0
+
     def skip_blocks_before(self, block: int) -> None:
         """The other end has made these itself."""
         if self._sender:

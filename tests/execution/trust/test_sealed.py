@@ -307,3 +307,18 @@ def test_device_whose_credential_expired_asks_nobody(town: Town) -> None:
                     pass
 
     play(scene)
+
+
+def test_device_that_opens_no_job_does_not_keep_its_session(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    garage, kitchen = town.member("garage", "peer"), town.member("kitchen", "device")
+    monkeypatch.setattr("edgeagent.application.peer.OPEN_S", 0.1)
+
+    async def scene() -> None:
+        async with town.peer(SealedPeer(garage, time.time)) as service, town.device(sealed_device(kitchen)) as peers:
+            async with peers.session("garage"):  # keeps it alive, and says nothing
+                assert service._sessions
+                async with asyncio.timeout(1):
+                    while service._sessions:  # noqa: ASYNC110  (it has no event)
+                        await asyncio.sleep(0.01)
+
+    play(scene)
