@@ -184,14 +184,15 @@ def token_of(step: TokenStep) -> Token:
 @contextlib.asynccontextmanager
 async def peer_session(peers: Peers, peer: str, traffic: Traffic) -> AsyncIterator[Session]:
     """A session that is counted, said goodbye to, and that opens the peer's breaker when it fails."""
-    async with peers.session(peer) as session:
-        try:
-            yield session
-        except PeerError:
-            peers.trip(peer)
-            raise
-        finally:
-            with contextlib.suppress(PeerError):
-                session.send(Stop())
-            traffic.up_bytes += session.up_bytes
-            traffic.down_bytes += session.down_bytes
+    try:
+        async with peers.session(peer) as session:
+            try:
+                yield session
+            finally:
+                with contextlib.suppress(PeerError):
+                    session.send(Stop())
+                traffic.up_bytes += session.up_bytes
+                traffic.down_bytes += session.down_bytes
+    except PeerError:  # one that does not even open a session, too
+        peers.trip(peer)
+        raise

@@ -13,6 +13,7 @@ from edgeagent.application.peer import PeerService
 from edgeagent.application.peer_job import Offer
 from edgeagent.broker import background
 from edgeagent.core.errors import PeerError, PeerLostError
+from edgeagent.execution.executors import Traffic, peer_session
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.transport.memory import MemoryBroker
 from edgeagent.execution.trust import fleet as fleets
@@ -320,5 +321,21 @@ def test_device_that_opens_no_job_does_not_keep_its_session(town: Town, monkeypa
                 async with asyncio.timeout(1):
                     while service._sessions:  # noqa: ASYNC110  (it has no event)
                         await asyncio.sleep(0.01)
+
+    play(scene)
+
+
+def test_peer_that_opens_no_session_is_left_alone(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    garage, kitchen = town.member("garage", "peer"), town.member("kitchen", "device")
+    monkeypatch.setattr("edgeagent.execution.peers.LEASE_S", 0.1)
+
+    async def scene() -> None:
+        async with town.device(sealed_device(kitchen)) as peers:
+            async with town.peer(SealedPeer(garage, time.time)):
+                pass  # it is known, and gone
+            with pytest.raises(PeerLostError, match="did not open"):
+                async with peer_session(peers, "garage", Traffic()):
+                    pass
+            assert [view.broken_until > time.monotonic() for view in peers._views.values()] == [True]
 
     play(scene)
