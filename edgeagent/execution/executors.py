@@ -73,7 +73,8 @@ class LocalExecutor:
                     self._traffic.drafted_tokens += event.tokens
                     self._traffic.accepted_tokens += event.accepted
                 elif isinstance(event, Evaluated) and event.reused is not None:
-                    self._traffic.reused_tokens = event.reused
+                    # Cells that a peer made for this very answer were not here before it.
+                    self._traffic.reused_tokens = max(0, event.reused - self._traffic.kv_tokens)
                 elif isinstance(event, Pruned):
                     self._traffic.note_pruned(event.positions)
                 elif isinstance(event, Reloaded):
