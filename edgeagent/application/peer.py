@@ -176,8 +176,10 @@ class PeerService:
 
 
 async def _opened(session: Session) -> Open:
-    """The job that a device opens. Raises PeerLostError after a lease of silence, and when none comes; StoppedError when
-    it leaves without one."""
+    """The job that a device opens.
+
+    Raises PeerLostError after a lease of silence and when none comes, StoppedError when it leaves without one.
+    """
     try:
         async with asyncio.timeout(OPEN_S):
             while True:

@@ -147,8 +147,10 @@ class _Exchange:
 
 
 class SplitDecodeExecutor:
-    """Plan `split-decode`: the peer draws the tokens. Raises PeerError and EngineLostError when it cannot go on, which a
-    head that fails is, too: another executor may go on."""
+    """Plan `split-decode`: the peer draws the tokens.
+
+    Raises PeerError, and EngineLostError also for a head that fails: another executor may go on.
+    """
 
     def __init__(self, head: Head, peers: Peers, target: PeerModel, traffic: Traffic) -> None:
         self._head, self._peers, self._target, self._traffic = head, peers, target, traffic
