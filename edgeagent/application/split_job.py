@@ -40,7 +40,7 @@ class SplitJob:
     async def run(self, claim: Claim) -> None:
         """Raises RequestError for a head that does not fit, WireError when hidden states do not come."""
         job = self._job
-        if job.job == "split-decode" and has_penalties(job):
+        if job.job == "split-decode" and job.sampling.has_penalties:
             raise RequestError("penalties look at the prompt, which this peer does not see; leave them out")
         async with self._stage.admission.turn(claim):
             ours = await self._stage.descriptor(job.model, self._theirs.hidden)
@@ -107,8 +107,3 @@ class SplitJob:
         except TimeoutError:
             raise WireError(f"hidden states {index} did not come within {BLOCK_S:g} s") from None
         return self._session.receiver.pop(index)
-
-
-def has_penalties(job: Open) -> bool:
-    sampling = job.sampling
-    return (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1.0, 0.0, 0.0)
