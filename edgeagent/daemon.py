@@ -187,7 +187,7 @@ async def _peers(settings: Settings, role: str) -> AsyncIterator[Peers | None]:
     transport = await connect_broker(settings, f"edgeagent-{device}-{role}", trust)
     try:
         peers = Peers(transport, topics, device, trust.device(device))
-        async with background(peers.run(), "peers"), trust.followed(transport, topics):
+        async with background(peers.run(), "peers"), trust.followed(transport, topics, peers.review):
             await peers.wait_for_peer(PEER_WAIT_S)
             yield peers
     finally:

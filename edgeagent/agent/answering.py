@@ -285,6 +285,7 @@ def _ask(
         objective=wish.policy or surroundings.objective,
         deadline_s=None if wish.deadline_s is None else max(round(wish.deadline_s - spent_s, 2), 0.0),
         adapter=wish.adapter,
+        has_penalties=request.sampling.has_penalties,
     )
 
 

@@ -150,7 +150,8 @@ def _supposing(peer: PeerOption, query: PlanQuery) -> PeerOption:
 def _link(estimate: LinkEstimate) -> LinkSpeeds | None:
     if estimate.rtt_s is None or estimate.down_bytes_s is None:
         return None
-    # Only prompts go up, a few kilobytes: the way up is taken to be as fast as the way down.
+    # Nothing measures the way up before something goes there: it is taken to be as fast as the way down. For prompts of
+    # a few kilobytes that hardly matters; hidden states are priced too low where a link is slower upwards.
     return LinkSpeeds(estimate.rtt_s, estimate.down_bytes_s, estimate.down_bytes_s)
 
 

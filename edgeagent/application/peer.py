@@ -33,6 +33,8 @@ from edgeagent.wire.window import Pace
 log = logging.getLogger(__name__)
 
 MAX_SESSIONS = 64
+OPEN_S = 5.0
+"""How long a device with a session may take to open its job: sessions are few."""
 MAX_PACES = 1024
 """Devices whose links are remembered."""
 
@@ -124,23 +126,22 @@ class PeerService:
             return
         publish = self._sender(device)
         session = Session(admitted.channel, publish, serves=True, pace=self._paces.get(device))
-        with contextlib.suppress(PeerLostError):
+        with contextlib.suppress(PeerLostError):  # the device has a lease
             if admitted.reply is not None:
                 publish(admitted.reply, False)
-            if self._refuses(session):
-                return
+        if len(self._sessions) >= MAX_SESSIONS:
+            self._refuse(session)
+            return
         self._sessions[key] = _Open(session, admitted)
         if admitted.is_first:
             session.feed(data)
         group.create_task(self._serve(key, session, admitted.rights), name=f"peer-session-{device}")
 
-    def _refuses(self, session: Session) -> bool:
-        if len(self._sessions) < MAX_SESSIONS:
-            return False
+    def _refuse(self, session: Session) -> None:
         log.warning("refused a session: %d are open", len(self._sessions))
         busy = BusyError(f"{len(self._sessions)} sessions are open on this peer; try again later")
-        session.send(Failed(code=busy.code, message=str(busy)))
-        return True
+        with contextlib.suppress(PeerLostError):
+            session.send(Failed(code=busy.code, message=str(busy)))
 
     def _sender(self, device: str) -> Callable[[bytes, bool], None]:
         topics = {False: self._topics.to_device(device), True: self._topics.to_device_bulk(device)}
@@ -175,15 +176,22 @@ class PeerService:
 
 
 async def _opened(session: Session) -> Open:
-    """The job that a device opens. Raises PeerLostError after a lease of silence, and when it leaves without one."""
-    while True:
-        match await session.receive():
-            case Open() as job:
-                return job
-            case Stop():
-                raise StoppedError("the device left without a job")
-            case _:
-                continue
+    """The job that a device opens.
+
+    Raises PeerLostError after a lease of silence and when none comes, StoppedError when it leaves without one.
+    """
+    try:
+        async with asyncio.timeout(OPEN_S):
+            while True:
+                match await session.receive():
+                    case Open() as job:
+                        return job
+                    case Stop():
+                        raise StoppedError("the device left without a job")
+                    case _:
+                        continue
+    except TimeoutError:
+        raise PeerLostError(f"the device opened no job within {OPEN_S:g} s") from None
 
 
 def _reason(error: WireError) -> str:

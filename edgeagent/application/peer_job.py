@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from edgeagent.application.split_job import SplitJob
+from edgeagent.application.split_job import BLOCK_S, SplitJob
 from edgeagent.core.errors import PeerError, RequestError, WireError
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.execution import canonical
@@ -79,7 +79,7 @@ class Job:
                     if self._split:
                         self._split.arrived.set()
                 case Step() as step if self._split:
-                    self._split.steps.put_nowait(step)
+                    self._split.take(step)
                 case Progress(blocks=blocks):
                     self._session.skip_blocks_before(blocks)
                 case Stop(reason=reason):
@@ -173,5 +173,5 @@ class Job:
 
     async def _until_sent(self) -> None:
         """Stay until the last block is acknowledged, or the device stops or falls silent (then `_listen` raises)."""
-        await self._session.sent_all.wait()
+        await self._session.until_sent(BLOCK_S)
         self._session.send(Done(reason="sent"))

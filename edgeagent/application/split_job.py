@@ -15,23 +15,32 @@ from edgeagent.execution.stages import StageModel
 from edgeagent.wire.messages import Accepted, Done, Open, Step, chunks
 
 BLOCK_S = 30.0
-"""How long a device that is there may take for its next hidden states: a slow one computes layers of a long chunk."""
+"""How long a device that is there may take for its next hidden states (a slow one computes layers of a long chunk), for
+its next step, and to acknowledge something: others wait for the model meanwhile."""
+MAX_STEPS = 4
+"""Steps that wait to be evaluated: a device sends one, and the next when it has the answer."""
 
 
 class SplitJob:
-    """Tell `arrived` of blocks and `steps` of steps; `run` ends when the job has."""
+    """Tell `arrived` of blocks and `take` steps; `run` ends when the job has."""
 
     def __init__(self, session: Session, job: Open, stage: StageModel) -> None:
         assert job.stage is not None
         self._session, self._job, self._stage = session, job, stage
         self._theirs: StageDescriptor = job.stage
         self.arrived = asyncio.Event()
-        self.steps: asyncio.Queue[Step] = asyncio.Queue()
+        self._steps: asyncio.Queue[Step] = asyncio.Queue()
+
+    def take(self, step: Step) -> None:
+        """Raises WireError when more wait than a device has to send."""
+        if self._steps.qsize() >= MAX_STEPS:
+            raise WireError(f"more than {MAX_STEPS} steps wait to be evaluated")
+        self._steps.put_nowait(step)
 
     async def run(self, claim: Claim) -> None:
         """Raises RequestError for a head that does not fit, WireError when hidden states do not come."""
         job = self._job
-        if job.job == "split-decode" and has_penalties(job):
+        if job.job == "split-decode" and job.sampling.has_penalties:
             raise RequestError("penalties look at the prompt, which this peer does not see; leave them out")
         async with self._stage.admission.turn(claim):
             ours = await self._stage.descriptor(job.model, self._theirs.hidden)
@@ -39,6 +48,7 @@ class SplitJob:
             sampling = job.sampling if job.job == "split-decode" else None
             room = job.prompt_tokens + job.max_tokens
             async with self._stage.session(room, self._theirs.hidden, sampling=sampling) as sequence:
+                self._session.expect_split(job)
                 self._session.send(Accepted(kv_bytes_per_token=sum(ours.kv_planes), stage=ours))
                 await self._work(sequence)
 
@@ -55,13 +65,13 @@ class SplitJob:
         if is_answer:
             await self._answer(sequence)
         else:
-            await self._session.sent_all.wait()
+            await self._session.until_sent(BLOCK_S)
             self._session.send(Done(reason="sent"))
 
     async def _answer(self, sequence: StageSession) -> None:
         """Steps until the device stops them; an answer that is over is only waited for to be read."""
         while True:
-            step = await self.steps.get()
+            step = await self._step()
             rows = await self._block(step.block)
             draw = Draw(self._job.max_tokens, step.guesses)
             run = sequence.run_hidden(rows, step.position, [1 + len(step.guesses)], draw=draw)
@@ -81,6 +91,13 @@ class SplitJob:
                     case _:
                         continue
 
+    async def _step(self) -> Step:
+        try:
+            async with asyncio.timeout(BLOCK_S):
+                return await self._steps.get()
+        except TimeoutError:
+            raise WireError(f"no step came within {BLOCK_S:g} s") from None
+
     async def _block(self, index: int) -> bytes:
         try:
             async with asyncio.timeout(BLOCK_S):
@@ -90,8 +107,3 @@ class SplitJob:
         except TimeoutError:
             raise WireError(f"hidden states {index} did not come within {BLOCK_S:g} s") from None
         return self._session.receiver.pop(index)
-
-
-def has_penalties(job: Open) -> bool:
-    sampling = job.sampling
-    return (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1.0, 0.0, 0.0)

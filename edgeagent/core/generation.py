@@ -38,6 +38,11 @@ class Sampling(BaseModel):
     grammar: str | None = None
     """GBNF with root rule `root`; None leaves tokens free."""
 
+    @property
+    def has_penalties(self) -> bool:
+        """Whether a draw looks at the tokens of the prompt."""
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Adapter:

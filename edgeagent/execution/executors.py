@@ -73,7 +73,8 @@ class LocalExecutor:
                     self._traffic.drafted_tokens += event.tokens
                     self._traffic.accepted_tokens += event.accepted
                 elif isinstance(event, Evaluated) and event.reused is not None:
-                    self._traffic.reused_tokens = event.reused
+                    # Cells that a peer made for this very answer were not here before it.
+                    self._traffic.reused_tokens = max(0, event.reused - self._traffic.kv_tokens)
                 elif isinstance(event, Pruned):
                     self._traffic.note_pruned(event.positions)
                 elif isinstance(event, Reloaded):
@@ -184,14 +185,15 @@ def token_of(step: TokenStep) -> Token:
 @contextlib.asynccontextmanager
 async def peer_session(peers: Peers, peer: str, traffic: Traffic) -> AsyncIterator[Session]:
     """A session that is counted, said goodbye to, and that opens the peer's breaker when it fails."""
-    async with peers.session(peer) as session:
-        try:
-            yield session
-        except PeerError:
-            peers.trip(peer)
-            raise
-        finally:
-            with contextlib.suppress(PeerError):
-                session.send(Stop())
-            traffic.up_bytes += session.up_bytes
-            traffic.down_bytes += session.down_bytes
+    try:
+        async with peers.session(peer) as session:
+            try:
+                yield session
+            finally:
+                with contextlib.suppress(PeerError):
+                    session.send(Stop())
+                traffic.up_bytes += session.up_bytes
+                traffic.down_bytes += session.down_bytes
+    except PeerError:  # one that does not even open a session, too
+        peers.trip(peer)
+        raise

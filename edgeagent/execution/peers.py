@@ -15,7 +15,7 @@ from edgeagent.execution.session import BlockArrived, Session
 from edgeagent.execution.transport.base import Subscription, Transport
 from edgeagent.execution.ways import DeviceWay, PlainDevice
 from edgeagent.wire.frames import SESSION_BYTES, FrameChannel, read_label
-from edgeagent.wire.messages import LEASE_S, Accepted, Failed, Open, PeerStatus
+from edgeagent.wire.messages import LEASE_S, Accepted, Failed, Open, PeerStatus, Stop
 from edgeagent.wire.topics import Topics
 from edgeagent.wire.window import Pace
 
@@ -52,7 +52,8 @@ class Peers:
         self._topics = topics
         self._device = device
         self._views: dict[str, PeerView] = {}
-        self._sessions: dict[bytes, Session] = {}
+        self._sessions: dict[bytes, tuple[str, Session]] = {}
+        """With whom each is."""
         self._openings: dict[bytes, asyncio.Queue[bytes]] = {}
         self._paces: dict[str, Pace] = {}
         self._refreshing: dict[str, asyncio.Task[None]] = {}
@@ -99,8 +100,10 @@ class Peers:
         try:
             await self._read_all()
         finally:
-            for task in self._refreshing.values():
+            refreshing = list(self._refreshing.values())
+            for task in refreshing:
                 task.cancel()
+            await asyncio.gather(*refreshing, return_exceptions=True)
 
     async def _read_all(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -122,7 +125,7 @@ class Peers:
         except WireError as error:
             log.warning("ignored a peer status: %s", error)
             return
-        if len(self._views) >= MAX_PEERS and status.id not in self._views:
+        if status.id not in self._views and not self._make_room():
             log.warning("ignored peer %s: %d peers are known already", status.id, MAX_PEERS)
             return
         old = self._views.get(status.id)
@@ -130,27 +133,40 @@ class Peers:
         self._views[status.id] = PeerView(status) if old is None or came_back else replace(old, status=status)
         self._status_arrived.set()
 
+    def _make_room(self) -> bool:
+        """For one peer more. One that is offline makes room: anybody can say that somebody is."""
+        if len(self._views) < MAX_PEERS:
+            return True
+        gone = next((peer for peer, view in self._views.items() if view.status.state == "offline"), None)
+        return gone is not None and self._views.pop(gone) is not None
+
     async def _read_frames(self, subscription: Subscription) -> None:
         while True:
             try:
                 _, payload = await subscription.get()
                 self._feed(payload)
             except PeerLostError as error:
-                for session in self._sessions.values():
+                for _, session in self._sessions.values():
                     session.fail(error)
             except WireError as error:
                 log.warning("dropped a frame: %s", error)
 
     def _feed(self, data: bytes) -> None:
         number = read_label(data).session
-        if session := self._sessions.get(number):
-            session.feed(data)
+        if known := self._sessions.get(number):
+            known[1].feed(data)
         elif (answers := self._openings.get(number)) and answers.qsize() < MAX_ANSWERS:
             answers.put_nowait(data)
 
     def may(self, peer: str, plan: str, model: str) -> bool:
         """Whether that peer may be asked to do that."""
         return self._way.may(peer, plan, model)
+
+    def review(self) -> None:
+        """End the sessions with peers that were revoked meanwhile."""
+        for peer, session in self._sessions.values():
+            if not self._way.still_valid(peer):
+                session.fail(PeerError(f"the credential of peer {peer} was revoked"))
 
     @contextlib.asynccontextmanager
     async def session(self, peer: str) -> AsyncIterator[Session]:
@@ -166,7 +182,7 @@ class Peers:
             lambda data, bulk: self._transport.publish(topic, data, bulk=bulk),
             pace=self._paces.get(peer),
         )
-        self._sessions[session.id] = session
+        self._sessions[session.id] = peer, session
         while not answers.empty():  # what the peer said right behind its answer
             session.feed(answers.get_nowait())
         try:
@@ -197,7 +213,8 @@ class Peers:
     async def measure_link(self, peer: str) -> LinkEstimate:
         """Fetch a small block from the peer and time it. Raises PeerError.
 
-        Whoever cancels it has what arrived until then taken for the link's goodput: a slow link is known to be slow.
+        Whoever cancels it has what arrived until then taken for the link's goodput: a slow link is known to be slow. A
+        peer that fails meanwhile says nothing of the link.
         """
         async with self.session(peer) as session:
             session.expect({0: PROBE_BYTES})
@@ -205,15 +222,22 @@ class Peers:
             await until_accepted(session)
             started = time.monotonic()
             try:
-                while not isinstance(arrived := await session.receive(), BlockArrived):
-                    if isinstance(arrived, Failed):
-                        raise PeerError(f"peer {peer} failed: {arrived.message}")
+                await _until_block(session)
+            except asyncio.CancelledError:
+                self._note_probe(peer, session, time.monotonic() - started)
+                raise
             finally:
-                took_s = max(time.monotonic() - started, 1e-4)
-                self.note_link(peer, down_bytes_s=max(1, session.receiver.num_arrived_bytes) / took_s)
-                if session.rtt_s is None:  # the answer to the first ping is behind all that
-                    self.note_link(peer, rtt_s=took_s)
-        return self._views[peer].link
+                with contextlib.suppress(PeerError):  # or it would go on with what is not here
+                    session.send(Stop())
+            self._note_probe(peer, session, time.monotonic() - started)
+        view = self._views.get(peer)
+        return view.link if view else LinkEstimate()
+
+    def _note_probe(self, peer: str, session: Session, took_s: float) -> None:
+        took_s = max(took_s, 1e-4)
+        self.note_link(peer, down_bytes_s=max(1, session.receiver.num_arrived_bytes) / took_s)
+        if session.rtt_s is None:  # the answer to the first ping is behind all that
+            self.note_link(peer, rtt_s=took_s)
 
     def refresh_link(self, view: PeerView) -> None:
         """Measure again beside everything else when the estimate is old: nothing waits for it."""
@@ -231,6 +255,13 @@ class Peers:
             log.info("link to peer %s not measured again: %s", peer, error or "it is slow")
         finally:
             del self._refreshing[peer]
+
+
+async def _until_block(session: Session) -> None:
+    """Wait for a block. Raises PeerError when the peer fails."""
+    while not isinstance(arrived := await session.receive(), BlockArrived):
+        if isinstance(arrived, Failed):
+            raise PeerError(f"the peer failed: {arrived.message}")
 
 
 async def until_accepted(session: Session) -> Accepted:

@@ -55,7 +55,7 @@ class Session:
         self._channel = channel
         self._publish = publish
         self._awaits_open = serves
-        self._job: Open | None = None
+        self._split: Open | None = None
         self._inbox: asyncio.Queue[Arrived | Exception] = asyncio.Queue()
         self._pinged_at = 0.0
 
@@ -64,8 +64,13 @@ class Session:
         self._send_frame(Kind.MESSAGE, encode_message(message), bulk=False)
 
     def expect(self, sizes: dict[int, int]) -> None:
-        """Take blocks of exactly these indexes and sizes, and no others."""
+        """Take blocks of exactly these indexes and sizes, and no others. Raises WireError for too many."""
         self.receiver = BlockReceiver(sizes)
+
+    def expect_split(self, job: Open) -> None:
+        """Take the hidden states of a split job, and of its steps: call it when what the device says was checked."""
+        self.expect(job.block_sizes())
+        self._split = job
 
     def send_blocks(self, blocks: Iterable[tuple[int, bytes]], *, bulk: bool) -> None:
         """Send blocks in this order, behind those sent before; acknowledgements keep it going.
@@ -78,6 +83,20 @@ class Session:
             assert self._is_bulk == bulk, "the blocks of a session go one way"
             self._sender.add(blocks)
         self._pump()
+
+    async def until_sent(self, patience_s: float) -> None:
+        """Until no block waits to be sent or acknowledged. Raises PeerLostError when for so long none got further."""
+        while not self.sent_all.is_set():
+            before = self._num_arrived
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self.sent_all.wait()
+            if not self.sent_all.is_set() and self._num_arrived == before:
+                raise PeerLostError(f"the other end acknowledged nothing for {patience_s:g} s")
+
+    @property
+    def _num_arrived(self) -> int:
+        return self._sender.num_arrived if self._sender else 0
 
     def skip_blocks_before(self, block: int) -> None:
         """The other end has made these itself."""
@@ -105,7 +124,9 @@ class Session:
             self.fail(error)
 
     def fail(self, error: Exception) -> None:
-        self._inbox.put_nowait(error)
+        """The reader gets the error behind what came before. One that does not read is not told of ever more."""
+        if self._inbox.qsize() <= MAX_INBOX:
+            self._inbox.put_nowait(error)
 
     async def receive(self) -> Arrived:
         """The next message or block. Raises PeerLostError after a lease of silence, WireError on a broken frame."""
@@ -169,14 +190,14 @@ class Session:
         if not self._awaits_open:
             raise WireError("the other end opened a job where none may be opened")
         self._awaits_open = False
-        self.expect(job.block_sizes())
-        self._job = job
+        if job.stage is None:
+            self.expect(job.block_sizes())
         self._deliver(job)
 
     def _take_step(self, step: Step) -> None:
-        if self._job is None or self._job.job != "split-decode":
+        if self._split is None or self._split.job != "split-decode":
             raise WireError("a step came where no model is split")
-        self.receiver.expect({step.block: self._job.step_bytes(1 + len(step.guesses))})
+        self.receiver.expect({step.block: self._split.step_bytes(1 + len(step.guesses))})
         self._deliver(step)
 
     def _deliver(self, item: Arrived) -> None:

@@ -9,12 +9,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgeagent.core.errors import EngineError, EngineLostError, PeerError
+from edgeagent.core.errors import EngineError, EngineLostError, OutOfMemoryError, PeerError, RequestError, WireError
 from edgeagent.core.generation import Generation
 from edgeagent.core.stage_descriptor import StageDescriptor
 from edgeagent.core.stages import HiddenType
@@ -30,6 +30,9 @@ from edgeagent.execution.stages import describe_head
 from edgeagent.wire.messages import Done, Failed, Open, Step, Token
 
 log = logging.getLogger(__name__)
+
+HEAD_FAILURES = (EngineError, OutOfMemoryError, RequestError)
+"""What a head may end with where the whole model can still answer: no room for its cells, a state that is no number."""
 
 
 class Head(Protocol):
@@ -80,6 +83,18 @@ class SplitPrefillExecutor:
         return f"split-prefill with peer {self._target.peer}"
 
     async def extend(self, generation: Generation) -> Steps:
+        try:
+            await self._prefill(generation)
+        except EngineLostError:
+            raise
+        except HEAD_FAILURES as error:  # the local engine evaluates all of it, as if alone
+            self._traffic.notes.append(str(error))
+        local = LocalExecutor(self._head.model, self._traffic, self._urgency)
+        async with contextlib.aclosing(local.extend(generation)) as steps:
+            async for step in steps:
+                yield step
+
+    async def _prefill(self, generation: Generation) -> None:
         async with self._head.session(len(generation.prompt)) as head:
             exchange = _Exchange(head, await self._head.descriptor(), self._target, self._traffic, generation)
             try:
@@ -88,10 +103,6 @@ class SplitPrefillExecutor:
                 log.warning("peer %s left a prefill: %s", self._target.peer, error)
                 self._traffic.notes.append(str(error))
             await self._complete(head, generation, exchange.whole_blocks())
-        local = LocalExecutor(self._head.model, self._traffic, self._urgency)
-        async with contextlib.aclosing(local.extend(generation)) as steps:
-            async for step in steps:
-                yield step
 
     async def _complete(self, head: StageSession, generation: Generation, blocks: Sequence[bytes]) -> None:
         """Give the whole model the cells that are complete: of all chunks, or of the first when a peer was lost."""
@@ -99,14 +110,8 @@ class SplitPrefillExecutor:
             return
         chunk = self._head.model.settings.chunk_tokens
         done = generation.prompt[: len(blocks) * chunk]
-        try:
-            await head.splice(done, 0, blocks)
-        except EngineLostError:
-            raise
-        except EngineError as error:  # the local engine then evaluates what it lacks, as if alone
-            self._traffic.notes.append(str(error))
-        else:
-            self._traffic.kv_tokens = len(done)
+        await head.splice(done, 0, blocks)
+        self._traffic.kv_tokens = len(done)
 
 
 class _Exchange:
@@ -142,7 +147,10 @@ class _Exchange:
 
 
 class SplitDecodeExecutor:
-    """Plan `split-decode`: the peer draws the tokens. Raises PeerError and EngineLostError when it cannot go on."""
+    """Plan `split-decode`: the peer draws the tokens.
+
+    Raises PeerError, and EngineLostError also for a head that fails: another executor may go on.
+    """
 
     def __init__(self, head: Head, peers: Peers, target: PeerModel, traffic: Traffic) -> None:
         self._head, self._peers, self._target, self._traffic = head, peers, target, traffic
@@ -152,6 +160,16 @@ class SplitDecodeExecutor:
         return f"split-decode with peer {self._target.peer}"
 
     async def extend(self, generation: Generation) -> Steps:
+        try:
+            async with contextlib.aclosing(self._steps(generation)) as steps:
+                async for step in steps:
+                    yield step
+        except EngineLostError:
+            raise
+        except HEAD_FAILURES as error:
+            raise EngineLostError(f"the first layers here failed: {error}") from error
+
+    async def _steps(self, generation: Generation) -> Steps:
         stage, num_prompt = await self._head.descriptor(), len(generation.prompt)
         async with (
             self._head.session(num_prompt + generation.max_tokens) as head,
@@ -160,8 +178,10 @@ class SplitDecodeExecutor:
             job = open_split(session, "split-decode", self._target, stage, generation)
             stage.check_same(await _their_stage(session))
             answer = _Answer(head, session, job, SplitDrafts(generation, self._head.max_rows), self._traffic)
-            async with _background(send_prompt(head, session, generation, stage, job.job)) as sending:
-                tokens = self._tokens(session)
+            async with (
+                _background(send_prompt(head, session, generation, stage, job.job)) as sending,
+                contextlib.aclosing(self._tokens(session, sending)) as tokens,
+            ):
                 while drawn := await answer.next(tokens):
                     for token in drawn:
                         yield step_of(token)
@@ -170,10 +190,14 @@ class SplitDecodeExecutor:
                     await sending
                     await answer.step(drawn[-1])
 
-    async def _tokens(self, session: Session) -> AsyncIterator[Token]:
+    async def _tokens(self, session: Session, sending: asyncio.Task[None]) -> AsyncGenerator[Token, None]:
+        position = 0
         while True:
             match await session.receive():
                 case Token() as token:
+                    if token.position != position:
+                        raise WireError(f"token {token.position} came where token {position} was due")
+                    position += 1
                     self._traffic.peer_tokens += not token.is_end
                     yield token
                 case Done():
@@ -181,7 +205,8 @@ class SplitDecodeExecutor:
                 case Failed(message=message):
                     raise PeerError(f"peer {self._target.peer} failed: {message}")
                 case _:
-                    continue
+                    if sending.done():  # it never comes to an end when the head has failed
+                        sending.result()
 
 
 class _Answer:

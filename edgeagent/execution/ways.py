@@ -24,7 +24,7 @@ class Rights(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A session that a peer takes part in. `reply` goes to the device; `first`: what came is its first frame.
+    """A session that a peer takes part in. `reply` goes to the device; `is_first`: what came is its first frame.
 
     `rights` None: nobody says what the device may do, so it may do all. `serial` is its credential's.
     """
@@ -45,6 +45,10 @@ class DeviceWay(Protocol):
 
     def may(self, peer: str, plan: str, model: str) -> bool:
         """Whether this device and that peer may do that together."""
+        ...
+
+    def still_valid(self, peer: str) -> bool:
+        """Whether a session with that peer may go on."""
         ...
 
     async def open(self, peer: str, session: bytes, exchange: Exchange) -> FrameChannel:
@@ -84,6 +88,10 @@ class PlainDevice:
 
     def may(self, peer: str, plan: str, model: str) -> bool:
         del peer, plan, model
+        return True
+
+    def still_valid(self, peer: str) -> bool:
+        del peer
         return True
 
     async def open(self, peer: str, session: bytes, exchange: Exchange) -> FrameChannel:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgeagent.core.errors import BusyError, OutOfMemoryError, RequestError
 from edgeagent.execution.stages import StageModel
+from edgeagent.model.locks import Hold
 from edgeagent.model.making import Spawn
 from edgeagent.model.resident import Resident
 from edgeagent.model.slicing import legal_cuts, read, slice_variant, stage_of
@@ -23,9 +24,15 @@ MEMORY_FACTOR = 1.25
 @dataclass(slots=True)
 class _Held:
     model: StageModel
+    hold: Hold
+    """Keeps the file from eviction: a worker that is lost loads it again."""
     num_bytes: int
     num_users: int = 0
     used_at: float = 0.0
+
+    async def close(self) -> None:
+        await self.model.close()
+        self.hold.close()
 
 
 class Tails:
@@ -61,7 +68,7 @@ class Tails:
     async def close(self) -> None:
         """End all workers."""
         for held in self._held.values():
-            await held.model.close()
+            await held.close()
         self._held.clear()
 
     async def _get(self, resident: Resident, k: int) -> _Held:
@@ -77,13 +84,15 @@ class Tails:
         sliced = await slice_variant(self._store, card, k, header.layers, self._spawn, base=base)
         stored = sliced.stored
         num_bytes = round(stored.bytes * MEMORY_FACTOR)
-        await self._make_room(num_bytes)
-        cut, source = stage_of(stored)
+        with contextlib.ExitStack() as stack:
+            hold = stack.enter_context(contextlib.closing(self._store.hold(stored)))
+            await self._make_room(num_bytes)
+            cut, source = await asyncio.to_thread(stage_of, stored)
+            stack.pop_all()
         settings = replace(
             resident.local.settings, path=str(stored.path), variant_sha256=stored.sha256, sequences=1, draft_path=""
         )
-        model = StageModel(settings, cut, source, slots=2, limits=resident.local.limits)
-        return _Held(model, num_bytes)
+        return _Held(StageModel(settings, cut, source, slots=2, limits=resident.local.limits), hold, num_bytes)
 
     async def _make_room(self, num_bytes: int) -> None:
         """Unload what was unused the longest. Raises OutOfMemoryError (never enough), BusyError (not now)."""
@@ -94,7 +103,7 @@ class Tails:
             if not idle:
                 raise BusyError("every tail that fits this peer is in use; try again later")
             oldest = min(idle, key=lambda key: self._held[key].used_at)
-            await self._held.pop(oldest).model.close()
+            await self._held.pop(oldest).close()
 
     def _taken(self) -> int:
         return sum(held.num_bytes for held in self._held.values())

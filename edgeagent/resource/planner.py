@@ -89,6 +89,8 @@ class Ask:
     deadline_s: float | None = None
     adapter: str | None = None
     """A LoRA adapter of this machine: a peer's status tells of none, and the protocol has no word for one."""
+    has_penalties: bool = False
+    """Draws look at the prompt's tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,8 @@ def _splits(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situati
             candidate = _rejected(candidate, "the peer's build, settings or instruction set differ: not the same bits")
         if candidate.rejected is None and plan is PlanKind.SPLIT_DECODE and not situation.rules.text_may_leave:
             candidate = _rejected(candidate, "the peer would see the answer's tokens, and the policy keeps text here")
+        if candidate.rejected is None and plan is PlanKind.SPLIT_DECODE and ask.has_penalties:
+            candidate = _rejected(candidate, "penalties look at the prompt, which the peer that draws does not see")
         yield candidate
 
 

@@ -19,7 +19,7 @@ class BlockReceiver:
     """Puts fragments together. `expected` maps a block's index to its exact size; nothing else is taken."""
 
     def __init__(self, expected: dict[int, int]) -> None:
-        self._expected = dict(expected)
+        self._expected: dict[int, int] = {}
         self._parts: dict[int, dict[int, bytes]] = {}
         self._done: set[int] = set()
         self._numbers: set[int] = set()
@@ -29,6 +29,7 @@ class BlockReceiver:
         self.num_bytes = 0
         self.num_arrived_bytes = 0
         """With those of blocks that are not whole yet."""
+        self.expect(expected)
 
     def expect(self, sizes: dict[int, int]) -> None:
         """Further blocks. Raises WireError when too many are owed."""

@@ -36,7 +36,8 @@ _TURNS: TypeAdapter[tuple[Turn, ...]] = TypeAdapter(tuple[Turn, ...])
 class Open(Body):
     """Device: do this. The prompt follows as block 0: token ids as LEB128 (`tokens`), or turns as JSON (`turns`).
 
-    Of a split model (`stage`) no text follows: hidden states do, block `i` those of the prompt's chunk `i`.
+    Of a split model (`stage`) no text follows: once the peer has accepted, hidden states do, block `i` those of the
+    prompt's chunk `i`.
     """
 
     type: Literal["open"] = "open"

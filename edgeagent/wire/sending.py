@@ -69,6 +69,11 @@ class BlockSender:
         return not (self._waiting or self._rest or self._in_flight or self._lost)
 
     @property
+    def num_arrived(self) -> int:
+        """Fragments that came, up to the first that is not known to."""
+        return self._base
+
+    @property
     def pace(self) -> Pace | None:
         """What was found out about the link; None before the first round trip."""
         return self._window.pace

@@ -17,9 +17,11 @@ from edgeagent.core.plan import Handover
 from edgeagent.core.stages import Cut
 from edgeagent.execution.executors import Executor, LocalExecutor, PeerModel, Traffic
 from edgeagent.execution.handover import complete
+from edgeagent.execution.llama.stage_jobs import MAX_SESSIONS
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.splitting import HeadOfWhole, SplitDecodeExecutor, SplitPrefillExecutor
+from edgeagent.execution.stage_sessions import open_head
 from edgeagent.execution.stages import StageModel
 from edgeagent.execution.transport.memory import MemoryBroker, MemoryTransport
 from edgeagent.model.slicing import Sliced, slice_variant, stage_of
@@ -118,6 +120,7 @@ def test_split_plan_gives_the_words_of_the_whole_model(
         got = await tokens(complete(ends.generation(temperature), [ends.executor(plan, traffic)]))
         assert traffic.notes == []
         assert traffic.kv_tokens == (len(ends.prompt) if plan == "split-prefill" else 0)
+        assert traffic.reused_tokens == 0
         assert traffic.up_bytes > len(ends.prompt) * 576 * 4
         assert got == await ends.alone(temperature)
 
@@ -187,6 +190,23 @@ def test_peer_that_is_lost_on_the_way_costs_no_word(play: Callable[[Scene], None
         chain = [ends.executor(plan, traffic), LocalExecutor(ends.local, traffic)]
         got = await tokens(complete(ends.generation(0.8), chain))
         assert seen > after
+        assert got == await ends.alone(0.8)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("plan", ["split-prefill", "split-decode"])
+def test_head_that_has_no_room_here_costs_no_word(play: Callable[[Scene], None], plan: str) -> None:
+    async def scene(ends: Ends) -> None:
+        async with contextlib.AsyncExitStack() as heads:
+            for _ in range(MAX_SESSIONS):
+                await heads.enter_async_context(open_head(ends.local, K, 1, "f32"))
+            traffic = Traffic()
+            chain = [ends.executor(plan, traffic), LocalExecutor(ends.local, traffic)]
+            steps = [step async for step in complete(ends.generation(0.8), chain)]
+        told = [*traffic.notes, *(step.reason for step in steps if isinstance(step, Handover))]
+        assert "cannot be opened" in "".join(told)
+        got = [step.token for step in steps if isinstance(step, TokenStep)]
         assert got == await ends.alone(0.8)
 
     play(scene)

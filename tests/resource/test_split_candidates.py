@@ -45,6 +45,13 @@ def test_tokens_of_an_answer_are_text_too() -> None:
         decide(ask(plan=PlanKind.SPLIT_DECODE), Situation(LOCAL, [PEER], PRIVATE))
 
 
+def test_draws_that_look_at_the_prompt_are_not_made_where_it_is_not() -> None:
+    with pytest.raises(NoPlanError, match="penalties"):
+        decide(replace(ask(plan=PlanKind.SPLIT_DECODE), has_penalties=True), Situation(LOCAL, [PEER]))
+    chosen = decide(replace(ask(plan=PlanKind.SPLIT_PREFILL), has_penalties=True), Situation(LOCAL, [PEER])).chosen
+    assert chosen.plan is PlanKind.SPLIT_PREFILL
+
+
 def test_peer_with_other_bits_gets_no_hidden_states() -> None:
     other = replace(PEER, exact_key="others")
     for plan in (PlanKind.SPLIT_PREFILL, PlanKind.SPLIT_DECODE):

@@ -56,7 +56,11 @@ class SealedDevice:
             data = base64.b64decode(signed, validate=True)
         except ValueError:
             raise WireError(f"the signed part of the status of '{name}' is not base64") from None
-        found = read_announcement(data, self._standing.party("device"), name, self._standing.now)
+        try:
+            ours = self._standing.party("device")
+        except TrustError as error:  # whoever reads statuses goes on reading, as every other is refused like this
+            raise WireError(str(error)) from None
+        found = read_announcement(data, ours, name, self._standing.now)
         known = self._known.get(name)
         if known and known.credential.identity == found.peer.identity and found.number < known.number:
             raise WireError(f"a status of '{name}' that is older than the last one")
@@ -68,9 +72,13 @@ class SealedDevice:
         except TrustError:
             return False
         known = self._known.get(peer)
-        if known is None or self._standing.is_revoked(known.credential.serial):
+        if known is None or not self.still_valid(peer) or known.credential.expires <= self._standing.now:
             return False
         return ours.allows(plan, model) and known.credential.allows(plan, model)
+
+    def still_valid(self, peer: str) -> bool:
+        known = self._known.get(peer)
+        return known is None or not self._standing.is_revoked(known.credential.serial)
 
     async def open(self, peer: str, session: bytes, exchange: Exchange) -> FrameChannel:
         known = self._known.get(peer)

@@ -13,7 +13,8 @@ from edgeagent.application.peer import PeerService
 from edgeagent.application.peer_job import Offer
 from edgeagent.broker import background
 from edgeagent.core.errors import PeerError, PeerLostError
-from edgeagent.execution.peers import Peers
+from edgeagent.execution.executors import Traffic, peer_session
+from edgeagent.execution.peers import MAX_PEERS, Peers
 from edgeagent.execution.transport.memory import MemoryBroker
 from edgeagent.execution.trust import fleet as fleets
 from edgeagent.execution.trust.membership import join
@@ -21,7 +22,7 @@ from edgeagent.execution.trust.sealed import SealedDevice, SealedPeer
 from edgeagent.execution.trust.standing import Standing, follow_revocations, load_standing, publish_revocations
 from edgeagent.execution.ways import DeviceWay, PeerWay, PlainDevice, PlainPeer
 from edgeagent.wire.credentials import Role
-from edgeagent.wire.messages import Failed, OfferedModel, Open
+from edgeagent.wire.messages import Failed, OfferedModel, Open, PeerStatus
 from edgeagent.wire.sealing import Aead
 from edgeagent.wire.topics import Topics
 
@@ -262,17 +263,20 @@ def test_revoked_device_loses_its_session_and_gets_no_other(town: Town) -> None:
     play(scene)
 
 
-def test_revoked_peer_is_not_asked(town: Town) -> None:
+def test_revoked_peer_is_left_and_not_asked(town: Town) -> None:
     garage, kitchen = town.member("garage", "peer"), town.member("kitchen", "device")
 
     async def scene() -> None:
         async with town.peer(SealedPeer(garage, time.time)), town.device(sealed_device(kitchen)) as peers:
-            lists = follow_revocations(town.broker.connect(), TOPICS, kitchen, lambda: None)
-            async with background(lists, "lists"):
+            lists = follow_revocations(town.broker.connect(), TOPICS, kitchen, peers.review)
+            async with background(lists, "lists"), peers.session("garage") as session:
                 assert peers.may("garage", "remote", "m")
                 await town.revoke("garage")
                 await asyncio.sleep(0.01)
                 assert not peers.may("garage", "remote", "m")
+                with pytest.raises(PeerError, match="revoked"):
+                    while True:
+                        await session.receive()
 
     play(scene)
 
@@ -305,5 +309,67 @@ def test_device_whose_credential_expired_asks_nobody(town: Town) -> None:
             with pytest.raises(PeerError):
                 async with peers.session("garage"):
                     pass
+
+    play(scene)
+
+
+def test_device_that_opens_no_job_does_not_keep_its_session(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    garage, kitchen = town.member("garage", "peer"), town.member("kitchen", "device")
+    monkeypatch.setattr("edgeagent.application.peer.OPEN_S", 0.1)
+
+    async def scene() -> None:
+        async with town.peer(SealedPeer(garage, time.time)) as service, town.device(sealed_device(kitchen)) as peers:
+            async with peers.session("garage"):  # keeps it alive, and says nothing
+                assert service._sessions
+                async with asyncio.timeout(1):
+                    while service._sessions:  # noqa: ASYNC110  (it has no event)
+                        await asyncio.sleep(0.01)
+
+    play(scene)
+
+
+def test_peer_that_opens_no_session_is_left_alone(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    garage, kitchen = town.member("garage", "peer"), town.member("kitchen", "device")
+    monkeypatch.setattr("edgeagent.execution.peers.LEASE_S", 0.1)
+
+    async def scene() -> None:
+        async with town.device(sealed_device(kitchen)) as peers:
+            async with town.peer(SealedPeer(garage, time.time)):
+                pass  # it is known, and gone
+            with pytest.raises(PeerLostError, match="did not open"):
+                async with peer_session(peers, "garage", Traffic()):
+                    pass
+            assert [view.broken_until > time.monotonic() for view in peers._views.values()] == [True]
+
+    play(scene)
+
+
+def test_machine_that_is_no_device_here_goes_on_reading_statuses(town: Town) -> None:
+    garage, attic = town.member("garage", "peer"), town.member("attic", "peer")
+
+    async def scene() -> None:
+        peers = Peers(town.broker.connect(), TOPICS, "attic", sealed_device(attic))
+        async with town.peer(SealedPeer(garage, time.time)), background(peers.run(), "device"):
+            await asyncio.sleep(0.01)
+            assert not peers.has_met_any
+            forged = PeerStatus(id="cellar", state="offline").model_dump_json(exclude_none=True).encode()
+            town.broker.deliver(TOPICS.peer_status("cellar"), forged)
+            await asyncio.sleep(0.01)
+            assert peers.has_met_any
+
+    play(scene)
+
+
+def test_peers_that_somebody_calls_offline_leave_room_for_those_there_are(town: Town) -> None:
+    garage, kitchen = town.member("garage", "peer"), town.member("kitchen", "device")
+
+    async def scene() -> None:
+        async with town.device(sealed_device(kitchen)) as peers:
+            for number in range(MAX_PEERS):
+                forged = PeerStatus(id=f"p{number}", state="offline").model_dump_json(exclude_none=True).encode()
+                town.broker.deliver(TOPICS.peer_status(f"p{number}"), forged)
+            await asyncio.sleep(0.01)
+            async with town.peer(SealedPeer(garage, time.time)):
+                assert [view.status.id for view in peers.views()] == ["garage"]
 
     play(scene)
