@@ -51,29 +51,38 @@ async def serve_peer(settings: Settings) -> None:
     """The peer. Raises EdgeAgentError when it cannot start: no broker, no model."""
     topics, peer, trust = Topics(settings.config.mqtt.prefix), device_id(settings), Trust.of(settings)
     way = trust.peer(peer)
-    async with _signals(settings) as (stop, manager), open_house(settings, role="peer") as house:
-        tails = Tails(house.store, spawn_llama, selection_limits(settings).memory_bytes // 2)
-        offers = await _offers(settings, house.pool, tails)
-        gone = PeerStatus(id=peer, state="offline").model_dump_json(exclude_none=True).encode()
-        will = LastWill(topics.peer_status(peer), gone)
+    gone = PeerStatus(id=peer, state="offline").model_dump_json(exclude_none=True).encode()
+    will = LastWill(topics.peer_status(peer), gone)
+    async with _signals(settings) as (stop, manager), contextlib.AsyncExitStack() as stack:
         transport = await connect_broker(settings, f"edgeagent-{peer}-peer", trust, will)
-        try:
-            service = PeerService(peer, __version__, transport, topics, offers, way)
-            async with background(service.run(), "peer"), trust.followed(transport, topics, service.review):
-                log.info("peer ready", extra={"peer": peer, "models": [o.model.model for o in offers]})
-                manager.ready(f"peer {peer} offers {len(offers)} models")
-                await stop.wait()
-                manager.stopping("leaving the broker")
-        finally:
-            await transport.close()
-            await tails.close()
+        stack.push_async_callback(transport.close)
+        house = await stack.enter_async_context(open_house(settings, role="peer"))
+        tails = Tails(house.store, spawn_llama, await _beside_wholes(settings, house.pool))
+        stack.push_async_callback(tails.close)
+        offers = await _offers(settings, house.pool, tails)
+        service = PeerService(peer, __version__, transport, topics, offers, way)
+        async with background(service.run(), "peer"), trust.followed(transport, topics, service.review):
+            log.info("peer ready", extra={"peer": peer, "models": [o.model.model for o in offers]})
+            manager.ready(f"peer {peer} offers {len(offers)} models")
+            await stop.wait()
+            manager.stopping("leaving the broker")
     log.info("peer stopped")
+
+
+def _offered(settings: Settings) -> tuple[str, ...]:
+    return settings.config.peer.models or (settings.config.models.default,)
+
+
+async def _beside_wholes(settings: Settings, pool: ModelPool) -> int:
+    """Bytes that models may take beside those that are offered whole."""
+    wholes = [await pool.get(model_id) for model_id in _offered(settings)]
+    return max(0, selection_limits(settings).memory_bytes - sum(whole.memory_bytes for whole in wholes))
 
 
 async def _offers(settings: Settings, pool: ModelPool, tails: Tails) -> list[Offer]:
     """What this peer runs; loads each model once, so that its offer says what the engine says."""
     offers: list[Offer] = []
-    for model_id in settings.config.peer.models or (settings.config.models.default,):
+    for model_id in _offered(settings):
         async with pool.lease(model_id) as resident:
             facts = await resident.local.facts()
             assert resident.variant.sha256 is not None

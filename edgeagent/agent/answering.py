@@ -34,9 +34,10 @@ from edgeagent.core.plan import (
     ReductionLevel,
 )
 from edgeagent.execution.admission import ANYONE, Claim
-from edgeagent.execution.executors import PeerModel
+from edgeagent.execution.executors import PATIENCE_S, PeerModel
 from edgeagent.model.resident import Resident
 from edgeagent.resource.planner import Ask, PeerOption, PromptOption, Situation, decide
+from edgeagent.wire.messages import LEASE_S
 
 ANSWER_ROOM = 512
 """Tokens of the context that a shifted conversation leaves to an answer without a limit of its own."""
@@ -134,7 +135,7 @@ class Answerer:
             ),
             max_tokens=limit.tokens,
             seed=request.sampling.seed,
-            target=_target(decision.chosen, situation),
+            target=_target(decision.chosen, situation, is_named=needs_peer),
             model=decision.chosen.model,
             variant=decision.chosen.variant,
             notes=[note for note in (resident.local.template_note, _level_note(request, decision)) if note],
@@ -289,9 +290,13 @@ def _ask(
     )
 
 
-def _target(chosen: Candidate, situation: Situation) -> PeerModel | None:
+def _target(chosen: Candidate, situation: Situation, *, is_named: bool) -> PeerModel | None:
+    """Where this machine could give the same answer, a peer is waited for as long as predicted, and a lease."""
     option = _peer_of(chosen, situation)
-    return PeerModel(option.peer, option.model, option.variant_sha256, option.exact_key) if option else None
+    if option is None:
+        return None
+    wait_s = LEASE_S + option.queue_s if option.is_same_variant and not is_named else PATIENCE_S
+    return PeerModel(option.peer, option.model, option.variant_sha256, option.exact_key, wait_s)
 
 
 def _peer_of(chosen: Candidate, situation: Situation) -> PeerOption | None:

@@ -150,9 +150,9 @@ def _supposing(peer: PeerOption, query: PlanQuery) -> PeerOption:
 def _link(estimate: LinkEstimate) -> LinkSpeeds | None:
     if estimate.rtt_s is None or estimate.down_bytes_s is None:
         return None
-    # Nothing measures the way up before something goes there: it is taken to be as fast as the way down. For prompts of
-    # a few kilobytes that hardly matters; hidden states are priced too low where a link is slower upwards.
-    return LinkSpeeds(estimate.rtt_s, estimate.down_bytes_s, estimate.down_bytes_s)
+    # Until hidden states have gone up, the way up is taken to be as fast as the way down: for prompts, a few kilobytes,
+    # that hardly matters.
+    return LinkSpeeds(estimate.rtt_s, estimate.up_bytes_s or estimate.down_bytes_s, estimate.down_bytes_s)
 
 
 def _exchangeable_bytes(resident: Resident, facts: LoadedFacts) -> int:

@@ -162,6 +162,11 @@ class PeerService:
             log.warning("session failed device=%s reason=%s", key[0], error)
             with contextlib.suppress(PeerLostError):
                 session.send(Failed(code=error.code, message=str(error)))
+        except Exception:
+            # A job's last border: whatever it is, the peer and its other sessions outlive it.
+            log.exception("session broke device=%s", key[0])
+            with contextlib.suppress(PeerError):
+                session.send(Failed(code=EdgeAgentError.code, message="the job broke at the peer; see its log"))
         finally:
             del self._sessions[key]
             self._note_pace(key[0], session)

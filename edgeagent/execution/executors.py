@@ -15,6 +15,9 @@ from edgeagent.wire.messages import Done, Failed, Open, Stop, Token, Turn, encod
 
 Steps = AsyncGenerator[TokenStep, None]
 
+PATIENCE_S = 30.0
+"""What a job may wait at a peer where nobody here could do the same sooner."""
+
 
 @dataclass(slots=True)
 class Traffic:
@@ -83,12 +86,13 @@ class LocalExecutor:
 
 @dataclass(frozen=True, slots=True)
 class PeerModel:
-    """One variant on one peer."""
+    """One variant on one peer, and how long a job may wait for its turn there."""
 
     peer: str
     model: str
     variant_sha256: str
     exact_key: str
+    wait_s: float = PATIENCE_S
 
 
 class RemoteExecutor:
@@ -117,7 +121,7 @@ class RemoteExecutor:
     async def extend(self, generation: Generation) -> Steps:
         async with peer_session(self._peers, self._target.peer, self._traffic) as session:
             self._open(session, generation)
-            accepted = await until_accepted(session)
+            accepted = await until_accepted(session, self._target.wait_s)
             if accepted.note:
                 self._traffic.notes.append(f"peer {self._target.peer}: {accepted.note}")
             while True:

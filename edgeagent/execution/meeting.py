@@ -15,6 +15,7 @@ from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.execution import canonical
 from edgeagent.execution.admission import USUAL, Urgency
 from edgeagent.execution.executors import (
+    PATIENCE_S,
     LocalExecutor,
     PeerModel,
     Steps,
@@ -143,7 +144,7 @@ class _Meeting:
         cell_bytes = (await self._model.facts()).kv_bytes_per_token
         session.expect({i: self._block_tokens(i) * cell_bytes for i in range(self._num_blocks)})
         open_job(session, "prefill", self._target, self._generation)
-        accepted = await until_accepted(session)
+        accepted = await until_accepted(session, PATIENCE_S)  # this machine computes meanwhile
         if accepted.kv_bytes_per_token != cell_bytes:
             raise WireError(f"peer {self._target.peer} has another cache layout; update the older of the two")
         self._session = session

@@ -78,12 +78,20 @@ class Peers:
         if view := self._views.get(peer):
             self._views[peer] = replace(view, broken_until=time.monotonic() + BREAKER_S)
 
-    def note_link(self, peer: str, *, rtt_s: float | None = None, down_bytes_s: float | None = None) -> None:
+    def note_link(
+        self,
+        peer: str,
+        *,
+        rtt_s: float | None = None,
+        down_bytes_s: float | None = None,
+        up_bytes_s: float | None = None,
+    ) -> None:
         """Take a measurement into the estimate."""
         if view := self._views.get(peer):
             link = view.link
             link = link.with_rtt(rtt_s) if rtt_s is not None else link
             link = link.with_down(down_bytes_s) if down_bytes_s is not None else link
+            link = link.with_up(up_bytes_s) if up_bytes_s is not None else link
             self._views[peer] = replace(view, link=link, link_at=time.monotonic())
 
     async def wait_for_peer(self, timeout_s: float) -> bool:
@@ -194,6 +202,8 @@ class Peers:
                 self._paces[peer] = session.pace
             if session.rtt_s is not None:
                 self.note_link(peer, rtt_s=session.rtt_s)
+            if session.pace is not None and session.up_bytes >= PROBE_BYTES:  # less says little of the rate
+                self.note_link(peer, up_bytes_s=session.pace.bytes_s)
 
     async def _exchange(
         self, topic: str, answers: asyncio.Queue[bytes], opening: bytes, read: Callable[[bytes], FrameChannel]
@@ -264,13 +274,17 @@ async def _until_block(session: Session) -> None:
             raise PeerError(f"the peer failed: {arrived.message}")
 
 
-async def until_accepted(session: Session) -> Accepted:
-    """Wait for the verdict on an Open. Raises PeerError when it is a refusal."""
-    while True:
-        match await session.receive():
-            case Accepted() as accepted:
-                return accepted
-            case Failed(message=message):
-                raise PeerError(f"the peer refused: {message}")
-            case _:
-                continue
+async def until_accepted(session: Session, wait_s: float = LEASE_S) -> Accepted:
+    """Wait for the verdict on an Open. Raises PeerError when it is a refusal, or does not come in `wait_s`."""
+    try:
+        async with asyncio.timeout(wait_s):
+            while True:
+                match await session.receive():
+                    case Accepted() as accepted:
+                        return accepted
+                    case Failed(message=message):
+                        raise PeerError(f"the peer refused: {message}")
+                    case _:
+                        continue
+    except TimeoutError:
+        raise PeerError(f"the peer did not begin within {wait_s:.3g} s") from None

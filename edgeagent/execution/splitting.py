@@ -133,7 +133,7 @@ class _Exchange:
         async with peer_session(peers, self._target.peer, self._traffic) as session:
             job = open_split(session, "split-prefill", self._target, self._stage, self._generation)
             session.expect(sizes := job.cell_block_sizes())
-            self._stage.check_same(await _their_stage(session))
+            self._stage.check_same(await _their_stage(session, self._target.wait_s))
             async with _background(send_prompt(self._head, session, self._generation, self._stage, job.job)) as sending:
                 while len(self._arrived) < len(sizes):
                     match await session.receive():
@@ -176,7 +176,7 @@ class SplitDecodeExecutor:
             peer_session(self._peers, self._target.peer, self._traffic) as session,
         ):
             job = open_split(session, "split-decode", self._target, stage, generation)
-            stage.check_same(await _their_stage(session))
+            stage.check_same(await _their_stage(session, self._target.wait_s))
             answer = _Answer(head, session, job, SplitDrafts(generation, self._head.max_rows), self._traffic)
             async with (
                 _background(send_prompt(head, session, generation, stage, job.job)) as sending,
@@ -282,8 +282,8 @@ async def send_prompt(
                 index += 1
 
 
-async def _their_stage(session: Session) -> StageDescriptor:
-    accepted = await until_accepted(session)
+async def _their_stage(session: Session, wait_s: float) -> StageDescriptor:
+    accepted = await until_accepted(session, wait_s)
     if accepted.stage is None:
         raise PeerError("the peer does not say what its stage is; update it")
     return accepted.stage

@@ -14,11 +14,15 @@ from edgeagent.model.making import Spawn
 from edgeagent.model.resident import Resident
 from edgeagent.model.slicing import legal_cuts, read, slice_variant, stage_of
 from edgeagent.model.store import ModelStore
+from edgeagent.resource.split_candidates import spread
 
 MAX_TAILS = 4
 """Loaded at once: each has weights of its own."""
 MEMORY_FACTOR = 1.25
 """What a tail takes, against its file: its cells and buffers come on top."""
+
+
+_Key = tuple[str, str, int]
 
 
 @dataclass(slots=True)
@@ -42,16 +46,20 @@ class Tails:
         self._store = store
         self._spawn = spawn
         self._memory_bytes = memory_bytes
-        self._held: dict[tuple[str, str, int], _Held] = {}
-        self._making = asyncio.Lock()
+        self._held: dict[_Key, _Held] = {}
+        self._making: dict[_Key, asyncio.Task[_Held]] = {}
+        self._turn = asyncio.Lock()
 
     async def cuts(self, resident: Resident) -> tuple[int, ...]:
-        """How many layers a head of this variant may have; none where it cannot be cut, or a tail has no room."""
+        """How many layers a head of this variant may have: a few, as each tail is a file and a worker of its own.
+
+        None where it cannot be cut, or a tail has no room.
+        """
         if (resident.variant.bytes or 0) * MEMORY_FACTOR > self._memory_bytes:
             return ()
         header = await asyncio.to_thread(read, Path(resident.local.settings.path))
         with contextlib.suppress(RequestError):
-            return legal_cuts(header, resident.name)
+            return spread(legal_cuts(header, resident.name))
         return ()
 
     @contextlib.asynccontextmanager
@@ -67,16 +75,29 @@ class Tails:
 
     async def close(self) -> None:
         """End all workers."""
+        for making in self._making.values():
+            making.cancel()
+        await asyncio.gather(*self._making.values(), return_exceptions=True)
         for held in self._held.values():
             await held.close()
         self._held.clear()
 
     async def _get(self, resident: Resident, k: int) -> _Held:
+        """Made once, also when whoever asked first does not wait: the next one finds it."""
         key = resident.card.id, resident.variant.name, k
-        async with self._making:
-            if key not in self._held:
-                self._held[key] = await self._made(resident, k)
+        if key in self._held:
             return self._held[key]
+        if key not in self._making:
+            self._making[key] = asyncio.create_task(self._keep(key, resident, k), name="make-tail")
+        return await asyncio.shield(self._making[key])
+
+    async def _keep(self, key: _Key, resident: Resident, k: int) -> _Held:
+        try:
+            async with self._turn:
+                held = self._held[key] = await self._made(resident, k)
+            return held
+        finally:
+            del self._making[key]
 
     async def _made(self, resident: Resident, k: int) -> _Held:
         header = await asyncio.to_thread(read, Path(resident.local.settings.path))

@@ -106,7 +106,7 @@ def test_doctor_port_in_use_fails_and_names_the_setting(edgeagent: Cli) -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("mqtt://192.0.2.1:1883", "192.0.2.1 is not loopback"),
+        ("mqtt://192.0.2.1:1883", "not on this machine, and this one is in no fleet"),
         ("mqtt://127.0.0.1:1", "127.0.0.1:1 is not reachable"),
         ("nonsense", "not an address"),
         ("mqtt://127.0.0.1:99999", "not an address"),

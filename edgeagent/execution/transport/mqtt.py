@@ -69,7 +69,7 @@ def parse_address(
     if not _is_loopback(host, port):
         if not is_enrolled:
             raise ConfigError(
-                f"mqtt.url '{url}' is on another machine, and this one is in no fleet; enrol it first (docs/trust.md)"
+                f"mqtt.url '{url}' is not on this machine, and this one is in no fleet; enrol it first (docs/trust.md)"
             )
         if password and not has_tls:
             raise ConfigError(f"mqtt.password would travel to '{host}' in the clear; write mqtts:// in mqtt.url")

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sized
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from edgeagent.broker import background
 from edgeagent.core.errors import PeerError, PeerLostError
 from edgeagent.execution.executors import Traffic, peer_session
 from edgeagent.execution.peers import MAX_PEERS, Peers
+from edgeagent.execution.session import Session
 from edgeagent.execution.transport.memory import MemoryBroker
 from edgeagent.execution.trust import fleet as fleets
 from edgeagent.execution.trust.membership import join
@@ -253,9 +254,7 @@ def test_revoked_device_loses_its_session_and_gets_no_other(town: Town) -> None:
             async with peers.session("garage"):
                 assert service._sessions
                 await town.revoke("kitchen")
-                async with asyncio.timeout(1):
-                    while service._sessions:  # noqa: ASYNC110  (it has no event)
-                        await asyncio.sleep(0.01)
+                await until_none(service._sessions)
             with pytest.raises(PeerLostError, match="did not open"):
                 async with peers.session("garage"):
                     pass
@@ -275,10 +274,20 @@ def test_revoked_peer_is_left_and_not_asked(town: Town) -> None:
                 await asyncio.sleep(0.01)
                 assert not peers.may("garage", "remote", "m")
                 with pytest.raises(PeerError, match="revoked"):
-                    while True:
-                        await session.receive()
+                    await for_ever(session)
 
     play(scene)
+
+
+async def for_ever(session: Session) -> None:
+    while True:
+        await session.receive()
+
+
+async def until_none(sessions: Sized) -> None:
+    async with asyncio.timeout(1):
+        while len(sessions):  # noqa: ASYNC110  (it has no event)
+            await asyncio.sleep(0.01)
 
 
 def test_credentials_bound_what_is_asked_and_what_is_done(town: Town) -> None:
@@ -318,12 +327,14 @@ def test_device_that_opens_no_job_does_not_keep_its_session(town: Town, monkeypa
     monkeypatch.setattr("edgeagent.application.peer.OPEN_S", 0.1)
 
     async def scene() -> None:
-        async with town.peer(SealedPeer(garage, time.time)) as service, town.device(sealed_device(kitchen)) as peers:
-            async with peers.session("garage"):  # keeps it alive, and says nothing
-                assert service._sessions
-                async with asyncio.timeout(1):
-                    while service._sessions:  # noqa: ASYNC110  (it has no event)
-                        await asyncio.sleep(0.01)
+        way = sealed_device(kitchen)
+        async with (
+            town.peer(SealedPeer(garage, time.time)) as service,
+            town.device(way) as peers,
+            peers.session("garage"),
+        ):  # keeps it alive, and says nothing
+            assert service._sessions
+            await until_none(service._sessions)
 
     play(scene)
 
