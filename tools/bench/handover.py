@@ -80,7 +80,9 @@ def blows(sample: Sample) -> Iterator[Blow]:
         yield Blow("killed", part, plan, questions[run % len(questions)], temperature, draw.random())
     for run in range(sample.freezes):
         temperature = draw.choice((0.0, 0.8))
-        yield Blow("frozen", "link", PLANS[run % len(PLANS)], questions[-1 - run % len(questions)], temperature, draw.random())
+        yield Blow(
+            "frozen", "link", PLANS[run % len(PLANS)], questions[-1 - run % len(questions)], temperature, draw.random()
+        )
     for plan in PLANS:
         for token in sample.tokens:
             story = f"{STORY} {TOPICS[token % len(TOPICS)]}."
