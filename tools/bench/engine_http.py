@@ -91,11 +91,16 @@ async def later_turns(daemon: harness.Program, chat: Chat, model: LocalModel, ra
 async def _turn(
     chat: Chat, model: LocalModel, raw: RawProcess, messages: list[Json], question: str, found: Turns
 ) -> tuple[list[Json], float]:
-    """The conversation with a question more and its answer, and the ratio of the time to its first word."""
-    known = await model.encode([{str(k): str(v) for k, v in m.items()} for m in messages])
+    """The conversation with a question more and its answer, and the ratio of the time to its first word.
+
+    New is what nobody can have evaluated before: the newest token of the last answer, what ends its turn, the question.
+    """
+    turns = [{str(k): str(v) for k, v in m.items()} for m in messages]
+    known = await model.encode(turns[:-1], answer_prefix=turns[-1]["content"])
     messages = [*messages, {"role": "user", "content": question}]
     prompt = await model.encode([{str(k): str(v) for k, v in m.items()} for m in messages])
-    shared = next((i for i, (a, b) in enumerate(zip(known, prompt, strict=False)) if a != b), len(known))
+    same = next((i for i, (a, b) in enumerate(zip(known, prompt, strict=False)) if a != b), len(known))
+    shared = min(same, len(known) - 1)
     answered = chat.ask(messages, max_tokens=48)
     bare_s = statistics.median(raw.prefill(prompt[shared:], prompt[:shared]) for _ in range(2))
     found.new_tokens.append(len(prompt) - shared)
