@@ -55,29 +55,33 @@ class SplitJob:
     async def _work(self, sequence: StageSession) -> None:
         is_answer = self._job.job == "split-decode"
         sizes = chunks(self._job.prompt_tokens, self._theirs.chunk_tokens)
-        position = 0
+        position, is_over = 0, False
         for index, tokens in enumerate(sizes):
             draws = is_answer and index == len(sizes) - 1
             rows = await self._block(index)
             draw = Draw(self._job.max_tokens) if draws else None
-            await self._follow(index, sequence.run_hidden(rows, position, [tokens], cells=not is_answer, draw=draw))
+            run = sequence.run_hidden(rows, position, [tokens], cells=not is_answer, draw=draw)
+            is_over = await self._follow(index, run)
             position += tokens
-        if is_answer:
+        if is_answer and not is_over:
             await self._answer(sequence)
-        else:
+        elif not is_answer:
             await self._session.until_sent(BLOCK_S)
             self._session.send(Done(reason="sent"))
 
     async def _answer(self, sequence: StageSession) -> None:
-        """Steps until the device stops them; an answer that is over is only waited for to be read."""
-        while True:
+        """Steps until the answer is over, or the device stops them."""
+        is_over = False
+        while not is_over:
             step = await self._step()
             rows = await self._block(step.block)
             draw = Draw(self._job.max_tokens, step.guesses)
             run = sequence.run_hidden(rows, step.position, [1 + len(step.guesses)], draw=draw)
-            await self._follow(step.block, run)
+            is_over = await self._follow(step.block, run)
 
-    async def _follow(self, index: int, events: AsyncGenerator[StageEvent, None]) -> None:
+    async def _follow(self, index: int, events: AsyncGenerator[StageEvent, None]) -> bool:
+        """Send what comes of a run; whether the answer is over."""
+        is_over = False
         async with contextlib.aclosing(events):
             async for event in events:
                 match event:
@@ -88,8 +92,10 @@ class SplitJob:
                     case Ran(reason=reason) if reason is not None:
                         kind = "stop" if reason == "stop" else "length"
                         self._session.send(Done(reason=kind, prompt_tokens=self._job.prompt_tokens))
+                        is_over = True
                     case _:
                         continue
+        return is_over
 
     async def _step(self) -> Step:
         try:

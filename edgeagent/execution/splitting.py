@@ -214,6 +214,7 @@ class _Answer:
 
     def __init__(self, head: StageSession, session: Session, job: Open, drafts: SplitDrafts, traffic: Traffic) -> None:
         self._head, self._session, self._job = head, session, job
+        self._num_chunks = len(job.block_sizes())
         self._drafts, self._traffic = drafts, traffic
         self._guesses: tuple[int, ...] = ()
         self._begun_at = time.monotonic()
@@ -230,8 +231,8 @@ class _Answer:
         took_s = time.monotonic() - self._begun_at
         if drawn and drawn[0].position == 0:
             # Both ends work on chunks at once, and each chunk is worked on by both.
-            chunk, num_chunks = self._job.prompt_tokens, len(self._job.block_sizes())
-            self._drafts.begin(drawn[0].token, chunk // num_chunks, 2 * took_s / num_chunks)
+            chunk_tokens = self._job.prompt_tokens // self._num_chunks
+            self._drafts.begin(drawn[0].token, chunk_tokens, 2 * took_s / self._num_chunks)
         elif drawn:
             self._drafts.note([token.token for token in drawn], took_s)
             self._traffic.accepted_tokens += min(len(drawn) - 1, len(self._guesses))
@@ -242,7 +243,7 @@ class _Answer:
         self._begun_at = time.monotonic()
         self._guesses = self._drafts.propose(self._job.max_tokens - newest.position - 2)
         self._traffic.drafted_tokens += len(self._guesses)
-        position, block = self._job.prompt_tokens + newest.position, len(self._job.block_sizes()) + newest.position
+        position, block = self._job.prompt_tokens + newest.position, self._num_chunks + newest.position
         rows, inputs = b"", [newest.token, *self._guesses]
         async with contextlib.aclosing(self._head.run_tokens(inputs, position, [len(inputs)])) as events:
             async for event in events:

@@ -156,17 +156,10 @@ ACK_BYTES = 140.0
 def price_split_prefill(
     work: Work, here: Speeds, there: Speeds, link: LinkSpeeds, queue_s: float, split: Split
 ) -> Price:
-    """Head, way up, tail and way down work on different chunks at once: the slowest of them sets the pace."""
-    chunks = max(1, -(-work.prompt_tokens // split.chunk_tokens))
-    tokens = work.prompt_tokens / chunks
-    stages_s = (
-        split.here * here.prefill_s(work.prompt_tokens) / chunks,
-        tokens * split.row_bytes * FRAME_OVERHEAD / link.up_bytes_s,
-        (1 - split.here) * there.prefill_s(work.prompt_tokens) / chunks,
-        tokens * split.cell_bytes * FRAME_OVERHEAD / link.down_bytes_s,
-    )
+    """Hidden states up, cells down, chunk by chunk; then this machine decodes alone."""
     tpot_s = here.decode_s(work.prompt_tokens + work.output_tokens // 2)
-    ready_s = queue_s + OPENING_TRIPS * link.rtt_s + sum(stages_s) + (chunks - 1) * max(stages_s) + link.rtt_s
+    cells_s = work.prompt_tokens * split.cell_bytes * FRAME_OVERHEAD / link.down_bytes_s
+    ready_s = queue_s + _pipelined_s(work, here, there, link, split, cells_s) + link.rtt_s
     up = work.prompt_tokens * split.row_bytes * FRAME_OVERHEAD + SESSION_BYTES
     down = work.prompt_tokens * split.cell_bytes * FRAME_OVERHEAD + SESSION_BYTES
     total_s = ready_s + tpot_s * work.output_tokens
@@ -176,20 +169,26 @@ def price_split_prefill(
 def price_split_decode(
     work: Work, here: Speeds, there: Speeds, link: LinkSpeeds, queue_s: float, split: Split
 ) -> Price:
-    """As above without the way down, and then each token once around."""
-    chunks = max(1, -(-work.prompt_tokens // split.chunk_tokens))
-    tokens = work.prompt_tokens / chunks
-    stages_s = (
-        split.here * here.prefill_s(work.prompt_tokens) / chunks,
-        tokens * split.row_bytes * FRAME_OVERHEAD / link.up_bytes_s,
-        (1 - split.here) * there.prefill_s(work.prompt_tokens) / chunks,
-    )
+    """Hidden states up, chunk by chunk, and then each token once around."""
     context = work.prompt_tokens + work.output_tokens // 2
     step_bytes = split.row_bytes + STEP_MESSAGE_BYTES
     tpot_s = split.here * here.decode_s(context) + (1 - split.here) * there.decode_s(context) + link.rtt_s
     tpot_s += step_bytes / link.up_bytes_s + (TOKEN_MESSAGE_BYTES + ACK_BYTES) / link.down_bytes_s
-    ready_s = queue_s + OPENING_TRIPS * link.rtt_s + sum(stages_s) + (chunks - 1) * max(stages_s)
+    ready_s = queue_s + _pipelined_s(work, here, there, link, split)
     ttft_s = ready_s + there.decode_s(work.prompt_tokens) + link.rtt_s / 2
     up = work.prompt_tokens * split.row_bytes * FRAME_OVERHEAD + work.output_tokens * step_bytes + SESSION_BYTES
     down = work.output_tokens * (TOKEN_MESSAGE_BYTES + ACK_BYTES) + SESSION_BYTES
     return Price(ttft_s, tpot_s, ttft_s + tpot_s * max(0, work.output_tokens - 1), round(up), round(down))
+
+
+def _pipelined_s(work: Work, here: Speeds, there: Speeds, link: LinkSpeeds, split: Split, down_s: float = 0.0) -> float:
+    """Seconds for a prompt's way through head, link, tail and link: they work on different chunks at once, so after the
+    first chunk the slowest of them sets the pace."""
+    chunks = max(1, -(-work.prompt_tokens // split.chunk_tokens))
+    whole_s = (
+        split.here * here.prefill_s(work.prompt_tokens),
+        work.prompt_tokens * split.row_bytes * FRAME_OVERHEAD / link.up_bytes_s,
+        (1 - split.here) * there.prefill_s(work.prompt_tokens),
+        down_s,
+    )
+    return OPENING_TRIPS * link.rtt_s + (sum(whole_s) + (chunks - 1) * max(whole_s)) / chunks
