@@ -31,7 +31,7 @@ STORY = "Tell me a long story, with many details, about"
 MAX_TOKENS, STORY_TOKENS = 48, 72
 LAST_TOKEN = 64
 SEED = 20
-QUICK_PROMPTS = 4
+QUICK_PROMPTS = 2
 PARTS = ("peer", "broker", "engine")
 PLANS = ("prefill", "remote", "split-prefill", "split-decode")
 
@@ -47,7 +47,7 @@ class Sample:
 
 
 WHOLE = Sample(60, 20, range(LAST_TOKEN + 1), 40)
-QUICK = Sample(3, 4, (0, 40), 1)
+QUICK = Sample(3, 2, (0, 40), 1)
 
 
 @dataclass(frozen=True, slots=True)
