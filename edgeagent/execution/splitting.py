@@ -7,6 +7,7 @@ Plan `split-decode` goes on like that for every token: its hidden state up, the 
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
@@ -126,7 +127,7 @@ class _Exchange:
 
     def whole_blocks(self) -> list[bytes]:
         """The cells that came, from the first chunk on without a gap."""
-        return [self._arrived[i] for i in _gapless(self._arrived)]
+        return [self._arrived[i] for i in itertools.takewhile(self._arrived.__contains__, itertools.count())]
 
     async def run(self, peers: Peers) -> None:
         """Until every block is here. Raises PeerError, EngineLostError."""
@@ -288,10 +289,6 @@ async def _their_stage(session: Session, wait_s: float) -> StageDescriptor:
     if accepted.stage is None:
         raise PeerError("the peer does not say what its stage is; update it")
     return accepted.stage
-
-
-def _gapless(arrived: dict[int, bytes]) -> list[int]:
-    return [i for i in range(len(arrived)) if all(j in arrived for j in range(i + 1))]
 
 
 @contextlib.asynccontextmanager

@@ -5,12 +5,10 @@ No I/O, no clock. `sending` has the other end, which numbers fragments in the or
 
 from edgeagent.core.errors import WireError
 from edgeagent.wire.frames import FRAGMENT_DATA_BYTES, Fragment, block_digest
-from edgeagent.wire.messages import Ack
+from edgeagent.wire.messages import MAX_BLOCKS, Ack
 
 ACK_EVERY = 2
 """Fragments of full size in order; all others are acknowledged one by one."""
-MAX_EXPECTED = 65_536
-"""Blocks that a session may be owed."""
 MAX_AHEAD = 256
 """Fragments a sender may be ahead of the first missing one; the bitmap of an `Ack` holds as many bits."""
 
@@ -33,8 +31,8 @@ class BlockReceiver:
 
     def expect(self, sizes: dict[int, int]) -> None:
         """Further blocks. Raises WireError when too many are owed."""
-        if len(self._expected) + len(sizes) > MAX_EXPECTED:
-            raise WireError(f"more than {MAX_EXPECTED} blocks are owed")
+        if len(self._expected) + len(sizes) > MAX_BLOCKS:
+            raise WireError(f"more than {MAX_BLOCKS} blocks are owed")
         self._expected |= sizes
 
     def pop(self, index: int) -> bytes:

@@ -7,9 +7,8 @@ import pytest
 from edgeagent.core.errors import WireError
 from edgeagent.core.stage_descriptor import StageDescriptor
 from edgeagent.execution.session import MAX_INBOX, BlockArrived, Session
-from edgeagent.wire.blocks import MAX_EXPECTED
 from edgeagent.wire.frames import SESSION_BYTES, Kind, PlainChannel, cut_fragments, encode_fragment
-from edgeagent.wire.messages import Message, Open, Progress, Step, encode_message
+from edgeagent.wire.messages import MAX_BLOCKS, Message, Open, Progress, Step, encode_message
 
 
 @pytest.mark.parametrize("num_turns", range(8))
@@ -79,7 +78,7 @@ def test_hidden_states_are_taken_only_when_the_peer_has_checked_whose_they_are()
 
 def test_job_of_more_blocks_than_a_session_may_owe_allocates_none() -> None:
     async def scenario() -> None:
-        served, job = Served(), split_job(MAX_EXPECTED + 1, chunk_tokens=1)
+        served, job = Served(), split_job(MAX_BLOCKS + 1, chunk_tokens=1)
         served.say(job)
         assert await served.session.receive() == job
         with pytest.raises(WireError, match="owed"):

@@ -3,22 +3,23 @@
 import gc
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from edgeagent.core.errors import EngineError, RequestError
 from edgeagent.core.invariance import Invariance
 from edgeagent.execution.llama import jobs, prompt, variants
-from edgeagent.execution.llama.context import Context, ContextSettings
+from edgeagent.execution.llama.context import Context
 from edgeagent.execution.llama.drafting import Drafting, make_drafting
 from edgeagent.execution.llama.generating import generate
 from edgeagent.execution.llama.library import engine_version, system_info
-from edgeagent.execution.llama.model import Model
+from edgeagent.execution.llama.opening import open_model, settings_for
 from edgeagent.execution.llama.pace import Pace
 from edgeagent.execution.llama.rig import shape_of, write_rig
 from edgeagent.execution.llama.running import Jobs, SharedJob, Waiting, sharing
 from edgeagent.execution.llama.stage_jobs import Stages
 from edgeagent.execution.llama.stage_loading import load_stage
-from edgeagent.execution.llama.trial import LOAD_MODES, features, trial
+from edgeagent.execution.llama.trial import features, trial
 from edgeagent.execution.scheduler import Scheduler
 from edgeagent.execution.worker import Request
 
@@ -156,28 +157,11 @@ class LlamaEngine:
 
     def _load(self, request: Request) -> None:
         p = request.params
-        gpu_layers = int(p.get("gpu_layers", 0))
-        model = Model(
-            str(p["path"]),
-            extra_buffers=bool(p["extra_buffers"]),
-            gpu_layers=gpu_layers,
-            load_mode=LOAD_MODES[str(p.get("load_mode", "map"))],
-            experts_on_cpu=bool(p.get("experts_on_cpu")),
-        )
+        model = open_model(p)
         invariance = Invariance.model_validate(p.get("invariance") or {})
-        self._context = Context(
-            model,
-            ContextSettings(
-                context_tokens=min(int(p["context_tokens"]), model.context_train),
-                kv_type=str(p["kv_type"]),
-                flash_attention=bool(p["flash_attention"]),
-                threads=int(p["threads"]),
-                chunk_tokens=int(p["chunk_tokens"]),
-                offload=gpu_layers > 0,
-                sequences=int(p.get("sequences", 1)),
-                is_free=invariance.free_prefill,
-            ),
-        )
+        one = settings_for(model, p)
+        settings = replace(one, sequences=int(p.get("sequences", 1)), is_free=invariance.free_prefill)
+        self._context = Context(model, settings)
         self._stages = Stages(model, self._context.settings)
         self._scheduler = Scheduler(invariance.decode_batch, self._context.settings.chunk_tokens)
         self._drafting = make_drafting(self._context, invariance, p)

@@ -9,10 +9,10 @@ from edgeagent.core.stages import SOURCE_KEY, Cut, Padding
 from edgeagent.execution.llama.context import ContextSettings
 from edgeagent.execution.llama.library import engine_version, system_info
 from edgeagent.execution.llama.model import Model
+from edgeagent.execution.llama.opening import open_model, settings_for
 from edgeagent.execution.llama.stage_context import Part, StageContext
 from edgeagent.execution.llama.stage_jobs import Stages
 from edgeagent.execution.llama.state import front_layers
-from edgeagent.execution.llama.trial import LOAD_MODES
 from edgeagent.execution.worker import Request
 
 
@@ -24,27 +24,12 @@ def load_stage(request: Request) -> Stages:
     """
     p = request.params
     cut = Cut.of(int(p["begin"]), int(p["end"]), int(p["of_layers"]))
-    gpu_layers = int(p.get("gpu_layers", 0))
     padding = Padding.model_validate(p["padding"]) if p.get("padding") else None
-    model = Model(
-        str(p["path"]),
-        extra_buffers=bool(p["extra_buffers"]),
-        gpu_layers=gpu_layers,
-        load_mode=LOAD_MODES[str(p.get("load_mode", "map"))],
-        experts_on_cpu=bool(p.get("experts_on_cpu")),
-        padding=padding,
-    )
+    model = open_model(p, padding)
     _check_file(model, str(p["path"]), cut, str(p["source_sha256"]))
     if (layers := model.layers - (padding is not None)) != cut.num_blocks:
         raise ModelFileError(f"{p['path']} has {layers} layers, not {cut.num_blocks}; slice the model again")
-    settings = ContextSettings(
-        context_tokens=min(int(p["context_tokens"]), model.context_train),
-        kv_type=str(p["kv_type"]),
-        flash_attention=bool(p["flash_attention"]),
-        threads=int(p["threads"]),
-        chunk_tokens=int(p["chunk_tokens"]),
-        offload=gpu_layers > 0,
-    )
+    settings = settings_for(model, p)
     request.reply(
         engine_version=engine_version(),
         system=system_info(),
