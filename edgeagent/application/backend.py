@@ -32,6 +32,10 @@ class Backend(Protocol):
         """The cards offered for chat and completion, the default first."""
         ...
 
+    def offered(self, wanted: str | None) -> ModelCard | None:
+        """The model that a request for `wanted` gets (None: the default, else another); None: it is not offered."""
+        ...
+
     async def profile(self) -> Profile:
         """What this machine is and how fast it was measured to be."""
         ...

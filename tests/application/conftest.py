@@ -151,6 +151,10 @@ class Scripted:
             )
         ]  # fmt: skip
 
+    def offered(self, wanted: str | None) -> ModelCard | None:
+        [card] = self.models()
+        return card if wanted in (None, card.id) else None
+
     async def profile(self) -> Profile:
         return Profile(
             fingerprint="9d1e07c2a4b35f68",

@@ -37,12 +37,10 @@ class ChatRoute:
         return await (self._stream(request, call, head, events) if call.is_stream else _whole(call, head, events))
 
     def _model(self, wanted: str | None) -> str:
-        names = [card.id for card in self._backend.models()]
-        if wanted is None and names:
-            return names[0]
-        if wanted is None or wanted not in names:
-            raise ModelNotFoundError(f"model '{wanted}' is not here; use one of: {', '.join(names) or 'none yet'}")
-        return wanted
+        if card := self._backend.offered(wanted):
+            return card.id
+        names = ", ".join(card.id for card in self._backend.models()) or "none yet"
+        raise ModelNotFoundError(f"model '{wanted}' is not here; use one of: {names}")
 
     async def _stream(
         self, request: web.Request, call: ChatCall, head: Head, events: AsyncGenerator[Event, None]

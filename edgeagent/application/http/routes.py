@@ -41,9 +41,8 @@ class Facts:
 
     async def model(self, request: web.Request) -> web.Response:
         wanted = request.match_info["id"]
-        for card in self._backend.models():
-            if card.id == wanted:
-                return web.json_response(_model_body(card))
+        if card := self._backend.offered(wanted):
+            return web.json_response(_model_body(card))
         raise ModelNotFoundError(f"model '{wanted}' is not here; see /v1/models")
 
     async def health(self, request: web.Request) -> web.Response:
