@@ -184,7 +184,7 @@ async def _peers(settings: Settings, role: str) -> AsyncIterator[Peers | None]:
         return
     device, topics = device_id(settings), Topics(config.prefix)
     trust = Trust.of(settings)
-    transport = await connect_broker(settings, f"edgeagent-{device}-{role}", trust)
+    transport = await connect_broker(settings, f"edgeagent-{device}-{role}", trust, is_lasting=role == "daemon")
     try:
         peers = Peers(transport, topics, device, trust.device(device))
         async with background(peers.run(), "peers"), trust.followed(transport, topics, peers.review):

@@ -54,13 +54,16 @@ async def serve_peer(settings: Settings) -> None:
     gone = PeerStatus(id=peer, state="offline").model_dump_json(exclude_none=True).encode()
     will = LastWill(topics.peer_status(peer), gone)
     async with _signals(settings) as (stop, manager), contextlib.AsyncExitStack() as stack:
-        transport = await connect_broker(settings, f"edgeagent-{peer}-peer", trust, will)
+        transport = await connect_broker(settings, f"edgeagent-{peer}-peer", trust, will, is_lasting=True)
         stack.push_async_callback(transport.close)
         house = await stack.enter_async_context(open_house(settings, role="peer"))
         tails = Tails(house.store, spawn_llama, await _beside_wholes(settings, house.pool))
         stack.push_async_callback(tails.close)
         offers = await _offers(settings, house.pool, tails)
-        service = PeerService(peer, __version__, transport, topics, offers, way)
+        engine = settings.config.engine
+        service = PeerService(
+            peer, __version__, transport, topics, offers, way, capacity=engine.queue + engine.sequences
+        )
         async with background(service.run(), "peer"), trust.followed(transport, topics, service.review):
             log.info("peer ready", extra={"peer": peer, "models": [o.model.model for o in offers]})
             manager.ready(f"peer {peer} offers {len(offers)} models")

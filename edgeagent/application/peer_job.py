@@ -142,6 +142,7 @@ class Job:
             prompt=prompt,
             sampling=self._job.sampling,
             max_tokens=self._job.max_tokens,
+            output=self._job.drawn,
         )
 
     async def _generate(self, engine: LocalModel, generation: Generation, urgency: Urgency) -> None:

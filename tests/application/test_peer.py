@@ -75,7 +75,7 @@ async def verdict(session: Session) -> Message:
 def at_peer(smollm2: StoredVariant) -> Callable[[Callable[[Place], Awaitable[None]]], None]:
     """Runs a scene at a peer where two jobs may wait, one of each device."""
     settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=True,
+        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=False,
         chunk_tokens=64,
     )  # fmt: skip
 
