@@ -42,7 +42,6 @@ class Run:
         tally: Tally,
         resident: Resident,
         peers: Peers | None,
-        grammar: str | None,
         urgency: Urgency,
     ) -> None:
         self._tally = tally
@@ -55,7 +54,7 @@ class Run:
             id=secrets.token_hex(8),
             variant_sha256=resident.variant.sha256 or "",
             prompt=tally.draft.tokens,
-            sampling=request.sampling.model_copy(update={"grammar": grammar or request.sampling.grammar}),
+            sampling=request.sampling,
             max_tokens=tally.max_tokens,
             adapter=tally.adapter,
             pruning=tally.draft.pruning,
@@ -214,6 +213,6 @@ class Run:
             return [first, *self._local()]
         if tally.decision.chosen.plan.is_split:
             return [self._split(target), *self._local()]
-        if target.variant_sha256 == self._resident.variant.sha256:
+        if target.variant_sha256 and target.variant_sha256 == self._resident.variant.sha256:
             return [RemoteExecutor(self._peers, target, tally.traffic), *self._local()]
         return [RemoteExecutor(self._peers, target, tally.traffic, tally.draft.turns)]

@@ -94,7 +94,7 @@ class Surroundings:
         assert self.peers is not None
         if (link := _link(view.link)) is None:
             return None
-        is_same = model.variant_sha256 == resident.variant.sha256
+        is_same = model.variant_sha256 is not None and model.variant_sha256 == resident.variant.sha256
         quality = resident.variant.quality if is_same else None
         return PeerOption(
             peer=view.status.id,
@@ -105,11 +105,12 @@ class Surroundings:
             context_tokens=model.context_tokens,
             kv_bytes_per_token=model.kv_bytes_per_token,
             exact_key=model.exact_key,
-            variant_sha256=model.variant_sha256,
+            variant_sha256=model.variant_sha256 or "",
             queue_s=_queue_s(view, model),
             quality=quality.perplexity if quality else None,
             is_broken=self.peers.is_broken(view),
             is_same_variant=is_same,
+            is_served=model.variant_sha256 is None,
             cuts=model.cuts,
             barred=frozenset(p for p in PlanKind if not self.peers.may(view.status.id, p, model.model)),
         )

@@ -1,6 +1,6 @@
 """What a surface may ask of the house: the seam between HTTP (or MQTT) and the assistant behind it."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +30,10 @@ class Backend(Protocol):
 
     def models(self) -> list[ModelCard]:
         """The cards offered for chat and completion, the default first."""
+        ...
+
+    def elsewhere(self) -> Mapping[str, str]:
+        """Models without a card here that some peer offers, and one such peer's name."""
         ...
 
     async def profile(self) -> Profile:

@@ -97,6 +97,7 @@ class PeerModel:
     peer: str
     model: str
     variant_sha256: str
+    """Empty: of somebody else's server, whose answers nobody can go on with."""
     exact_key: str
     wait_s: float = PATIENCE_S
 
@@ -105,7 +106,7 @@ class PeerModel:
         return Wanted(
             job=job,
             model=self.model,
-            variant_sha256=self.variant_sha256,
+            variant_sha256=self.variant_sha256 or None,
             exact_key=self.exact_key,
             prompt_tokens=len(generation.prompt) + len(generation.output),
             answer_tokens=generation.num_left,
@@ -140,7 +141,7 @@ class RemoteExecutor:
     @property
     def has_other(self) -> bool:
         """Whether yet another peer holds the same, now that this one is lost."""
-        return bool(self._peers.holders(self._target.wanted("remote", NOTHING)))
+        return bool(self._target.variant_sha256) and bool(self._peers.holders(self._target.wanted("remote", NOTHING)))
 
     async def extend(self, generation: Generation) -> Steps:
         wanted = self._target.wanted("remote", generation, has_time=self.speaks_text)
@@ -185,7 +186,7 @@ def _open_message(job: str, target: PeerModel, generation: Generation, form: str
         {
             "job": job,
             "model": target.model,
-            "variant_sha256": target.variant_sha256,
+            "variant_sha256": target.variant_sha256 or None,
             "exact_key": target.exact_key,
             "prompt_form": form,
             "prompt_bytes": num_bytes,

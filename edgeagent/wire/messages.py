@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from edgeagent.core.cards import Sha256
 from edgeagent.core.errors import WireError
-from edgeagent.core.generation import MAX_TOP_LOGPROBS, Sampling, TokenId
+from edgeagent.core.generation import MAX_TOP_LOGPROBS, NO_ID, Sampling, TokenId
 from edgeagent.core.stage_descriptor import StageDescriptor
 from edgeagent.core.stages import hidden_row_bytes
 
@@ -163,18 +163,19 @@ class Accepted(Numbered):
     """What the caller should hear of how the prompt was made."""
 
 
+MAX_PIECE_BYTES = 256
 Piece = Annotated[str, Field(pattern=r"^([0-9a-f]{2}){0,256}$")]
 
 
 class Token(Numbered):
-    """Peer: an accepted token. `piece` is its bytes, in hexadecimal.
+    """Peer: an accepted token. `piece` is its bytes, in hexadecimal. `token` -1: whoever drew it tells no ids.
 
     `logprob` and `top` (id, bytes, log-probability each) only when the sampling asks for them.
     """
 
     type: Literal["token"] = "token"
     position: Annotated[int, Field(ge=0)]
-    token: Annotated[int, Field(ge=0)]
+    token: Annotated[int, Field(ge=NO_ID)]
     piece: Piece
     is_end: bool = False
     logprob: float | None = None
@@ -211,7 +212,8 @@ class OfferedModel(Body):
 
     model: str
     variant: str
-    variant_sha256: Sha256
+    variant_sha256: Sha256 | None = None
+    """None: somebody else's server runs it, which gives text and no token ids."""
     exact_key: str
     prefill_tok_s: float = Field(gt=0)
     decode_tok_s: float = Field(gt=0)

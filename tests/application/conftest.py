@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,6 +150,9 @@ class Scripted:
                 parameters=134_515_008, architecture=shape, variants=(file,),
             )
         ]  # fmt: skip
+
+    def elsewhere(self) -> Mapping[str, str]:
+        return {"served-model": "garage"}
 
     async def profile(self) -> Profile:
         return Profile(

@@ -37,7 +37,7 @@ class ChatRoute:
         return await (self._stream(request, call, head, events) if call.is_stream else _whole(call, head, events))
 
     def _model(self, wanted: str | None) -> str:
-        names = [card.id for card in self._backend.models()]
+        names = [*(card.id for card in self._backend.models()), *self._backend.elsewhere()]
         if wanted is None and names:
             return names[0]
         if wanted is None or wanted not in names:
