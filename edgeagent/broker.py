@@ -79,11 +79,18 @@ class Trust:
 
 
 async def connect_broker(
-    settings: Settings, client_id: str, trust: Trust, will: LastWill | None = None, *, signs: bool = False
+    settings: Settings,
+    client_id: str,
+    trust: Trust,
+    will: LastWill | None = None,
+    *,
+    signs: bool = False,
+    is_lasting: bool = False,
 ) -> MqttTransport:
     """Raises ConfigError for an address that may not be used, PeerLostError for one that does not answer.
 
     `signs`: what is sent is signed or sealed whoever sends it (pairing, lists), so any broker may carry it.
+    `is_lasting`: there is one such process of a machine, and the broker knows it by the same name after a restart.
     """
     config = settings.config.mqtt
     if not config.url:
@@ -91,7 +98,8 @@ async def connect_broker(
     address = parse_address(
         config.url, config.username, config.password, config.ca_file, is_enrolled=trust.is_enrolled or signs
     )
-    return await MqttTransport.connect(address, f"{client_id}-{secrets.token_hex(3)}", will)
+    name = client_id if is_lasting else f"{client_id}-{secrets.token_hex(3)}"
+    return await MqttTransport.connect(address, name, will)
 
 
 @contextlib.asynccontextmanager

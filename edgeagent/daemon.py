@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from edgeagent.agent.answering import Answerer
@@ -81,6 +81,9 @@ class House:
     def _is_offered(self, card: ModelCard) -> bool:
         return card.architecture is not None and (card.id in self._peer_models() or self.has(card.id))
 
+    def elsewhere(self) -> Mapping[str, str]:
+        return _elsewhere(self.store, self.peers)
+
     def has(self, model_id: str) -> bool:
         return self.pool.has(model_id)
 
@@ -156,7 +159,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         await stack.enter_async_context(background(rechecking.run(), "recheck-rates"))
         answerer = Answerer(Surroundings(config.policy, config.models, peers), vectors)
         assistant = Assistant(
-            _door(settings, pool, governing),
+            _door(settings, pool, governing, lambda: _elsewhere(store, peers)),
             answerer,
             vectors,
             memory,
@@ -170,10 +173,23 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         yield House(settings, store, pool, memory, assistant, peers)
 
 
-def _door(settings: Settings, pool: ModelPool, governor: Governing) -> Door:
+def _door(settings: Settings, pool: ModelPool, governor: Governing, elsewhere: Callable[[], Mapping[str, str]]) -> Door:
     engine = settings.config.engine
-    default = settings.config.models.default
-    return Door(pool, governor, default_model=default, queue=engine.queue, per_user=engine.user_queue)
+    return Door(
+        pool,
+        governor,
+        default_model=settings.config.models.default,
+        queue=engine.queue,
+        per_user=engine.user_queue,
+        elsewhere=elsewhere,
+    )
+
+
+def _elsewhere(store: ModelStore, peers: Peers | None) -> Mapping[str, str]:
+    """Models that have no card here and a peer offers, with that peer."""
+    known = {card.id for card in store.registry.cards}
+    views = peers.views() if peers else []
+    return {m.model: view.status.id for view in views for m in view.status.models if m.model not in known}
 
 
 def _cascade(settings: Settings, pool: ModelPool, answerer: Answerer) -> Cascade | None:
@@ -192,7 +208,7 @@ async def _peers(settings: Settings, role: str) -> AsyncIterator[Peers | None]:
         return
     device, topics = device_id(settings), Topics(config.prefix)
     trust = Trust.of(settings)
-    transport = await connect_broker(settings, f"edgeagent-{device}-{role}", trust)
+    transport = await connect_broker(settings, f"edgeagent-{device}-{role}", trust, is_lasting=role == "daemon")
     try:
         peers = Peers(transport, topics, device, trust.device(device))
         async with background(peers.run(), "peers"), trust.followed(transport, topics, peers.review):

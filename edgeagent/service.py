@@ -14,10 +14,13 @@ from edgeagent.application.http.server import start_http
 from edgeagent.application.notify import ServiceManager, watchdog
 from edgeagent.application.peer import PeerService
 from edgeagent.application.peer_job import Offer
+from edgeagent.application.served_offers import served_offers
 from edgeagent.broker import Trust, background, connect_broker
 from edgeagent.core.errors import ConfigError, EdgeAgentError
 from edgeagent.daemon import open_house
+from edgeagent.execution.admission import Admission
 from edgeagent.execution.local import LocalModel
+from edgeagent.execution.served import ServerAddress, open_server
 from edgeagent.execution.stages import StageModel
 from edgeagent.execution.transport.mqtt import LastWill
 from edgeagent.model.pool import ModelPool
@@ -54,13 +57,13 @@ async def serve_peer(settings: Settings) -> None:
     gone = PeerStatus(id=peer, state="offline").model_dump_json(exclude_none=True).encode()
     will = LastWill(topics.peer_status(peer), gone)
     async with _signals(settings) as (stop, manager), contextlib.AsyncExitStack() as stack:
-        transport = await connect_broker(settings, f"edgeagent-{peer}-peer", trust, will)
+        transport = await connect_broker(settings, f"edgeagent-{peer}-peer", trust, will, is_lasting=True)
         stack.push_async_callback(transport.close)
-        house = await stack.enter_async_context(open_house(settings, role="peer"))
-        tails = Tails(house.store, spawn_llama, await _beside_wholes(settings, house.pool))
-        stack.push_async_callback(tails.close)
-        offers = await _offers(settings, house.pool, tails)
-        service = PeerService(peer, __version__, transport, topics, offers, way)
+        offers = await _offers(settings, stack)
+        engine = settings.config.engine
+        service = PeerService(
+            peer, __version__, transport, topics, offers, way, capacity=engine.queue + engine.sequences
+        )
         async with background(service.run(), "peer"), trust.followed(transport, topics, service.review):
             log.info("peer ready", extra={"peer": peer, "models": [o.model.model for o in offers]})
             manager.ready(f"peer {peer} offers {len(offers)} models")
@@ -79,8 +82,26 @@ async def _beside_wholes(settings: Settings, pool: ModelPool) -> int:
     return max(0, selection_limits(settings).memory_bytes - sum(whole.memory_bytes for whole in wholes))
 
 
-async def _offers(settings: Settings, pool: ModelPool, tails: Tails) -> list[Offer]:
-    """What this peer runs; loads each model once, so that its offer says what the engine says."""
+async def _offers(settings: Settings, stack: contextlib.AsyncExitStack) -> list[Offer]:
+    """What this peer runs, or has run; both as long as the stack is open."""
+    peer = settings.config.peer
+    if peer.backend == "openai":
+        server = await stack.enter_async_context(open_server(ServerAddress(peer.openai_url, peer.openai_key)))
+        return await served_offers(server, peer.models, peer.openai_context_tokens, lambda: _admission(settings))
+    house = await stack.enter_async_context(open_house(settings, role="peer"))
+    tails = Tails(house.store, spawn_llama, await _beside_wholes(settings, house.pool))
+    stack.push_async_callback(tails.close)
+    return await _own_offers(settings, house.pool, tails)
+
+
+def _admission(settings: Settings) -> Admission:
+    """Turns at one model of another server, as many as at one of ours."""
+    engine = settings.config.engine
+    return Admission(slots=engine.sequences, queue=engine.queue, per_user=engine.user_queue)
+
+
+async def _own_offers(settings: Settings, pool: ModelPool, tails: Tails) -> list[Offer]:
+    """Loads each model once, so that its offer says what the engine says."""
     offers: list[Offer] = []
     for model_id in _offered(settings):
         async with pool.lease(model_id) as resident:

@@ -17,6 +17,7 @@ from edgeagent.wire import blocks, frames, messages, window
 from edgeagent.wire.blocks import BlockReceiver
 from edgeagent.wire.frames import Frame, Kind, Lane, block_digest, cut_fragments, encode_fragment, encode_frame
 from edgeagent.wire.messages import Message, encode_message
+from edgeagent.wire.offers import JobClaim, JobOffer, encode_note
 from edgeagent.wire.sealing import Aead, Channel, DirectionKey
 from edgeagent.wire.topics import Topics
 
@@ -48,6 +49,7 @@ def sections() -> Iterator[str]:
         "Limits": limits,
         "Topics": topics,
         "Messages": message_lines,
+        "Offers and claims": offer_lines,
         "A peer's status": status,
         "Prompts": prompts,
         "Plain frames": frame_lines,
@@ -90,6 +92,8 @@ def topics() -> Iterator[str]:
     yield f"every device to garage   {names.to_peer_from_all('garage')}"
     yield f"messages to kitchen      {names.to_device('kitchen')}"
     yield f"blocks to kitchen        {names.to_device_bulk('kitchen')}"
+    yield f"offers of a model        {names.offers('smollm2-135m-instruct')}"
+    yield f"every peer that has it   {names.shared_offers('smollm2-135m-instruct')}"
     yield f"list of a fleet          {names.revocations('abcdefghijklmnopqrstuvwxyz')}"
 
 
@@ -112,7 +116,8 @@ def examples() -> Iterator[Message]:
     )
     yield messages.Accepted(kv_bytes_per_token=12_240)
     yield messages.KeepAlive(ping=1_000_000)
-    yield messages.KeepAlive(pong=1_000_000)
+    yield messages.KeepAlive(pong=1_000_000, seen=1)
+    yield messages.Resume(seen=1)
     yield messages.Progress(blocks=2)
     yield messages.Ack(base=1, bitmap="6")
     yield messages.Token(position=0, token=1116, piece=b" caf\xc3\xa9".hex())
@@ -144,6 +149,18 @@ def stage() -> StageDescriptor:
     )
 
 
+def offer_lines() -> Iterator[str]:
+    number = SESSION.hex()
+    offer = JobOffer(number=number, device="kitchen", job="remote", model="smollm2-135m-instruct",
+                     variant_sha256=SHA256, prompt_tokens=900, answer_tokens=64)  # fmt: skip
+    for note in (
+        offer,
+        JobClaim(number=number, peer="garage", finish_s=2.5),
+        JobClaim(number=number, peer="attic", refused="overloaded"),
+    ):
+        yield encode_note(note).decode()
+
+
 def status() -> Iterator[str]:
     offered = messages.OfferedModel(
         model="smollm2-135m-instruct",
@@ -157,7 +174,9 @@ def status() -> Iterator[str]:
         cuts=(8, 15),
     )
     for state in (
-        messages.PeerStatus(id="garage", state="online", version="0.1.0", models=(offered,), queue=1),
+        messages.PeerStatus(
+            id="garage", state="online", version="0.1.0", models=(offered,), queue=1, capacity=20, wait_s=3.25
+        ),
         messages.PeerStatus(id="garage", state="offline"),
     ):
         yield state.model_dump_json(exclude_none=True)

@@ -74,11 +74,13 @@ class Answerer:
     ) -> AsyncGenerator[Event, None]:
         """Reduced, Planned, then Text and HandedOver, then Finished. Raises EdgeAgentError."""
         adapter = await adapter_of(request, resident)
+        if grammar is not None:
+            request = request.model_copy(update={"sampling": request.sampling.model_copy(update={"grammar": grammar})})
         async with resident.local.lease(claim) as urgency:
             tally = await self._plan(request, material, resident, started_at, adapter)
             yield Reduced(tally.draft.report)
             yield Planned(tally.decision, requested=request.edgeagent.plan != "auto")
-            run = Run(request, tally, resident, self._surroundings.peers, grammar, urgency)
+            run = Run(request, tally, resident, self._surroundings.peers, urgency)
             async with contextlib.aclosing(run.events()) as events:
                 async for event in events:
                     yield event
@@ -287,6 +289,7 @@ def _ask(
         deadline_s=None if wish.deadline_s is None else max(round(wish.deadline_s - spent_s, 2), 0.0),
         adapter=wish.adapter,
         has_penalties=request.sampling.has_penalties,
+        has_grammar=request.sampling.grammar is not None,
     )
 
 

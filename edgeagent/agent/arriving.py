@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -38,11 +38,20 @@ class Door:
     """As many may wait before it, for the governor, a choice or memory, as may wait in a model's queue."""
 
     def __init__(
-        self, pool: ModelPool, governor: Governor | None, *, default_model: str, queue: int, per_user: int
+        self,
+        pool: ModelPool,
+        governor: Governor | None,
+        *,
+        default_model: str,
+        queue: int,
+        per_user: int,
+        elsewhere: Callable[[], Collection[str]] = tuple,
     ) -> None:
+        """`elsewhere`: models that have no card here, and that peers offer."""
         self._pool = pool
         self._governor = governor
         self._default_model = default_model
+        self._elsewhere = elsewhere
         self._outside = Admission(slots=1, queue=queue, per_user=per_user)
 
     @contextlib.asynccontextmanager
@@ -62,7 +71,8 @@ class Door:
     def lease(self, model: str | None, wait_s: float | None = None) -> AbstractAsyncContextManager[Resident]:
         """The local model of a request: the one it names if it is here, else the default."""
         name = model or self._default_model
-        return self._pool.lease(name if self._pool.has(name) else self._default_model, wait_s=wait_s)
+        is_here = name not in self._elsewhere() and self._pool.has(name)
+        return self._pool.lease(name if is_here else self._default_model, wait_s=wait_s)
 
     def reasons_since(self, at_s: float) -> tuple[str, ...]:
         """What held the engine back at some time since."""

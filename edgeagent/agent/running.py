@@ -26,6 +26,9 @@ from edgeagent.model.resident import Resident
 
 LOCAL_TRIES = 3
 """Engine workers that may die under one answer before it fails."""
+PEER_TRIES = 2
+"""Peers that may be lost under one answer of another model before this machine's goes on."""
+ANOTHER_PEER = "another peer that holds the same variant"
 
 Steps = AsyncGenerator[TokenStep | Handover, None]
 
@@ -39,7 +42,6 @@ class Run:
         tally: Tally,
         resident: Resident,
         peers: Peers | None,
-        grammar: str | None,
         urgency: Urgency,
     ) -> None:
         self._tally = tally
@@ -52,7 +54,7 @@ class Run:
             id=secrets.token_hex(8),
             variant_sha256=resident.variant.sha256 or "",
             prompt=tally.draft.tokens,
-            sampling=request.sampling.model_copy(update={"grammar": grammar or request.sampling.grammar}),
+            sampling=request.sampling,
             max_tokens=tally.max_tokens,
             adapter=tally.adapter,
             pruning=tally.draft.pruning,
@@ -116,15 +118,25 @@ class Run:
 
     async def _steps(self) -> Steps:
         chain = self._chain()
-        try:
-            async with contextlib.aclosing(complete(self._for(chain), chain)) as steps:
-                async for step in steps:
-                    yield step
-        except PeerError as error:
-            # Only another model's answer can end up here: every other chain ends with the local engine.
-            async with contextlib.aclosing(self._switch(error)) as steps:
-                async for step in steps:
-                    yield step
+        journal = self._for(chain)
+        for tries_left in reversed(range(PEER_TRIES)):
+            try:
+                async with contextlib.aclosing(complete(journal, chain)) as steps:
+                    async for step in steps:
+                        yield step
+                        if isinstance(step, TokenStep):
+                            journal = journal.extended(step.token)
+            except PeerError as error:
+                # Only another model's answer can end up here: every other chain ends with the local engine.
+                lost = error
+            else:
+                return
+            if not tries_left or not isinstance(chain[0], RemoteExecutor) or not chain[0].has_other:
+                break
+            yield Handover(at_token=len(journal.output), from_=chain[0].name, to=ANOTHER_PEER, reason=str(lost))
+        async with contextlib.aclosing(self._switch(lost)) as steps:
+            async for step in steps:
+                yield step
 
     async def _switch(self, error: PeerError) -> Steps:
         """Another model's answer broke off: this machine's model goes on from its text, marked in the report."""
@@ -139,7 +151,7 @@ class Run:
         here = f"{resident.card.id} {resident.variant.name}"
         yield Handover(
             at_token=made,
-            from_=f"{tally.model} on peer {tally.decision.chosen.peer}",
+            from_=f"{tally.model} on peer {tally.traffic.peer or tally.decision.chosen.peer}",
             to=f"local {here}",
             reason=f"{error}; another model goes on",
         )
@@ -201,6 +213,6 @@ class Run:
             return [first, *self._local()]
         if tally.decision.chosen.plan.is_split:
             return [self._split(target), *self._local()]
-        if target.variant_sha256 == self._resident.variant.sha256:
+        if target.variant_sha256 and target.variant_sha256 == self._resident.variant.sha256:
             return [RemoteExecutor(self._peers, target, tally.traffic), *self._local()]
         return [RemoteExecutor(self._peers, target, tally.traffic, tally.draft.turns)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from edgeagent.core.cards import KV_TYPES, KvType
 from edgeagent.core.config import ModelsConfig, PolicyConfig
-from edgeagent.core.errors import PeerError
+from edgeagent.core.errors import PeerError, PeerRefusedError
 from edgeagent.core.link import LinkEstimate
 from edgeagent.core.plan import PlanKind, PlanQuery
 from edgeagent.execution.local import LoadedFacts
@@ -87,13 +87,14 @@ class Surroundings:
                     await self.peers.measure_link(view.status.id)
             except PeerError as error:
                 log.warning("link to peer %s not measured: %s", view.status.id, error)
-                self.peers.trip(view.status.id)
+                if not isinstance(error, PeerRefusedError):
+                    self.peers.trip(view.status.id)
 
     def _option(self, view: PeerView, model: OfferedModel, resident: Resident) -> PeerOption | None:
         assert self.peers is not None
         if (link := _link(view.link)) is None:
             return None
-        is_same = model.variant_sha256 == resident.variant.sha256
+        is_same = model.variant_sha256 is not None and model.variant_sha256 == resident.variant.sha256
         quality = resident.variant.quality if is_same else None
         return PeerOption(
             peer=view.status.id,
@@ -104,14 +105,22 @@ class Surroundings:
             context_tokens=model.context_tokens,
             kv_bytes_per_token=model.kv_bytes_per_token,
             exact_key=model.exact_key,
-            variant_sha256=model.variant_sha256,
-            queue_s=view.status.queue * MEAN_JOB_TOKENS / model.prefill_tok_s,
+            variant_sha256=model.variant_sha256 or "",
+            queue_s=_queue_s(view, model),
             quality=quality.perplexity if quality else None,
             is_broken=self.peers.is_broken(view),
             is_same_variant=is_same,
+            is_served=model.variant_sha256 is None,
             cuts=model.cuts,
             barred=frozenset(p for p in PlanKind if not self.peers.may(view.status.id, p, model.model)),
         )
+
+
+def _queue_s(view: PeerView, model: OfferedModel) -> float:
+    """What the peer predicts; of one that predicts nothing, what its sessions may take."""
+    if view.status.wait_s is not None:
+        return view.status.wait_s
+    return view.status.queue * MEAN_JOB_TOKENS / model.prefill_tok_s
 
 
 def imagined(query: PlanQuery, situation: Situation) -> Situation:

@@ -49,7 +49,7 @@ class Tally:
             model=self.model,
             variant=self.variant,
             adapter=self.adapter.name if self.adapter else None,
-            peer=chosen.peer,
+            peer=traffic.peer or chosen.peer,
             why=self.decision.why,
             k=chosen.k,
             seed=self.seed,

@@ -1,6 +1,6 @@
 """What a surface may ask of the house: the seam between HTTP (or MQTT) and the assistant behind it."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +34,10 @@ class Backend(Protocol):
 
     def offered(self, wanted: str | None) -> ModelCard | None:
         """The model that a request for `wanted` gets (None: the default, else another); None: it is not offered."""
+        ...
+
+    def elsewhere(self) -> Mapping[str, str]:
+        """Models without a card here that some peer offers, and one such peer's name."""
         ...
 
     async def profile(self) -> Profile:

@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from edgeagent.application.claiming import Claims
 from edgeagent.application.peer_job import Job, Offer, StoppedError
+from edgeagent.application.workload import Workload, needs_of
 from edgeagent.core.errors import (
     BusyError,
     EdgeAgentError,
@@ -14,6 +17,7 @@ from edgeagent.core.errors import (
     PeerLostError,
     ProtocolError,
     RequestError,
+    TooManyRequestsError,
     WireError,
 )
 from edgeagent.execution.admission import Claim
@@ -33,6 +37,10 @@ from edgeagent.wire.window import Pace
 log = logging.getLogger(__name__)
 
 MAX_SESSIONS = 64
+MAX_DEVICE_SESSIONS = 16
+"""Of these, one device's: a faulty one must not keep all others out."""
+ANNOUNCE_S, CHANGED_S = 5.0, 0.5
+"""Between two statuses, and where what is to do has changed."""
 OPEN_S = 5.0
 """How long a device with a session may take to open its job: sessions are few."""
 MAX_PACES = 1024
@@ -58,7 +66,10 @@ class PeerService:
         topics: Topics,
         offers: list[Offer],
         way: PeerWay | None = None,
+        *,
+        capacity: int = MAX_SESSIONS,
     ) -> None:
+        """`capacity`: jobs that are taken at once, those that wait for the engine among them."""
         self._way = way or PlainPeer()
         self._peer = peer
         self._version = version
@@ -67,14 +78,21 @@ class PeerService:
         self._offers = {offer.model.model: offer for offer in offers}
         self._sessions: dict[tuple[str, bytes], _Open] = {}
         self._paces: dict[str, Pace] = {}
+        self._workload = Workload(capacity, time.monotonic)
+        self._claims = Claims(peer, {offer.model.model: offer.model for offer in offers}, self._workload)
+        self._changed = asyncio.Event()
 
     async def run(self) -> None:
         """Announce, serve, and say offline when cancelled."""
         subscription = self._transport.subscribe(self._topics.to_peer_from_all(self._peer))
+        offered = [self._transport.subscribe(self._topics.shared_offers(model)) for model in self._offers]
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._announce(), name="peer-announce")
+                for each in offered:
+                    group.create_task(self._read_offers(each), name="peer-offers")
                 group.create_task(self._read(subscription, group), name="peer-read")
+                group.create_task(self._resume_sessions(), name="peer-resume")
         finally:
             with contextlib.suppress(PeerLostError):
                 self._publish_status("offline")
@@ -84,7 +102,11 @@ class PeerService:
         while True:
             with contextlib.suppress(PeerLostError):
                 self._publish_status("online")
-            await asyncio.sleep(5)
+            await asyncio.sleep(CHANGED_S)
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANNOUNCE_S - CHANGED_S):
+                    await self._changed.wait()
 
     def _publish_status(self, state: str) -> None:
         status = PeerStatus.model_validate(
@@ -94,6 +116,8 @@ class PeerService:
                 "version": self._version,
                 "models": tuple(offer.model for offer in self._offers.values()),
                 "queue": len(self._sessions),
+                "capacity": self._workload.capacity,
+                "wait_s": round(self._workload.ahead_s, 3),
             }
         )
         self._transport.publish(self._topics.peer_status(self._peer), self._way.status(status), retain=True)
@@ -109,11 +133,31 @@ class PeerService:
             try:
                 topic, payload = await subscription.get()
                 self._take(self._topics.last_id(topic), payload, group)
-            except PeerLostError as error:
-                for each in self._sessions.values():
-                    each.session.fail(error)
+            except PeerLostError:
+                continue  # sessions have their lease for it to come back
             except WireError as error:
                 log.warning("dropped a frame: %s", _reason(error))
+
+    async def _resume_sessions(self) -> None:
+        num = self._transport.returns.num
+        while True:
+            num = await self._transport.returns.after(num)
+            with contextlib.suppress(PeerLostError):
+                self._publish_status("online")  # the will has said something else
+            for each in self._sessions.values():
+                each.session.resume()
+
+    async def _read_offers(self, subscription: Subscription) -> None:
+        while True:
+            try:
+                _, payload = await subscription.get()
+                offered = self._way.read_offer(payload)
+                claim = self._way.claim(self._claims.answer(offered))
+                self._transport.publish(self._topics.to_device(offered.offer.device), claim)
+            except PeerLostError:
+                continue  # the device offers it again
+            except WireError as error:
+                log.warning("dropped an offer: %s", _reason(error))
 
     def _take(self, device: str, data: bytes, group: asyncio.TaskGroup) -> None:
         label = read_label(data)
@@ -129,17 +173,23 @@ class PeerService:
         with contextlib.suppress(PeerLostError):  # the device has a lease
             if admitted.reply is not None:
                 publish(admitted.reply, False)
-        if len(self._sessions) >= MAX_SESSIONS:
-            self._refuse(session)
+        if (busy := self._lack_of_room(device)) is not None:
+            self._refuse(session, busy)
             return
         self._sessions[key] = _Open(session, admitted)
         if admitted.is_first:
             session.feed(data)
         group.create_task(self._serve(key, session, admitted.rights), name=f"peer-session-{device}")
 
-    def _refuse(self, session: Session) -> None:
-        log.warning("refused a session: %d are open", len(self._sessions))
-        busy = BusyError(f"{len(self._sessions)} sessions are open on this peer; try again later")
+    def _lack_of_room(self, device: str) -> BusyError | None:
+        if len(self._sessions) >= MAX_SESSIONS:
+            return BusyError(f"{len(self._sessions)} sessions are open on this peer; try again later")
+        if sum(name == device for name, _ in self._sessions) >= MAX_DEVICE_SESSIONS:
+            return TooManyRequestsError(f"'{device}' has {MAX_DEVICE_SESSIONS} sessions open on this peer; end some")
+        return None
+
+    def _refuse(self, session: Session, busy: BusyError) -> None:
+        log.warning("refused a session: %s", busy)
         with contextlib.suppress(PeerLostError):
             session.send(Failed(code=busy.code, message=str(busy)))
 
@@ -155,7 +205,8 @@ class PeerService:
                 log.info("session opened device=%s job=%s", key[0], job.job)
                 if rights and job.job != "probe" and not rights.allows(job.job, job.model):
                     raise RequestError(f"the credential of '{key[0]}' does not allow {job.job} with '{job.model}'")
-                await Job(session, job, self._offers, Claim(key[0])).run()
+                with self._counted(key[0], job):
+                    await Job(session, job, self._offers, Claim(key[0])).run()
         except (PeerLostError, StoppedError) as error:
             log.info("session ended device=%s reason=%s", key[0], error)
         except EdgeAgentError as error:
@@ -170,6 +221,19 @@ class PeerService:
         finally:
             del self._sessions[key]
             self._note_pace(key[0], session)
+
+    @contextlib.contextmanager
+    def _counted(self, device: str, job: Open) -> Iterator[None]:
+        """The job is part of what is to do."""
+        offer = self._offers.get(job.model)
+        share = self._workload.begin(device, needs_of(offer.model, job)) if offer else None
+        self._changed.set()
+        try:
+            yield
+        finally:
+            if share:
+                self._workload.end(share)
+            self._changed.set()
 
     def _note_pace(self, device: str, session: Session) -> None:
         """What blocks showed of the link, for the device's next job."""

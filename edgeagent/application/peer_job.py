@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
+from edgeagent.application.served_job import ServedModel, answer, check_job
 from edgeagent.application.split_job import BLOCK_S, SplitJob
 from edgeagent.core.errors import PeerError, RequestError, WireError
 from edgeagent.core.generation import Generation, TokenStep
@@ -40,8 +41,10 @@ class Offer:
     """
 
     model: OfferedModel
-    lease: Callable[[], AbstractAsyncContextManager[LocalModel]]
+    lease: Callable[[], AbstractAsyncContextManager[LocalModel]] | None = None
     tail: Callable[[int], AbstractAsyncContextManager[StageModel]] | None = None
+    served: ServedModel | None = None
+    """Of somebody else's server, instead of an engine here."""
 
 
 class StoppedError(PeerError):
@@ -95,10 +98,24 @@ class Job:
         if self._job.stage is not None:
             await self._split_work(offer, self._job.stage.k)
             return
+        if offer.served is not None:
+            await self._served_work(offer.served)
+            return
+        assert offer.lease is not None
+        assert offer.model.variant_sha256 is not None
         # A place in the queue comes first, so that a device need not send what would be refused.
         async with offer.lease() as engine:
             with engine.admission.place(self._claim) as claim:
                 await self._answer(engine, offer.model.variant_sha256, claim)
+
+    async def _served_work(self, model: ServedModel) -> None:
+        check_job(self._job)
+        with model.admission.place(self._claim) as claim:
+            await self._prompt()
+            turns = decode_turns(self._session.receiver.blocks[0])
+            async with model.admission.turn(claim):
+                await answer(self._session, model, self._job, turns)
+            await self._until_sent()
 
     async def _split_work(self, offer: Offer, k: int) -> None:
         if offer.tail is None or k not in offer.model.cuts:
@@ -108,12 +125,7 @@ class Job:
             await self._split.run(self._claim)
 
     async def _answer(self, engine: LocalModel, variant_sha256: str, claim: Claim) -> None:
-        # The prompt comes before the engine is taken: a device that never sends it must not hold the engine.
-        try:
-            async with asyncio.timeout(PROMPT_S):
-                await self._prompt_here.wait()
-        except TimeoutError:
-            raise WireError(f"the prompt did not come within {PROMPT_S:g} s") from None
+        await self._prompt()
         async with engine.lease(claim) as urgency:
             facts = await engine.facts()
             if self._job.exact_key and self._job.exact_key != facts.exact_key:
@@ -122,6 +134,14 @@ class Job:
             note = engine.template_note if self._job.prompt_form == "turns" else None
             self._session.send(Accepted(kv_bytes_per_token=facts.kv_bytes_per_token, note=note))
             await self._generate(engine, generation, urgency)
+
+    async def _prompt(self) -> None:
+        """It comes before the engine is taken: a device that never sends it must not hold the engine."""
+        try:
+            async with asyncio.timeout(PROMPT_S):
+                await self._prompt_here.wait()
+        except TimeoutError:
+            raise WireError(f"the prompt did not come within {PROMPT_S:g} s") from None
 
     def _find(self) -> Offer:
         offer = self._offers.get(self._job.model)
@@ -142,6 +162,7 @@ class Job:
             prompt=prompt,
             sampling=self._job.sampling,
             max_tokens=self._job.max_tokens,
+            output=self._job.drawn,
         )
 
     async def _generate(self, engine: LocalModel, generation: Generation, urgency: Urgency) -> None:

@@ -9,7 +9,7 @@ from edgeagent.cli.options import json_option, print_json, with_settings
 from edgeagent.settings import Settings
 
 MASK = "********"
-SECRETS = frozenset({"mqtt.password", "http.tokens", "models.hub_token"})
+SECRETS = frozenset({"mqtt.password", "http.tokens", "models.hub_token", "peer.openai_key"})
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 
 

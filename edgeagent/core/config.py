@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeagent.core.cards import KvType
 from edgeagent.core.errors import ConfigError
@@ -43,10 +43,20 @@ class MqttConfig(Section):
 
 class PeerConfig(Section):
     enabled: bool = False
-    backend: Literal["llama"] = "llama"
-    openai_url: Literal[""] = ""
+    backend: Literal["llama", "openai"] = "llama"
+    openai_url: Annotated[str, Field(pattern=r"^(https?://[^/?#\s]+[^?#\s]*)?$")] = ""
+    """Base address of an OpenAI-compatible server, mostly ending in `/v1`; for backend `openai`."""
+    openai_key: str = ""
+    openai_context_tokens: Annotated[int, Field(ge=256)] = 4096
+    """Where the server does not tell how much context its models have."""
     models: tuple[str, ...] = ()
-    """Card ids this peer offers; empty: the default model."""
+    """Card ids this peer offers, empty: the default model; with backend `openai` the server's names, empty: all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "PeerConfig":
+        if (self.backend == "openai") != bool(self.openai_url):
+            raise ValueError("backend 'openai' and openai_url go together")
+        return self
 
 
 CascadeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}(/[A-Za-z0-9_.-]{1,32})?$")]

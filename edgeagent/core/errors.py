@@ -118,6 +118,14 @@ class PeerError(EdgeAgentError):
     status = 502
 
 
+class PeerRefusedError(PeerError):
+    """A peer is well and does not take this job: it has too much to do, or holds another variant."""
+
+    code = "peer_refused"
+    status = 503
+    retryable = True
+
+
 class PeerLostError(PeerError):
     """A peer, or the link to it, stopped answering within its lease."""
 

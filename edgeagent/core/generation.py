@@ -102,6 +102,10 @@ class Alternative:
     logprob: float
 
 
+NO_ID = -1
+"""Of a token that somebody else's server drew, which tells only its text."""
+
+
 @dataclass(frozen=True, slots=True)
 class TokenStep:
     """One accepted token: `position` counts from 0 in the output; `piece` is its bytes, maybe part of a character."""

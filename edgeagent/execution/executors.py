@@ -3,12 +3,13 @@
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
-from edgeagent.core.errors import PeerError
-from edgeagent.core.generation import Alternative, Generation, TokenStep
+from edgeagent.core.errors import PeerError, PeerRefusedError
+from edgeagent.core.generation import Alternative, Generation, Sampling, TokenStep
 from edgeagent.execution.admission import USUAL, Urgency
 from edgeagent.execution.local import Drafted, Evaluated, LocalModel, Pruned, Reloaded
+from edgeagent.execution.offering import Wanted
 from edgeagent.execution.peers import Peers, until_accepted
 from edgeagent.execution.session import Session
 from edgeagent.wire.messages import Done, Failed, Open, Stop, Token, Turn, encode_tokens, encode_turns
@@ -25,6 +26,8 @@ class Traffic:
 
     up_bytes: int = 0
     down_bytes: int = 0
+    peer: str | None = None
+    """Which one took the job last, where several could."""
     kv_tokens: int = 0
     """Prompt tokens whose cache came from a peer."""
     peer_tokens: int = 0
@@ -44,6 +47,9 @@ class Traffic:
         note = f"{told}: this answer is outside every promise of identical ones"
         if note not in self.notes:
             self.notes.append(note)
+
+
+NOTHING = Generation("", "", (), Sampling(), 0)
 
 
 class Executor(Protocol):
@@ -91,8 +97,21 @@ class PeerModel:
     peer: str
     model: str
     variant_sha256: str
+    """Empty: of somebody else's server, whose answers nobody can go on with."""
     exact_key: str
     wait_s: float = PATIENCE_S
+
+    def wanted(self, job: Literal["prefill", "remote"], generation: Generation, *, has_time: bool = False) -> Wanted:
+        """As peers that hold the same are told of it."""
+        return Wanted(
+            job=job,
+            model=self.model,
+            variant_sha256=self.variant_sha256 or None,
+            exact_key=self.exact_key,
+            prompt_tokens=len(generation.prompt) + len(generation.output),
+            answer_tokens=generation.num_left,
+            has_time=has_time,
+        )
 
 
 class RemoteExecutor:
@@ -108,22 +127,30 @@ class RemoteExecutor:
         self._target = target
         self._traffic = traffic
         self._turns = turns
+        self._peer = target.peer
 
     @property
     def name(self) -> str:
-        return f"peer {self._target.peer}"
+        return f"peer {self._peer}"
 
     @property
     def speaks_text(self) -> bool:
         """Whether the peer's model is another one."""
         return self._turns is not None
 
+    @property
+    def has_other(self) -> bool:
+        """Whether yet another peer holds the same, now that this one is lost."""
+        return bool(self._target.variant_sha256) and bool(self._peers.holders(self._target.wanted("remote", NOTHING)))
+
     async def extend(self, generation: Generation) -> Steps:
-        async with peer_session(self._peers, self._target.peer, self._traffic) as session:
+        wanted = self._target.wanted("remote", generation, has_time=self.speaks_text)
+        self._peer = self._traffic.peer = await self._peers.place(wanted, self._target.peer)
+        async with peer_session(self._peers, self._peer, self._traffic) as session:
             self._open(session, generation)
             accepted = await until_accepted(session, self._target.wait_s)
             if accepted.note:
-                self._traffic.notes.append(f"peer {self._target.peer}: {accepted.note}")
+                self._traffic.notes.append(f"{self.name}: {accepted.note}")
             while True:
                 match await session.receive():
                     case Token() as token:
@@ -134,7 +161,7 @@ class RemoteExecutor:
                     case Done():
                         return
                     case Failed(message=message):
-                        raise PeerError(f"peer {self._target.peer} failed: {message}")
+                        raise PeerError(f"{self.name} failed: {message}")
                     case _:
                         continue
 
@@ -159,12 +186,13 @@ def _open_message(job: str, target: PeerModel, generation: Generation, form: str
         {
             "job": job,
             "model": target.model,
-            "variant_sha256": target.variant_sha256,
+            "variant_sha256": target.variant_sha256 or None,
             "exact_key": target.exact_key,
             "prompt_form": form,
             "prompt_bytes": num_bytes,
             "sampling": generation.sampling,
             "max_tokens": generation.max_tokens,
+            "drawn": generation.output,
         }
     )
 
@@ -198,6 +226,8 @@ async def peer_session(peers: Peers, peer: str, traffic: Traffic) -> AsyncIterat
                     session.send(Stop())
                 traffic.up_bytes += session.up_bytes
                 traffic.down_bytes += session.down_bytes
+    except PeerRefusedError:  # it is well, and may take the next one
+        raise
     except PeerError:  # one that does not even open a session, too
         peers.trip(peer)
         raise

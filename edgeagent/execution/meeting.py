@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import replace
 
 from edgeagent.core.errors import EngineError, EngineLostError, PeerError, WireError
 from edgeagent.core.generation import Generation, TokenStep
@@ -133,8 +134,12 @@ class _Meeting:
 
     async def _prefill_there(self) -> None:
         """Talk to the peer until cancelled. Its failure is noted; the local prefill goes on regardless."""
+        target = self._target
         try:
-            async with peer_session(self._peers, self._target.peer, self._traffic) as session:
+            peer = await self._peers.place(target.wanted("prefill", self._generation), target.peer)
+            self._target = replace(target, peer=peer)
+            self._traffic.peer = peer
+            async with peer_session(self._peers, peer, self._traffic) as session:
                 await self._exchange(session)
         except PeerError as error:
             log.warning("peer %s left a prefill: %s", self._target.peer, error)

@@ -9,13 +9,26 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from edgeagent.core.errors import PeerError, PeerLostError, WireError
+from edgeagent.core.errors import (
+    BusyError,
+    ContextLengthError,
+    DeadlineError,
+    OutOfMemoryError,
+    PeerError,
+    PeerLostError,
+    PeerRefusedError,
+    RequestError,
+    TooManyRequestsError,
+    WireError,
+)
 from edgeagent.core.link import LinkEstimate
+from edgeagent.execution.offering import Offers, Wanted
 from edgeagent.execution.session import BlockArrived, Session
 from edgeagent.execution.transport.base import Subscription, Transport
 from edgeagent.execution.ways import DeviceWay, PlainDevice
 from edgeagent.wire.frames import SESSION_BYTES, FrameChannel, read_label
-from edgeagent.wire.messages import LEASE_S, Accepted, Failed, Open, PeerStatus, Stop
+from edgeagent.wire.messages import LEASE_S, Accepted, Failed, OfferedModel, Open, PeerStatus, Stop
+from edgeagent.wire.offers import JobClaim
 from edgeagent.wire.topics import Topics
 from edgeagent.wire.window import Pace
 
@@ -30,6 +43,11 @@ REFRESH_S = 5.0
 MAX_PEERS = 256
 MAX_ANSWERS = 16
 """Answers to one opening that wait to be read; one is the peer's."""
+REFUSALS = frozenset(
+    each.code
+    for each in (BusyError, ContextLengthError, DeadlineError, OutOfMemoryError, RequestError, TooManyRequestsError)
+)
+"""Codes of a peer that is well and does not take a job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +76,7 @@ class Peers:
         self._paces: dict[str, Pace] = {}
         self._refreshing: dict[str, asyncio.Task[None]] = {}
         self._status_arrived = asyncio.Event()
+        self._offers = Offers(transport, topics, device, self._way, self._rank)
 
     @property
     def has_met_any(self) -> bool:
@@ -121,6 +140,7 @@ class Peers:
             group.create_task(self._read_statuses(status), name="peer-statuses")
             group.create_task(self._read_frames(control), name="peer-control")
             group.create_task(self._read_frames(bulk), name="peer-bulk")
+            group.create_task(self._resume_sessions(), name="peer-resume")
 
     async def _read_statuses(self, subscription: Subscription) -> None:
         while True:
@@ -153,14 +173,22 @@ class Peers:
             try:
                 _, payload = await subscription.get()
                 self._feed(payload)
-            except PeerLostError as error:
-                for _, session in self._sessions.values():
-                    session.fail(error)
+            except PeerLostError:
+                continue  # sessions have their lease for it to come back
             except WireError as error:
                 log.warning("dropped a frame: %s", error)
 
+    async def _resume_sessions(self) -> None:
+        num = self._transport.returns.num
+        while True:
+            num = await self._transport.returns.after(num)
+            for _, session in self._sessions.values():
+                session.resume()
+
     def _feed(self, data: bytes) -> None:
         number = read_label(data).session
+        if self._offers.take(number, data):
+            return
         if known := self._sessions.get(number):
             known[1].feed(data)
         elif (answers := self._openings.get(number)) and answers.qsize() < MAX_ANSWERS:
@@ -169,6 +197,35 @@ class Peers:
     def may(self, peer: str, plan: str, model: str) -> bool:
         """Whether that peer may be asked to do that."""
         return self._way.may(peer, plan, model)
+
+    def holders(self, wanted: Wanted) -> list[str]:
+        """Peers that could do that now, as far as this device knows."""
+        return [
+            view.status.id
+            for view in self.views()
+            if not self.is_broken(view)
+            and any(_is_wanted(model, wanted) for model in view.status.models)
+            and self.may(view.status.id, wanted.job, wanted.model)
+        ]
+
+    async def place(self, wanted: Wanted, chosen: str) -> str:
+        """Who does it: of several that could, the one that claims to be done first; else the only one.
+
+        Raises PeerRefusedError, PeerLostError.
+        """
+        holders = self.holders(wanted)
+        claiming = {v.status.id for v in self.views() if v.status.capacity is not None}
+        if len(holders) > 1 and claiming.issuperset(holders):
+            return await self._offers.place(wanted)
+        if chosen in holders or not holders:
+            return chosen
+        return holders[0]
+
+    def _rank(self, claim: JobClaim) -> float | None:
+        view = self._views.get(claim.peer)
+        if claim.refused or view is None or self.is_broken(view) or not self._way.still_valid(claim.peer):
+            return None
+        return claim.finish_s + (view.link.rtt_s or 0.0)
 
     def review(self) -> None:
         """End the sessions with peers that were revoked meanwhile."""
@@ -267,6 +324,21 @@ class Peers:
             del self._refreshing[peer]
 
 
+def failure(failed: Failed) -> PeerError:
+    """What a peer said, as an error: one that refuses is no broken one."""
+    if failed.code in REFUSALS:
+        return PeerRefusedError(f"the peer refused: {failed.message}")
+    return PeerError(f"the peer failed: {failed.message}")
+
+
+def _is_wanted(model: OfferedModel, wanted: Wanted) -> bool:
+    return (
+        model.model == wanted.model
+        and wanted.variant_sha256 in (None, model.variant_sha256)
+        and wanted.exact_key in ("", model.exact_key)
+    )
+
+
 async def _until_block(session: Session) -> None:
     """Wait for a block. Raises PeerError when the peer fails."""
     while not isinstance(arrived := await session.receive(), BlockArrived):
@@ -282,8 +354,8 @@ async def until_accepted(session: Session, wait_s: float = LEASE_S) -> Accepted:
                 match await session.receive():
                     case Accepted() as accepted:
                         return accepted
-                    case Failed(message=message):
-                        raise PeerError(f"the peer refused: {message}")
+                    case Failed() as failed:
+                        raise failure(failed)
                     case _:
                         continue
     except TimeoutError:

@@ -10,7 +10,19 @@ from dataclasses import dataclass
 from edgeagent.core.errors import PeerLostError, WireError
 from edgeagent.wire.blocks import BlockReceiver
 from edgeagent.wire.frames import Frame, FrameChannel, Kind, Lane, decode_fragment, encode_fragment
-from edgeagent.wire.messages import LEASE_S, Ack, KeepAlive, Message, Open, Step, decode_message, encode_message
+from edgeagent.wire.messages import (
+    LEASE_S,
+    Ack,
+    KeepAlive,
+    Message,
+    Numbered,
+    Open,
+    Resume,
+    Step,
+    decode_message,
+    encode_message,
+)
+from edgeagent.wire.numbering import Incoming, Order, Outgoing
 from edgeagent.wire.sending import BlockSender
 from edgeagent.wire.window import Pace
 
@@ -58,10 +70,33 @@ class Session:
         self._split: Open | None = None
         self._inbox: asyncio.Queue[Arrived | Exception] = asyncio.Queue()
         self._pinged_at = 0.0
+        self._outgoing = Outgoing()
+        self._incoming = Incoming()
 
     def send(self, message: Message) -> None:
-        """Raises PeerLostError without a connection."""
-        self._send_frame(Kind.MESSAGE, encode_message(message), bulk=False)
+        """Without a connection it goes when there is one again, as `resume` is called then.
+
+        Raises PeerLostError when the other end has long acknowledged nothing.
+        """
+        if isinstance(message, Numbered):
+            message = self._outgoing.add(message, time.monotonic())
+        self._try_to_send(message)
+
+    def resume(self) -> None:
+        """A connection was away and is back: what may have been lost is said again, and asked for."""
+        for message in self._outgoing.again(time.monotonic()):
+            self._try_to_send(message)
+        self._try_to_send(Resume(seen=self._incoming.seen))
+        self._resume_blocks()
+
+    def _resume_blocks(self) -> None:
+        if self._sender:
+            self._sender.resume(time.monotonic())
+            self._pump_later()
+
+    def _try_to_send(self, message: Message) -> None:
+        with contextlib.suppress(PeerLostError):
+            self._send_frame(Kind.MESSAGE, encode_message(message), bulk=False)
 
     def expect(self, sizes: dict[int, int]) -> None:
         """Take blocks of exactly these indexes and sizes, and no others. Raises WireError for too many."""
@@ -82,7 +117,7 @@ class Session:
         else:
             assert self._is_bulk == bulk, "the blocks of a session go one way"
             self._sender.add(blocks)
-        self._pump()
+        self._pump_later()
 
     async def until_sent(self, patience_s: float) -> None:
         """Until no block waits to be sent or acknowledged. Raises PeerLostError when for so long none got further."""
@@ -102,7 +137,7 @@ class Session:
         """The other end has made these itself."""
         if self._sender:
             self._sender.skip_before(block)
-            self._pump()
+            self._pump_later()
 
     @property
     def pace(self) -> Pace | None:
@@ -153,30 +188,32 @@ class Session:
 
     async def _keep_alive(self) -> None:
         while True:
-            with contextlib.suppress(PeerLostError):
-                self.ping()
+            self.ping()
             await asyncio.sleep(LEASE_S / 4)
 
     def ping(self) -> None:
         self._pinged_at = time.monotonic()
-        self.send(KeepAlive(ping=int(self._pinged_at * 1e6)))
+        self.send(KeepAlive(ping=int(self._pinged_at * 1e6), seen=self._incoming.seen))
 
     def _take(self, frame: Frame) -> None:
         if frame.kind is Kind.FRAGMENT:
             self._take_fragment(frame.payload)
             return
         message = decode_message(frame.payload)
+        if isinstance(message, Numbered) and message.number is not None and not self._is_next(message.number):
+            self._deliver(KeepAlive())  # a sign of life, and no more
+            return
         match message:
             case Ack() if self._sender:
                 self._sender.acknowledge(message, time.monotonic())
-                self._pump()
+                self._pump_later()
                 self._deliver(message)
-            case KeepAlive(ping=int(number)):
-                self.send(KeepAlive(pong=number))
+            case KeepAlive():
+                self._take_keepalive(message)
                 self._deliver(KeepAlive())
-            case KeepAlive(pong=int(number)):
-                if number == int(self._pinged_at * 1e6):
-                    self.rtt_s = time.monotonic() - self._pinged_at
+            case Resume(seen=seen):
+                self._say_again(seen)
+                self._resume_blocks()
                 self._deliver(KeepAlive())
             case Open() as job:
                 self._take_open(job)
@@ -184,6 +221,30 @@ class Session:
                 self._take_step(step)
             case _:
                 self._deliver(message)
+
+    def _is_next(self, number: int) -> bool:
+        order = self._incoming.take(number)
+        if order is Order.EARLY and self._incoming.is_news():
+            self._try_to_send(Resume(seen=self._incoming.seen))
+        return order is Order.NEXT
+
+    def _take_keepalive(self, message: KeepAlive) -> None:
+        now_s = time.monotonic()
+        if message.ping is not None:
+            self.send(KeepAlive(pong=message.ping, seen=self._incoming.seen))
+        if message.pong == int(self._pinged_at * 1e6):
+            self.rtt_s = now_s - self._pinged_at
+        if message.seen is not None:
+            self._outgoing.note_seen(message.seen, now_s)
+            if self._outgoing.is_overdue(now_s):
+                self._say_again(message.seen)
+
+    def _say_again(self, seen: int) -> None:
+        """What the other end, which has all before `seen`, has not."""
+        now_s = time.monotonic()
+        self._outgoing.note_seen(seen, now_s)
+        for message in self._outgoing.again(now_s):
+            self._try_to_send(message)
 
     def _take_open(self, job: Open) -> None:
         # Here and not where messages are read: the prompt's fragments may be in the next frame.
@@ -230,7 +291,7 @@ class Session:
             self.sent_all.clear()
 
     def _pump_later(self) -> None:
-        with contextlib.suppress(PeerLostError):  # who reads is told, and the connection may come back
+        with contextlib.suppress(PeerLostError):  # what did not leave is asked about when the connection is back
             self._pump()
 
     def _stop_sending(self) -> None:

@@ -11,6 +11,7 @@ from typing import Protocol
 from edgeagent.core.errors import WireError
 from edgeagent.wire.frames import FrameChannel, Kind, Label, PlainChannel, decode_frame
 from edgeagent.wire.messages import Open, PeerStatus, decode_message, decode_status
+from edgeagent.wire.offers import JobClaim, JobOffer, decode_plain, encode_plain
 
 Exchange = Callable[[bytes, Callable[[bytes], FrameChannel]], Awaitable[FrameChannel]]
 """Sends an opening, and gives each answer to the function until one makes a channel. Raises PeerLostError."""
@@ -36,6 +37,14 @@ class Admitted:
     is_first: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """A job that a device offers. `rights` as in `Admitted`."""
+
+    offer: JobOffer
+    rights: Rights | None = None
+
+
 class DeviceWay(Protocol):
     """The device's end."""
 
@@ -55,6 +64,14 @@ class DeviceWay(Protocol):
         """Raises PeerError."""
         ...
 
+    def offer(self, offer: JobOffer) -> bytes:
+        """What to publish. Raises PeerError."""
+        ...
+
+    def read_claim(self, data: bytes) -> JobClaim:
+        """Raises WireError for what no peer can have said."""
+        ...
+
 
 class PeerWay(Protocol):
     """The peer's end."""
@@ -72,6 +89,14 @@ class PeerWay(Protocol):
 
     def still_valid(self, serial: str) -> bool:
         """Whether a session that was admitted may go on."""
+        ...
+
+    def read_offer(self, data: bytes) -> Offered:
+        """Raises WireError for what no device can have said."""
+        ...
+
+    def claim(self, claim: JobClaim) -> bytes:
+        """What to publish."""
         ...
 
 
@@ -98,6 +123,12 @@ class PlainDevice:
         del peer, exchange
         return PlainChannel(session)
 
+    def offer(self, offer: JobOffer) -> bytes:
+        return encode_plain(offer)
+
+    def read_claim(self, data: bytes) -> JobClaim:
+        return decode_plain(JobClaim, data)
+
 
 class PlainPeer:
     """A message `open` of an unknown session begins one."""
@@ -114,3 +145,9 @@ class PlainPeer:
     def still_valid(self, serial: str) -> bool:
         del serial
         return True
+
+    def read_offer(self, data: bytes) -> Offered:
+        return Offered(decode_plain(JobOffer, data))
+
+    def claim(self, claim: JobClaim) -> bytes:
+        return encode_plain(claim)

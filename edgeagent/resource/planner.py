@@ -56,6 +56,8 @@ class PeerOption:
     quality: float | None = None
     is_broken: bool = False
     is_same_variant: bool = False
+    is_served: bool = False
+    """Somebody else's server runs it, which gives text and no token ids."""
     cuts: Sequence[int] = ()
     """How many layers this machine may keep for the peer to run the rest."""
     barred: frozenset[PlanKind] = frozenset()
@@ -91,6 +93,8 @@ class Ask:
     """A LoRA adapter of this machine: a peer's status tells of none, and the protocol has no word for one."""
     has_penalties: bool = False
     """Draws look at the prompt's tokens."""
+    has_grammar: bool = False
+    """The answer has to have a form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +251,10 @@ def _judged(
         (peer is not None and prompt.pruned_tokens > 0, "positions are dropped from this machine's own cache only"),
         (peer is not None and candidate.plan in peer.barred, "no credential allows that with this peer"),
         (peer is not None and peer.is_broken, "this peer failed a moment ago"),
+        (
+            peer is not None and peer.is_served and ask.has_grammar,
+            "the server behind this peer takes no grammar",
+        ),
         (needed > context_tokens, f"{needed} tokens with the answer, where {context_tokens} {TOO_LONG}"),
         (
             limit is not None and candidate.memory_bytes > limit,

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from edgeagent.core.cards import Sha256
 from edgeagent.core.errors import WireError
-from edgeagent.core.generation import MAX_TOP_LOGPROBS, Sampling, TokenId
+from edgeagent.core.generation import MAX_TOP_LOGPROBS, NO_ID, Sampling, TokenId
 from edgeagent.core.stage_descriptor import StageDescriptor
 from edgeagent.core.stages import hidden_row_bytes
 
@@ -15,6 +15,8 @@ LEASE_S = 2.0
 """Silence after which the other end is taken for lost; both send something at least each third of it."""
 MAX_SIGNED_CHARS = 60_000
 MAX_GUESSES = 31
+MAX_DRAWN = 8_192
+"""As JSON they and the rest of an Open fit one frame."""
 MAX_CUTS = 512
 MAX_PROMPT_TOKENS = 1_000_000
 MAX_PROMPT_BYTES = 4 * 2**20
@@ -25,6 +27,13 @@ class Body(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class Numbered(Body):
+    """What must not be lost: it is said again until the other end has it (`numbering`)."""
+
+    number: Annotated[int, Field(ge=0, lt=2**53)] | None = None
+    """Counts what this end says in a session, from 0."""
+
+
 class Turn(Body):
     role: Literal["system", "user", "assistant", "tool"]
     content: str
@@ -33,7 +42,7 @@ class Turn(Body):
 _TURNS: TypeAdapter[tuple[Turn, ...]] = TypeAdapter(tuple[Turn, ...])
 
 
-class Open(Body):
+class Open(Numbered):
     """Device: do this. The prompt follows as block 0: token ids as LEB128 (`tokens`), or turns as JSON (`turns`).
 
     Of a split model (`stage`) no text follows: once the peer has accepted, hidden states do, block `i` those of the
@@ -55,6 +64,8 @@ class Open(Body):
     """What the device's head is; the peer's tail must fit it."""
     prompt_tokens: Annotated[int, Field(ge=0, le=MAX_PROMPT_TOKENS)] = 0
     """Of a split model's prompt."""
+    drawn: Annotated[tuple[TokenId, ...], Field(max_length=MAX_DRAWN)] = ()
+    """Tokens of the answer that are there already: another peer drew them, and the answer goes on behind them."""
 
     @model_validator(mode="after")
     def _check(self) -> "Open":
@@ -86,7 +97,7 @@ def chunks(num_tokens: int, chunk: int) -> list[int]:
     return [min(chunk, num_tokens - first) for first in range(0, num_tokens, chunk)]
 
 
-class Step(Body):
+class Step(Numbered):
     """Device: the next tokens of a split model's answer, as hidden states in block `block`.
 
     The first is the newest token of the answer; `guesses` are those that the device thinks will follow it.
@@ -99,7 +110,7 @@ class Step(Body):
     guesses: Annotated[tuple[TokenId, ...], Field(max_length=MAX_GUESSES)] = ()
 
 
-class Progress(Body):
+class Progress(Numbered):
     """Device: blocks `0 … blocks-1` of the cache are made here; do not send them."""
 
     type: Literal["progress"] = "progress"
@@ -117,7 +128,7 @@ class Ack(Body):
     bitmap: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")] = ""
 
 
-class Stop(Body):
+class Stop(Numbered):
     """Device: nothing more is wanted of this session."""
 
     type: Literal["stop"] = "stop"
@@ -130,9 +141,18 @@ class KeepAlive(Body):
     type: Literal["keepalive"] = "keepalive"
     ping: int | None = None
     pong: int | None = None
+    seen: Annotated[int, Field(ge=0)] | None = None
+    """All numbered messages before this one have come."""
 
 
-class Accepted(Body):
+class Resume(Body):
+    """Either: a connection was away, or something is missing. All numbered messages from `seen` on are wanted again."""
+
+    type: Literal["resume"] = "resume"
+    seen: Annotated[int, Field(ge=0)]
+
+
+class Accepted(Numbered):
     """Peer: the job is taken; `kv_bytes_per_token` is what a cell of the coming blocks has."""
 
     type: Literal["accepted"] = "accepted"
@@ -143,25 +163,26 @@ class Accepted(Body):
     """What the caller should hear of how the prompt was made."""
 
 
+MAX_PIECE_BYTES = 256
 Piece = Annotated[str, Field(pattern=r"^([0-9a-f]{2}){0,256}$")]
 
 
-class Token(Body):
-    """Peer: an accepted token. `piece` is its bytes, in hexadecimal.
+class Token(Numbered):
+    """Peer: an accepted token. `piece` is its bytes, in hexadecimal. `token` -1: whoever drew it tells no ids.
 
     `logprob` and `top` (id, bytes, log-probability each) only when the sampling asks for them.
     """
 
     type: Literal["token"] = "token"
     position: Annotated[int, Field(ge=0)]
-    token: Annotated[int, Field(ge=0)]
+    token: Annotated[int, Field(ge=NO_ID)]
     piece: Piece
     is_end: bool = False
     logprob: float | None = None
     top: Annotated[tuple[tuple[TokenId, Piece, float], ...], Field(max_length=MAX_TOP_LOGPROBS)] | None = None
 
 
-class Done(Body):
+class Done(Numbered):
     """Peer: the job is finished."""
 
     type: Literal["done"] = "done"
@@ -169,7 +190,7 @@ class Done(Body):
     prompt_tokens: int = 0
 
 
-class Failed(Body):
+class Failed(Numbered):
     """Peer: the job was refused or failed; `code` is an error code of the core tree."""
 
     type: Literal["failed"] = "failed"
@@ -177,8 +198,11 @@ class Failed(Body):
     message: str
 
 
+Said = Open | Step | Progress | Stop | Accepted | Token | Done | Failed
+"""What is numbered."""
 Message = Annotated[
-    Open | Step | Progress | Ack | Stop | KeepAlive | Accepted | Token | Done | Failed, Field(discriminator="type")
+    Open | Step | Progress | Ack | Stop | KeepAlive | Resume | Accepted | Token | Done | Failed,
+    Field(discriminator="type"),
 ]
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
@@ -188,7 +212,8 @@ class OfferedModel(Body):
 
     model: str
     variant: str
-    variant_sha256: Sha256
+    variant_sha256: Sha256 | None = None
+    """None: somebody else's server runs it, which gives text and no token ids."""
     exact_key: str
     prefill_tok_s: float = Field(gt=0)
     decode_tok_s: float = Field(gt=0)
@@ -209,6 +234,11 @@ class PeerStatus(Body):
     version: str = ""
     models: tuple[OfferedModel, ...] = ()
     queue: Annotated[int, Field(ge=0)] = 0
+    """Sessions that are open."""
+    capacity: Annotated[int, Field(ge=0)] | None = None
+    """Jobs it takes at once; None: it claims no offers."""
+    wait_s: Annotated[float, Field(ge=0)] | None = None
+    """Until all that it has to do would be done, as it predicts: what an autoscaler looks at."""
     signed: Annotated[str, Field(max_length=MAX_SIGNED_CHARS)] | None = None
 
 

@@ -49,6 +49,8 @@ class Purpose(StrEnum):
     ANSWER_SEAL = "answer seal"
     SESSION_KEYS = "session keys"
     ANNOUNCEMENT = "announcement"
+    OFFER = "offer"
+    CLAIM = "claim"
     PAIRING = "pairing"
     PAIRING_CHECK = "pairing check"
 

@@ -7,6 +7,7 @@ from edgeagent.core.errors import WireError
 
 ID_PATTERN = r"[A-Za-z0-9_.-]{1,64}"
 _ID = re.compile(ID_PATTERN)
+PEERS_GROUP = "edgeagent-peers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,14 @@ class Topics:
     def to_device_bulk(self, device: str) -> str:
         """Blocks to a device: another connection carries them, so that tokens never queue behind them."""
         return f"{self.prefix}/devices/{_checked(device)}/in/bulk"
+
+    def offers(self, model: str) -> str:
+        """Jobs with a model, offered to whichever peer holds it."""
+        return f"{self.prefix}/offers/{_checked(model)}"
+
+    def shared_offers(self, model: str) -> str:
+        """What a peer subscribes to: the broker gives each offer to one of those that do."""
+        return f"$share/{PEERS_GROUP}/{self.offers(model)}"
 
     def revocations(self, fleet: str) -> str:
         """The fleet's newest list, retained."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,6 +154,9 @@ class Scripted:
     def offered(self, wanted: str | None) -> ModelCard | None:
         [card] = self.models()
         return card if wanted in (None, card.id) else None
+
+    def elsewhere(self) -> Mapping[str, str]:
+        return {"served-model": "garage"}
 
     async def profile(self) -> Profile:
         return Profile(

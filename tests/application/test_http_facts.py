@@ -34,7 +34,7 @@ def test_models_are_listed_for_the_official_client(base_url: str) -> None:
         async with AsyncOpenAI(base_url=f"{base_url}/v1", api_key="unused") as openai:
             return [m.id async for m in openai.models.list()], (await openai.models.retrieve(MODEL)).object
 
-    assert asyncio.run(listed()) == ([MODEL], "model")
+    assert asyncio.run(listed()) == ([MODEL, "served-model"], "model")
     assert fetch(f"{base_url}/v1/models/none")[0] == 404
 
 

@@ -103,7 +103,7 @@ def play(smollm2: StoredVariant, sliced: Sliced) -> Callable[[Scene], None]:
         offer = Offer(model, lambda: contextlib.nullcontext(local), lambda _k: contextlib.nullcontext(tail))
         service = PeerService("garage", "test", peer_side, TOPICS, [offer])
         peers = Peers(broker.connect(), TOPICS, "kitchen")
-        target = PeerModel("garage", model.model, model.variant_sha256, "")
+        target = PeerModel("garage", model.model, smollm2.sha256, "")
         ends = Ends(local, tail, target, broker, peers, peer_side)
         try:
             async with background(service.run(), "peer"), background(peers.run(), "device"):

@@ -21,9 +21,12 @@ def is_available() -> bool:
 
 
 @contextlib.contextmanager
-def limited(pids: Sequence[int], cores: float, period_s: float) -> Iterator[None]:
-    """`cores` CPUs' worth of time for all threads of these together. Raises OSError without the right to."""
-    group, period_us = _path(), round(period_s * 1e6)
+def limited(pids: Sequence[int], cores: float, period_s: float, name: str = "") -> Iterator[None]:
+    """`cores` CPUs' worth of time for all threads of these together. Raises OSError without the right to.
+
+    Groups that stand at the same time have different names.
+    """
+    group, period_us = _path(name), round(period_s * 1e6)
     group.mkdir()
     try:
         if _is_v1():
@@ -55,5 +58,5 @@ def _is_v1() -> bool:
     return (ROOT_V1 / "cpu.cfs_quota_us").exists() or (ROOT_V1 / "cgroup.procs").exists()
 
 
-def _path() -> Path:
-    return (ROOT_V1 if _is_v1() else ROOT_V2) / f"edgeagent-bench-{os.getpid()}"
+def _path(name: str = "") -> Path:
+    return (ROOT_V1 if _is_v1() else ROOT_V2) / f"edgeagent-bench-{os.getpid()}{name}"

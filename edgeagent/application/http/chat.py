@@ -39,8 +39,13 @@ class ChatRoute:
     def _model(self, wanted: str | None) -> str:
         if card := self._backend.offered(wanted):
             return card.id
-        names = ", ".join(card.id for card in self._backend.models()) or "none yet"
-        raise ModelNotFoundError(f"model '{wanted}' is not here; use one of: {names}")
+        elsewhere = self._backend.elsewhere()
+        if wanted in elsewhere:
+            return wanted
+        names = [*(card.id for card in self._backend.models()), *elsewhere]
+        if wanted is None and names:
+            return names[0]
+        raise ModelNotFoundError(f"model '{wanted}' is not here; use one of: {', '.join(names) or 'none yet'}")
 
     async def _stream(
         self, request: web.Request, call: ChatCall, head: Head, events: AsyncGenerator[Event, None]

@@ -37,12 +37,16 @@ class Facts:
         self.is_draining = False
 
     async def models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [_model_body(c) for c in self._backend.models()]})
+        elsewhere = [_peer_body(id_, peer) for id_, peer in self._backend.elsewhere().items()]
+        here = [_model_body(card) for card in self._backend.models()]
+        return web.json_response({"object": "list", "data": here + elsewhere})
 
     async def model(self, request: web.Request) -> web.Response:
         wanted = request.match_info["id"]
         if card := self._backend.offered(wanted):
             return web.json_response(_model_body(card))
+        if peer := self._backend.elsewhere().get(wanted):
+            return web.json_response(_peer_body(wanted, peer))
         raise ModelNotFoundError(f"model '{wanted}' is not here; see /v1/models")
 
     async def health(self, request: web.Request) -> web.Response:
@@ -91,6 +95,11 @@ def routes(chat: ChatRoute, facts: Facts, page: Page) -> Iterable[web.RouteDef]:
 
 def _document(model: BaseModel) -> web.Response:
     return web.Response(text=model.model_dump_json(by_alias=True), content_type="application/json")
+
+
+def _peer_body(id_: str, peer: str) -> Json:
+    """The same of a model that only a peer knows."""
+    return {"id": id_, "object": "model", "created": 0, "owned_by": f"peer {peer}"}
 
 
 def _model_body(card: ModelCard) -> Json:

@@ -8,6 +8,9 @@ from edgeagent.core.errors import PeerLostError
 MAX_QUEUED = 512
 """Payloads a subscription holds for a slow reader; 64 KiB each at most, so memory stays bounded."""
 
+SHARE = "$share/"
+"""How the filter of a shared subscription begins; its group follows (MQTT 5, section 4.8.2)."""
+
 
 class Subscription:
     """Arrived `(topic, payload)` pairs, in order. What arrives while the queue is full is dropped and counted:
@@ -17,6 +20,15 @@ class Subscription:
         self.topic_filter = topic_filter
         self.num_dropped = 0
         self._queue: asyncio.Queue[tuple[str, bytes] | PeerLostError] = asyncio.Queue()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the broker gives each payload to one of those that subscribe alike."""
+        return self.topic_filter.startswith(SHARE)
+
+    def takes(self, topic: str) -> bool:
+        pattern = self.topic_filter.split("/", 2)[2] if self.is_shared else self.topic_filter
+        return topic_matches(pattern, topic)
 
     def put(self, topic: str, payload: bytes) -> None:
         if self._queue.qsize() >= MAX_QUEUED:
@@ -36,11 +48,33 @@ class Subscription:
         return item
 
 
+class Returns:
+    """How often a connection came back after it was lost."""
+
+    def __init__(self) -> None:
+        self.num = 0
+        self._came = asyncio.Event()
+
+    def note(self) -> None:
+        self.num += 1
+        self._came.set()
+
+    async def after(self, num: int) -> int:
+        """How often by now, once that is more than `num`."""
+        while self.num <= num:
+            self._came.clear()
+            await self._came.wait()
+        return self.num
+
+
 class Transport(Protocol):
     """A connection to a broker. `bulk` picks the second connection, so that tokens never wait behind tensors."""
 
     @property
     def is_connected(self) -> bool: ...
+
+    @property
+    def returns(self) -> Returns: ...
 
     @property
     def max_payload_bytes(self) -> int:

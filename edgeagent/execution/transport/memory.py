@@ -1,7 +1,7 @@
 """A transport inside one process: the same payloads through the same codecs, without a broker."""
 
 from edgeagent.core.errors import PeerLostError
-from edgeagent.execution.transport.base import Subscription, topic_matches
+from edgeagent.execution.transport.base import Returns, Subscription
 from edgeagent.wire.frames import MAX_FRAME_BYTES
 
 
@@ -11,6 +11,7 @@ class MemoryBroker:
     def __init__(self) -> None:
         self.transports: list[MemoryTransport] = []
         self.retained: dict[str, bytes] = {}
+        self._turns: dict[str, int] = {}
 
     def connect(self) -> "MemoryTransport":
         transport = MemoryTransport(self)
@@ -20,6 +21,16 @@ class MemoryBroker:
     def deliver(self, topic: str, payload: bytes) -> None:
         for transport in self.transports:
             transport.receive(topic, payload)
+        self._deliver_shared(topic, payload)
+
+    def _deliver_shared(self, topic: str, payload: bytes) -> None:
+        """To each group's member whose turn it is."""
+        groups: dict[str, list[Subscription]] = {}
+        for subscription in (s for transport in self.transports for s in transport.shared(topic)):
+            groups.setdefault(subscription.topic_filter, []).append(subscription)
+        for name, members in groups.items():
+            turn = self._turns[name] = self._turns.get(name, -1) + 1
+            members[turn % len(members)].put(topic, payload)
 
 
 class MemoryTransport:
@@ -31,6 +42,7 @@ class MemoryTransport:
         self._broker = broker
         self._subscriptions: list[Subscription] = []
         self.is_connected = True
+        self.returns = Returns()
 
     def publish(self, topic: str, payload: bytes, *, bulk: bool = False, retain: bool = False) -> None:
         del bulk
@@ -45,7 +57,7 @@ class MemoryTransport:
         subscription = Subscription(topic_filter)
         self._subscriptions.append(subscription)
         for topic, payload in self._broker.retained.items():
-            if topic_matches(topic_filter, topic):
+            if subscription.takes(topic) and not subscription.is_shared:
                 subscription.put(topic, payload)
         return subscription
 
@@ -55,13 +67,22 @@ class MemoryTransport:
     def receive(self, topic: str, payload: bytes) -> None:
         if self.is_connected:
             for subscription in self._subscriptions:
-                if topic_matches(subscription.topic_filter, topic):
+                if subscription.takes(topic) and not subscription.is_shared:
                     subscription.put(topic, payload)
+
+    def shared(self, topic: str) -> list[Subscription]:
+        """Those of a group that would take it."""
+        return [s for s in self._subscriptions if self.is_connected and s.is_shared and s.takes(topic)]
 
     def cut(self) -> None:
         self.is_connected = False
         for subscription in self._subscriptions:
             subscription.put_lost("the connection to the broker is lost")
+
+    def mend(self) -> None:
+        """The connection is back; what was published meanwhile is lost."""
+        self.is_connected = True
+        self.returns.note()
 
     async def close(self) -> None:
         self._broker.transports.remove(self)

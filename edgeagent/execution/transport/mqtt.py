@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import logging
+import random
 import socket
 import ssl
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edgeagent.core.errors import ConfigError, PeerLostError, WireError
-from edgeagent.execution.transport.base import Subscription, topic_matches
+from edgeagent.execution.transport.base import Returns, Subscription
 from edgeagent.wire.frames import MAX_FRAME_BYTES
 
 log = logging.getLogger(__name__)
@@ -24,8 +25,17 @@ log = logging.getLogger(__name__)
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 15
+SESSION_EXPIRY_S = 5
+"""What the broker keeps for a connection that is away, longer than a lease. Not much longer: of a peer that was killed,
+offers go nowhere for so long."""
+RECONNECT_S, MAX_RECONNECT_S = 0.15, 8.0
+"""Between two tries to connect again: the first within a lease, then twofold. Each client has its own first one, a half
+to one and a half of it, so that a broker that comes back does not meet all at once."""
+TAKEN_OVER_S, MAX_TAKEN_OVER_S = 30.0, 120.0
+"""The same for one whose client id another process uses, too: both cannot be there."""
 MAX_IN_FLIGHT = 16
 MAX_WAITING = 1024
+TAKEN_OVER = "Session taken over"
 PACKET_OVERHEAD_BYTES = 512  # topic and properties beside the payload
 ALL_BYTES = 268_435_455  # the protocol's own limit (MQTT 5, section 2.1.4)
 
@@ -93,6 +103,7 @@ class MqttTransport:
     def __init__(self, address: BrokerAddress, client_id: str, will: LastWill | None = None) -> None:
         self._address = address
         self._loop = asyncio.get_running_loop()
+        self.returns = Returns()
         self._control = _Connection(self, f"{client_id}-c", will)
         self._bulk = _Connection(self, f"{client_id}-b", None)
 
@@ -150,7 +161,7 @@ class _Connection:
         self._client = client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5)
         client.max_inflight_messages_set(MAX_IN_FLIGHT)
         client.max_queued_messages_set(MAX_WAITING)
-        client.reconnect_delay_set(1, 30)
+        client.reconnect_delay_set(RECONNECT_S * random.uniform(0.5, 1.5), MAX_RECONNECT_S)  # type: ignore[arg-type]
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
@@ -174,10 +185,16 @@ class _Connection:
     async def _open(self, address: BrokerAddress) -> None:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.MaximumPacketSize = MAX_FRAME_BYTES + PACKET_OVERHEAD_BYTES
+        properties.SessionExpiryInterval = SESSION_EXPIRY_S
         where = f"the MQTT broker at {address.host}:{address.port}"
         try:
             await asyncio.to_thread(
-                self._client.connect, address.host, address.port, KEEPALIVE_S, clean_start=True, properties=properties
+                self._client.connect,
+                address.host,
+                address.port,
+                KEEPALIVE_S,
+                clean_start=paho.MQTT_CLEAN_START_FIRST_ONLY,  # a connection that comes back resumes its session
+                properties=properties,
             )
             self._client.loop_start()
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -240,8 +257,9 @@ class _Connection:
             self._answer.set_result(reason)
         elif self.is_connected:
             log.info("broker connection is back")
-            for subscription in self._subscriptions:
+            for subscription in self._subscriptions:  # the broker may have forgotten them
                 self._client.subscribe(subscription.topic_filter, qos=1)
+            self._transport.returns.note()
 
     def _lost(self, reason: str) -> None:
         if not self.is_connected:
@@ -250,6 +268,9 @@ class _Connection:
         if self._is_stopping:
             return
         log.warning("broker connection lost", extra={"reason": reason})
+        if reason == TAKEN_OVER:
+            log.error("another process uses this client id, and the broker takes one; give each a device id of its own")
+            self._client.reconnect_delay_set(TAKEN_OVER_S, MAX_TAKEN_OVER_S)  # type: ignore[arg-type]
         for subscription in self._subscriptions:
             subscription.put_lost(f"the connection to the broker is lost ({reason})")
 
@@ -258,7 +279,7 @@ class _Connection:
             log.warning("dropped a payload of %d bytes on %s", len(payload), topic)
             return
         for subscription in self._subscriptions:
-            if topic_matches(subscription.topic_filter, topic):
+            if subscription.takes(topic):
                 subscription.put(topic, payload)
 
 

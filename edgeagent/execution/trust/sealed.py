@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 from edgeagent.core.errors import PeerError, TrustError, WireError
 from edgeagent.execution.trust.standing import Standing
-from edgeagent.execution.ways import Admitted, Exchange
+from edgeagent.execution.ways import Admitted, Exchange, Offered
 from edgeagent.wire.announcing import Announced, announce, read_announcement
 from edgeagent.wire.credentials import Credential
 from edgeagent.wire.frames import FrameChannel, Label
 from edgeagent.wire.messages import PeerStatus, decode_status
+from edgeagent.wire.offers import JobClaim, JobOffer
 from edgeagent.wire.opening import Answerer, Opening
 from edgeagent.wire.sealing import OPENING_KIND, SEALED_VERSION, Aead
 from edgeagent.wire.signed import Draw
+from edgeagent.wire.signed_offers import read_note, sign_note
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +97,20 @@ class SealedDevice:
 
         return await exchange(opening.frame, read)
 
+    def offer(self, offer: JobOffer) -> bytes:
+        try:
+            self._standing.own("device")
+            return sign_note(self._standing.party("device"), offer)
+        except TrustError as error:
+            raise PeerError(str(error)) from None
+
+    def read_claim(self, data: bytes) -> JobClaim:
+        try:
+            ours = self._standing.party("device")
+        except TrustError as error:
+            raise WireError(str(error)) from None
+        return read_note(JobClaim, data, ours, self._standing.now)[0]
+
 
 class SealedPeer:
     """See `ways.PeerWay`. `clock` (s since 1970) numbers announcements, so that they grow over restarts."""
@@ -122,6 +138,13 @@ class SealedPeer:
 
     def still_valid(self, serial: str) -> bool:
         return not self._standing.is_revoked(serial)
+
+    def read_offer(self, data: bytes) -> Offered:
+        offer, device = read_note(JobOffer, data, self._standing.party("peer"), self._standing.now)
+        return Offered(offer, device)
+
+    def claim(self, claim: JobClaim) -> bytes:
+        return sign_note(self._standing.party("peer"), claim)
 
 
 def check_standing(standing: Standing, role: str, name: str) -> None:
