@@ -84,7 +84,7 @@ async def _offers(settings: Settings, pool: ModelPool, tails: Tails) -> list[Off
     offers: list[Offer] = []
     for model_id in _offered(settings):
         async with pool.lease(model_id) as resident:
-            facts = await resident.local.facts()
+            facts = await resident.whole.facts()
             assert resident.variant.sha256 is not None
             model = OfferedModel(
                 model=resident.card.id,
@@ -96,6 +96,7 @@ async def _offers(settings: Settings, pool: ModelPool, tails: Tails) -> list[Off
                 context_tokens=facts.context_tokens,
                 kv_bytes_per_token=facts.kv_bytes_per_token,
                 cuts=await tails.cuts(resident),
+                final_hidden=True,
             )
         name = f"{model.model}/{model.variant}"
         offers.append(Offer(model, partial(_engine, pool, name), partial(_tail, pool, tails, name)))
@@ -105,7 +106,7 @@ async def _offers(settings: Settings, pool: ModelPool, tails: Tails) -> list[Off
 @contextlib.asynccontextmanager
 async def _engine(pool: ModelPool, variant: str) -> AsyncIterator[LocalModel]:
     async with pool.lease(variant) as resident:
-        yield resident.local
+        yield resident.whole
 
 
 @contextlib.asynccontextmanager

@@ -17,10 +17,12 @@ from edgeagent.core.plan import Handover
 from edgeagent.core.stages import Cut
 from edgeagent.execution.executors import Executor, LocalExecutor, PeerModel, Traffic
 from edgeagent.execution.handover import complete
+from edgeagent.execution.heads import HeadOfWhole
 from edgeagent.execution.llama.stage_jobs import MAX_SESSIONS
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.execution.peers import Peers
-from edgeagent.execution.splitting import HeadOfWhole, SplitDecodeExecutor, SplitPrefillExecutor
+from edgeagent.execution.split_decode import SplitDecodeExecutor
+from edgeagent.execution.splitting import SplitPrefillExecutor
 from edgeagent.execution.stage_sessions import open_head
 from edgeagent.execution.stages import StageModel
 from edgeagent.execution.transport.memory import MemoryBroker, MemoryTransport
@@ -78,7 +80,7 @@ def sliced(embedded_store: ModelStore, smollm2: StoredVariant) -> Sliced:
 def play(smollm2: StoredVariant, sliced: Sliced) -> Callable[[Scene], None]:
     def settings(path: str, sha256: str) -> LoadSettings:
         return LoadSettings(
-            path, sha256, 512, "q8_0", flash_attention=True, threads=1, extra_buffers=True, chunk_tokens=CHUNK
+            path, sha256, 512, "q8_0", flash_attention=True, threads=1, extra_buffers=False, chunk_tokens=CHUNK
         )
 
     async def body(scene: Scene) -> None:
@@ -131,7 +133,8 @@ def test_guesses_save_round_trips_and_change_no_word(play: Callable[[Scene], Non
     """The answer to a text that repeats itself repeats it; the peer answers late, as over a long link."""
 
     async def scene(ends: Ends) -> None:
-        ends.local.settings = replace(ends.local.settings, invariance=Invariance(draft_batch=8, rewind=True))
+        for model in (ends.local, ends.tail):
+            model.settings = replace(model.settings, invariance=Invariance(draft_batch=8, rewind=True))
         ends.prompt = await ends.local.encode(
             [{"role": "user", "content": "Say it again: " + "one two three four " * 30}]
         )
@@ -216,7 +219,7 @@ def test_head_that_does_not_fit_is_refused_with_the_difference(play: Callable[[S
     async def scene(ends: Ends) -> None:
         ends.tail.settings = LoadSettings(
             ends.tail.settings.path, ends.tail.settings.variant_sha256, 512, "f16", flash_attention=True, threads=1,
-            extra_buffers=True, chunk_tokens=CHUNK,
+            extra_buffers=False, chunk_tokens=CHUNK,
         )  # fmt: skip
         with pytest.raises(PeerError, match=r"kv_type|kv_planes"):
             await tokens(complete(ends.generation(0.0), [ends.executor("split-decode", Traffic())]))

@@ -79,7 +79,7 @@ Use = Callable[[Split], Awaitable[None]]
 @pytest.fixture
 def split(smollm2: StoredVariant, files: dict[Cut, Path]) -> Callable[[Use], None]:
     settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=True,
+        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=False,
         chunk_tokens=CHUNK,
     )  # fmt: skip
 
