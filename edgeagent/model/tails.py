@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeagent.core.errors import BusyError, OutOfMemoryError, RequestError
+from edgeagent.execution.stage_trial import try_tail
 from edgeagent.execution.stages import StageModel
 from edgeagent.model.locks import Hold
 from edgeagent.model.making import Spawn
 from edgeagent.model.resident import Resident
 from edgeagent.model.slicing import legal_cuts, read, slice_variant, stage_of
 from edgeagent.model.store import ModelStore
-from edgeagent.resource.split_candidates import spread
 
 MAX_TAILS = 4
 """Loaded at once: each has weights of its own."""
@@ -51,15 +51,15 @@ class Tails:
         self._turn = asyncio.Lock()
 
     async def cuts(self, resident: Resident) -> tuple[int, ...]:
-        """How many layers a head of this variant may have: a few, as each tail is a file and a worker of its own.
+        """How many layers a head of this variant may have; none where it cannot be cut, or a tail has no room.
 
-        None where it cannot be cut, or a tail has no room.
+        All of them, as a device may hold a head of any depth. (Those that choose a cut, choose among a few.)
         """
         if (resident.variant.bytes or 0) * MEMORY_FACTOR > self._memory_bytes:
             return ()
         header = await asyncio.to_thread(read, Path(resident.local.settings.path))
         with contextlib.suppress(RequestError):
-            return spread(legal_cuts(header, resident.name))
+            return legal_cuts(header, resident.name)
         return ()
 
     @contextlib.asynccontextmanager
@@ -113,7 +113,16 @@ class Tails:
         settings = replace(
             resident.local.settings, path=str(stored.path), variant_sha256=stored.sha256, sequences=1, draft_path=""
         )
-        return _Held(StageModel(settings, cut, source, slots=2, limits=resident.local.limits), hold, num_bytes)
+        stage = StageModel(settings, cut, source, slots=2, limits=resident.local.limits)
+        try:
+            rows = await try_tail(stage, resident.whole)
+        except BaseException:
+            await stage.close()
+            hold.close()
+            raise
+        known = settings.invariance.model_copy(update={"draft_batch": rows, "rewind": True})
+        stage.settings = replace(settings, invariance=known)
+        return _Held(stage, hold, num_bytes)
 
     async def _make_room(self, num_bytes: int) -> None:
         """Unload what was unused the longest. Raises OutOfMemoryError (never enough), BusyError (not now)."""
