@@ -81,7 +81,7 @@ class Answerer:
                 tally = await self._plan(request, material, resident, started_at, adapter)
             except NoPlanError as error:
                 other = await self._instead(stack, resident, error)
-                urgency = await stack.enter_async_context(other.local.lease(claim))
+                urgency = await stack.enter_async_context(other.local.lease(replace(claim, since_s=None)))
                 tally = await self._plan(_for(other, request), material, other, started_at, None)
                 tally.handovers.insert(0, _lost(resident, other, error))
                 resident = other

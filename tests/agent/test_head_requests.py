@@ -20,6 +20,7 @@ from edgeagent.core.errors import NoPlanError, PeerError
 from edgeagent.core.events import Event, Finished, HandedOver, Text
 from edgeagent.core.hardware import Rates
 from edgeagent.core.plan import PlanKind
+from edgeagent.execution.admission import ANYONE
 from edgeagent.execution.embedding import Encoder, OnnxEmbedder
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.execution.peers import Peers
@@ -62,11 +63,12 @@ class Scene:
         )  # fmt: skip
         material = Material(request.messages, (), [], QUESTION)
         events: list[Event] = []
-        answer = self.answerer(stand_in).answer(request, material, self.head, None, 0.0)
-        async with contextlib.aclosing(answer) as stream:
-            async for event in stream:
-                events.append(event)
-                seen(sum(isinstance(each, Text) for each in events))
+        with self.head.local.admission.place(ANYONE) as claim:
+            answer = self.answerer(stand_in).answer(request, material, self.head, None, 0.0, claim)
+            async with contextlib.aclosing(answer) as stream:
+                async for event in stream:
+                    events.append(event)
+                    seen(sum(isinstance(each, Text) for each in events))
         return events
 
 
