@@ -22,7 +22,7 @@ from edgeagent.execution.stages import StageModel
 from edgeagent.execution.transport.mqtt import LastWill
 from edgeagent.model.pool import ModelPool
 from edgeagent.model.tails import Tails
-from edgeagent.parts import device_id, selection_limits, spawn_llama
+from edgeagent.parts import device_id, known_profile, selection_limits, selection_machine, spawn_llama
 from edgeagent.settings import Settings, load_settings
 from edgeagent.wire.messages import OfferedModel, PeerStatus
 from edgeagent.wire.topics import Topics
@@ -57,7 +57,9 @@ async def serve_peer(settings: Settings) -> None:
         transport = await connect_broker(settings, f"edgeagent-{peer}-peer", trust, will)
         stack.push_async_callback(transport.close)
         house = await stack.enter_async_context(open_house(settings, role="peer"))
-        tails = Tails(house.store, spawn_llama, await _beside_wholes(settings, house.pool))
+        beside = await _beside_wholes(settings, house.pool)
+        repacked = selection_machine(settings, known_profile(settings)).repacked
+        tails = Tails(house.store, spawn_llama, beside, repacked)
         stack.push_async_callback(tails.close)
         offers = await _offers(settings, house.pool, tails)
         service = PeerService(peer, __version__, transport, topics, offers, way)

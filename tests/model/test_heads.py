@@ -138,7 +138,7 @@ def test_head_is_leased_where_the_whole_is_not_here(head_only: Path, embedded_st
                 peaks = [peak_bytes(pid) for pid in resident.pids]
                 assert sum(peaks) == pytest.approx(resident.memory_bytes, rel=0.1)
                 await resident.unload()
-                assert resident.pids == ()
+                assert not resident.pids
                 with pytest.raises(ModelNotFoundError, match="no other model is here"):
                     async with StandingIn(pool, store.registry, MODEL).lease(resident):
                         pass
