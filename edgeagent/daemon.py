@@ -27,6 +27,7 @@ from edgeagent.model.governing import Governing
 from edgeagent.model.pool import ModelPool
 from edgeagent.model.power_mode import switch_mode
 from edgeagent.model.rechecking import Rechecking
+from edgeagent.model.standing_in import StandingIn
 from edgeagent.model.store import ModelStore
 from edgeagent.parts import (
     device_id,
@@ -133,6 +134,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         lambda: governing.narrowed(selection_limits(settings)),
         lambda profile: selection_machine(settings, profile),
         kept,
+        draws_here=not config.policy.text_may_leave,
     )
     governing = Governing(
         config.governor,
@@ -157,7 +159,8 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         await stack.enter_async_context(background(pool.unload_idle(), "unload-idle"))
         await stack.enter_async_context(background(governing.run(), "governor"))
         await stack.enter_async_context(background(rechecking.run(), "recheck-rates"))
-        answerer = Answerer(Surroundings(config.policy, config.models, peers), vectors)
+        standing_in = StandingIn(pool, store.registry, config.models.default)
+        answerer = Answerer(Surroundings(config.policy, config.models, peers), vectors, standing_in.lease)
         assistant = Assistant(
             _door(settings, pool, governing, lambda: _elsewhere(store, peers)),
             answerer,

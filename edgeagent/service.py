@@ -25,7 +25,7 @@ from edgeagent.execution.stages import StageModel
 from edgeagent.execution.transport.mqtt import LastWill
 from edgeagent.model.pool import ModelPool
 from edgeagent.model.tails import Tails
-from edgeagent.parts import device_id, selection_limits, spawn_llama
+from edgeagent.parts import device_id, known_profile, selection_limits, selection_machine, spawn_llama
 from edgeagent.settings import Settings, load_settings
 from edgeagent.wire.messages import OfferedModel, PeerStatus
 from edgeagent.wire.topics import Topics
@@ -89,7 +89,8 @@ async def _offers(settings: Settings, stack: contextlib.AsyncExitStack) -> list[
         server = await stack.enter_async_context(open_server(ServerAddress(peer.openai_url, peer.openai_key)))
         return await served_offers(server, peer.models, peer.openai_context_tokens, lambda: _admission(settings))
     house = await stack.enter_async_context(open_house(settings, role="peer"))
-    tails = Tails(house.store, spawn_llama, await _beside_wholes(settings, house.pool))
+    repacked = selection_machine(settings, known_profile(settings)).repacked
+    tails = Tails(house.store, spawn_llama, await _beside_wholes(settings, house.pool), repacked)
     stack.push_async_callback(tails.close)
     return await _own_offers(settings, house.pool, tails)
 
@@ -105,7 +106,7 @@ async def _own_offers(settings: Settings, pool: ModelPool, tails: Tails) -> list
     offers: list[Offer] = []
     for model_id in _offered(settings):
         async with pool.lease(model_id) as resident:
-            facts = await resident.local.facts()
+            facts = await resident.whole.facts()
             assert resident.variant.sha256 is not None
             model = OfferedModel(
                 model=resident.card.id,
@@ -117,6 +118,7 @@ async def _own_offers(settings: Settings, pool: ModelPool, tails: Tails) -> list
                 context_tokens=facts.context_tokens,
                 kv_bytes_per_token=facts.kv_bytes_per_token,
                 cuts=await tails.cuts(resident),
+                final_hidden=True,
             )
         name = f"{model.model}/{model.variant}"
         offers.append(Offer(model, partial(_engine, pool, name), partial(_tail, pool, tails, name)))
@@ -126,7 +128,7 @@ async def _own_offers(settings: Settings, pool: ModelPool, tails: Tails) -> list
 @contextlib.asynccontextmanager
 async def _engine(pool: ModelPool, variant: str) -> AsyncIterator[LocalModel]:
     async with pool.lease(variant) as resident:
-        yield resident.local
+        yield resident.whole
 
 
 @contextlib.asynccontextmanager

@@ -113,7 +113,7 @@ def at_desk(ready_env: dict[str, str]) -> At:
         settings = load_settings(environment=env)
         async with open_house(settings, role="test") as house:
             resident = await house.pool.get(settings.config.models.default)
-            await resident.local.facts()
+            await resident.whole.facts()
             server = await start_http(settings.config.http, house, logging.getLogger("edgeagent.test"))
             try:
                 async with aiohttp.ClientSession() as client:

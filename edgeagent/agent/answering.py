@@ -15,11 +15,11 @@ from edgeagent.agent.drafting import (
     draft_whole,
     shifted,
 )
-from edgeagent.agent.running import Run
+from edgeagent.agent.running import Run, StandIn, nobody
 from edgeagent.agent.situation import Surroundings, imagined
 from edgeagent.agent.tally import Tally
 from edgeagent.core.chat import ChatRequest, Message
-from edgeagent.core.errors import ContextLengthError, DeadlineError, ModelNotFoundError, NoPlanError
+from edgeagent.core.errors import ContextLengthError, DeadlineError, EdgeAgentError, ModelNotFoundError, NoPlanError
 from edgeagent.core.events import Event, Planned, Reduced
 from edgeagent.core.generation import Adapter, Generation, Sampling, TokenStep
 from edgeagent.core.memory import Embedder
@@ -57,11 +57,12 @@ async def adapter_of(request: ChatRequest, resident: Resident) -> Adapter | None
 
 
 class Answerer:
-    """Answers with a resident model, alone or with a peer."""
+    """Answers with a resident model, alone or with a peer. `stand_in` goes on where that is a head without its peer."""
 
-    def __init__(self, surroundings: Surroundings, embedder: Embedder) -> None:
+    def __init__(self, surroundings: Surroundings, embedder: Embedder, stand_in: StandIn = nobody) -> None:
         self._surroundings = surroundings
         self._embedder = embedder
+        self._stand_in = stand_in
 
     async def answer(
         self,
@@ -76,14 +77,35 @@ class Answerer:
         adapter = await adapter_of(request, resident)
         if grammar is not None:
             request = request.model_copy(update={"sampling": request.sampling.model_copy(update={"grammar": grammar})})
-        async with resident.local.lease(claim) as urgency:
-            tally = await self._plan(request, material, resident, started_at, adapter)
+        async with contextlib.AsyncExitStack() as stack:
+            urgency = await stack.enter_async_context(resident.local.lease(claim))
+            try:
+                tally = await self._plan(request, material, resident, started_at, adapter)
+            except NoPlanError as error:
+                other = await self._instead(stack, resident, error)
+                urgency = await stack.enter_async_context(other.local.lease(replace(claim, since_s=None)))
+                tally = await self._plan(_for(other, request), material, other, started_at, None)
+                tally.handovers.insert(0, _lost(resident, other, error))
+                resident = other
             yield Reduced(tally.draft.report)
             yield Planned(tally.decision, requested=request.edgeagent.plan != "auto")
-            run = Run(request, tally, resident, self._surroundings.peers, urgency)
+            run = Run(request, tally, resident, self._surroundings.peers, urgency, self._stand_in)
             async with contextlib.aclosing(run.events()) as events:
                 async for event in events:
                     yield event
+
+    async def _instead(self, stack: contextlib.AsyncExitStack, resident: Resident, error: NoPlanError) -> Resident:
+        """A whole model, in use until the stack is closed, where a head has lost the peers that it once had.
+
+        Raises the error for every other reason, and with another one where no model can stand in.
+        """
+        if resident.head is None or not self._surroundings.has_met_peers:
+            raise error
+        await resident.unload()  # its memory may be what the other one needs
+        try:
+            return await stack.enter_async_context(self._stand_in(resident))
+        except EdgeAgentError as lack:
+            raise NoPlanError(f"{error}; and {lack}") from error
 
     async def complete(
         self,
@@ -95,7 +117,7 @@ class Answerer:
         claim: Claim = ANYONE,
     ) -> str:
         """A short greedy answer of the local model: the agent's decisions. Raises EngineError, and as a turn does."""
-        local = resident.local
+        local = resident.whole
         async with local.lease(claim) as urgency:
             prompt = await local.encode([{"role": m.role, "content": m.content} for m in messages])
             generation = Generation(
@@ -208,6 +230,21 @@ class Answerer:
         return [whole, selected] if selected else [whole]
 
 
+def _for(other: Resident, request: ChatRequest) -> ChatRequest:
+    """The request, to another model, which leaves the plan to the planner."""
+    wish = request.edgeagent.model_copy(update={"plan": "auto", "adapter": None})
+    return request.model_copy(update={"model": other.card.id, "edgeagent": wish})
+
+
+def _lost(resident: Resident, other: Resident, error: NoPlanError) -> Handover:
+    return Handover(
+        at_token=0,
+        from_=f"{resident.card.id}, of which a part is here",
+        to=f"{other.card.id} {other.variant.name}",
+        reason=f"{error}; another model answers",
+    )
+
+
 def _check_wait(ask: Ask, situation: Situation, spent_s: float) -> None:
     """Raises DeadlineError when it is the time spent waiting that leaves no plan."""
     if ask.deadline_s is None:
@@ -298,7 +335,8 @@ def _target(chosen: Candidate, situation: Situation, *, is_named: bool) -> PeerM
     option = _peer_of(chosen, situation)
     if option is None:
         return None
-    wait_s = LEASE_S + option.queue_s if option.is_same_variant and not is_named else PATIENCE_S
+    is_sooner_here = option.is_same_variant and situation.local.head is None and not is_named
+    wait_s = LEASE_S + option.queue_s if is_sooner_here else PATIENCE_S
     return PeerModel(option.peer, option.model, option.variant_sha256, option.exact_key, wait_s)
 
 

@@ -21,7 +21,7 @@ from edgeagent.agent.selection import ToolSelector
 from edgeagent.agent.toolcall import ToolCaller
 from edgeagent.agent.tools import Tool, ToolRegistry
 from edgeagent.core.chat import ChatRequest, Message, ToolChoice
-from edgeagent.core.errors import DownloadError, EngineError, ModelFileError
+from edgeagent.core.errors import DownloadError, EngineError, ModelFileError, RequestError
 from edgeagent.core.events import Event, Finished, FinishReason, Governed, RecalledMemories, ToolCalled, Usage
 from edgeagent.core.memory import Embedder, MemoryHit, MemoryItem
 from edgeagent.core.plan import AnswerReport, Decision, MemoryReport, PlanKind, PlanQuery, Recalled, ReductionLevel
@@ -104,6 +104,8 @@ class Assistant:
         lack = await self._lack_of_encoder(request)
         if lack:
             request = _without_encoder(request)
+        elif resident.head is not None:
+            lack, request = _lack_of_whole(request, resident), _without_tools(request)
         memories = await self._recall(request, user)
         if memories:
             yield RecalledMemories(tuple((Recalled(id=h.item.id, score=h.score), h.item.text) for h in memories))
@@ -278,6 +280,21 @@ def _sample(finished: Finished) -> Sample | None:
         tpot_s=None if report.accepted_tokens else measured.tpot_s,
         predicted_tpot_s=predicted.tpot_s,
     )
+
+
+def _lack_of_whole(request: ChatRequest, resident: Resident) -> str | None:
+    """Why there are no tools where only a head of the model is here. Raises RequestError when a call is demanded."""
+    if not (request.tools or request.edgeagent.agent) or request.tool_choice.mode == "none":
+        return None
+    lack = f"without tools, which need a whole model here, and only the first layers of {resident.card.id} are"
+    if request.tool_choice.mode in ("required", "named"):
+        raise RequestError(f"no tool can be called {lack}; ask another model")
+    return f"answered {lack}" if request.tools else None
+
+
+def _without_tools(request: ChatRequest) -> ChatRequest:
+    wish = request.edgeagent.model_copy(update={"agent": False})
+    return request.model_copy(update={"tool_choice": ToolChoice(mode="none"), "edgeagent": wish})
 
 
 def _without_encoder(request: ChatRequest) -> ChatRequest:

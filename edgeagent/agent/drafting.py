@@ -10,7 +10,7 @@ from edgeagent.core.chat import Document, Message
 from edgeagent.core.generation import Pruning
 from edgeagent.core.memory import Embedder, MemoryHit
 from edgeagent.core.plan import Dropped, Moved, ReductionLevel, ReductionReport
-from edgeagent.execution.local import LocalModel
+from edgeagent.execution.loaded import LoadedModel
 from edgeagent.execution.pruning import WINDOW, num_droppable
 from edgeagent.model.reduction import Sentence, select, similarity
 from edgeagent.model.sentences import split_sentences
@@ -71,7 +71,7 @@ class Gone:
     prompt_tokens: int
 
 
-async def shifted(material: Material, model: LocalModel, room: int, drafts: Sequence[Draft]) -> Material | None:
+async def shifted(material: Material, model: LoadedModel, room: int, drafts: Sequence[Draft]) -> Material | None:
     """The material without the oldest part of its conversation; None when nothing may go.
 
     `room` is for the prompt in tokens, `drafts` are those that do not fit, the whole one first.
@@ -85,7 +85,7 @@ async def shifted(material: Material, model: LocalModel, room: int, drafts: Sequ
     return replace(material, messages=left.messages, earlier=earlier, gone=gone)
 
 
-async def draft_whole(material: Material, model: LocalModel) -> Draft:
+async def draft_whole(material: Material, model: LoadedModel) -> Draft:
     """Level L0: every line, the changing ones last."""
     documents = {d.source: d.text for d in material.documents}
     turns = compose(material.messages, documents, material.recalled, material.layout)
@@ -101,7 +101,7 @@ async def draft_whole(material: Material, model: LocalModel) -> Draft:
     return Draft(ReductionLevel.L0, turns, tokens, report)
 
 
-async def draft_selected(material: Material, model: LocalModel, embedder: Embedder, whole: Draft) -> Draft | None:
+async def draft_selected(material: Material, model: LoadedModel, embedder: Embedder, whole: Draft) -> Draft | None:
     """Level L2: the sentences of the documents that are most relevant to the question. None if too short for it."""
     units = [
         (document.source, index, text)
@@ -129,7 +129,7 @@ async def draft_selected(material: Material, model: LocalModel, embedder: Embedd
     return Draft(ReductionLevel.L2, turns, tokens, report)
 
 
-async def draft_pruned(material: Material, model: LocalModel, whole: Draft) -> Draft | None:
+async def draft_pruned(material: Material, model: LoadedModel, whole: Draft) -> Draft | None:
     """Level L5: the whole prompt, of whose positions a share is dropped once it was read. None if too few could go.
 
     The instructions and the question stay.
@@ -158,7 +158,7 @@ def _dropped(gone: Gone | None, num_tokens: int) -> tuple[Dropped, ...]:
     return (Dropped(source=CONVERSATION, tokens=gone.prompt_tokens - num_tokens, reason=reason),)
 
 
-async def _moved(layout: Layout, model: LocalModel) -> Moved | None:
+async def _moved(layout: Layout, model: LoadedModel) -> Moved | None:
     if not layout.moved:
         return None
     [tokens] = await model.count([layout.block])

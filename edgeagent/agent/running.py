@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from edgeagent.agent.language.gbnf import completion
@@ -12,16 +13,19 @@ from edgeagent.agent.shown import ShownTokens
 from edgeagent.agent.tally import Tally
 from edgeagent.agent.textstream import TextStream
 from edgeagent.core.chat import ChatRequest
-from edgeagent.core.errors import PeerError, RequestError
+from edgeagent.core.errors import EdgeAgentError, EngineLostError, ModelNotFoundError, PeerError, RequestError
 from edgeagent.core.events import Event, Finished, FinishReason, HandedOver, Text, Usage
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.core.plan import Handover, PlanKind
+from edgeagent.core.stages import WIRE_BITS
 from edgeagent.execution.admission import Urgency
 from edgeagent.execution.executors import Executor, LocalExecutor, PeerModel, RemoteExecutor
 from edgeagent.execution.handover import complete
+from edgeagent.execution.heads import HeadOfFile, HeadOfWhole
 from edgeagent.execution.meeting import PrefillExecutor
 from edgeagent.execution.peers import Peers
-from edgeagent.execution.splitting import HeadOfWhole, SplitDecodeExecutor, SplitPrefillExecutor
+from edgeagent.execution.split_decode import SplitDecodeExecutor
+from edgeagent.execution.splitting import SplitPrefillExecutor
 from edgeagent.model.resident import Resident
 
 LOCAL_TRIES = 3
@@ -32,9 +36,22 @@ ANOTHER_PEER = "another peer that holds the same variant"
 
 Steps = AsyncGenerator[TokenStep | Handover, None]
 
+StandIn = Callable[[Resident], AbstractAsyncContextManager[Resident]]
+"""The best whole model of this machine, in use while inside, in place of one of which only a head is here.
+
+Raises EdgeAgentError when there is none."""
+
+
+@contextlib.asynccontextmanager
+async def nobody(lost: Resident) -> AsyncGenerator[Resident, None]:
+    """A stand-in where nothing is known of other models."""
+    raise ModelNotFoundError(f"no other model than {lost.card.id} is here; pull one")
+    yield lost
+
 
 class Run:
-    """One answer under way, in its turn at the engine. `peers` is needed for the plans that name one."""
+    """One answer under way, in its turn at the engine. `peers` is needed for the plans that name one, `stand_in` where
+    only a head of the model is here."""
 
     def __init__(
         self,
@@ -43,8 +60,10 @@ class Run:
         resident: Resident,
         peers: Peers | None,
         urgency: Urgency,
+        stand_in: StandIn,
     ) -> None:
         self._tally = tally
+        self._stand_in = stand_in
         self._urgency = urgency
         self._resident = resident
         self._peers = peers
@@ -119,6 +138,7 @@ class Run:
     async def _steps(self) -> Steps:
         chain = self._chain()
         journal = self._for(chain)
+        lost: EdgeAgentError
         for tries_left in reversed(range(PEER_TRIES)):
             try:
                 async with contextlib.aclosing(complete(journal, chain)) as steps:
@@ -126,23 +146,39 @@ class Run:
                         yield step
                         if isinstance(step, TokenStep):
                             journal = journal.extended(step.token)
-            except PeerError as error:
-                # Only another model's answer can end up here: every other chain ends with the local engine.
+            except (PeerError, EngineLostError) as error:
+                # Only another model's answer, or one of a head, can end up here with a peer's error.
+                if isinstance(error, EngineLostError) and self._resident.head is None:
+                    raise
                 lost = error
             else:
                 return
             if not tries_left or not isinstance(chain[0], RemoteExecutor) or not chain[0].has_other:
                 break
             yield Handover(at_token=len(journal.output), from_=chain[0].name, to=ANOTHER_PEER, reason=str(lost))
-        async with contextlib.aclosing(self._switch(lost)) as steps:
+        async with self._next_model(lost) as resident, contextlib.aclosing(self._switch(lost, resident)) as steps:
             async for step in steps:
                 yield step
 
-    async def _switch(self, error: PeerError) -> Steps:
+    @contextlib.asynccontextmanager
+    async def _next_model(self, error: EdgeAgentError) -> AsyncGenerator[Resident, None]:
+        """A whole model of this machine, in its turn there. Raises PeerError when there is none."""
+        if self._resident.head is None:
+            yield self._resident
+            return
+        await self._resident.unload()  # its memory may be what the other one needs
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                other = await stack.enter_async_context(self._stand_in(self._resident))
+                await stack.enter_async_context(other.local.lease())
+            except EdgeAgentError as lack:
+                raise PeerError(f"{error}; {self._resident.card.id} cannot go on here, and {lack}") from error
+            yield other
+
+    async def _switch(self, error: EdgeAgentError, resident: Resident) -> Steps:
         """Another model's answer broke off: this machine's model goes on from its text, marked in the report."""
-        tally, resident = self._tally, self._resident
-        made = tally.num_tokens
-        rest = await self._fitting(await self._continued(max(1, tally.max_tokens - made)))
+        tally, made = self._tally, self._tally.num_tokens
+        rest = await self._fitting(await self._continued(max(1, tally.max_tokens - made), resident), resident)
         if rest is None and not made:
             raise error
         if rest is None:
@@ -156,13 +192,13 @@ class Run:
             reason=f"{error}; another model goes on",
         )
         tally.model, tally.variant = resident.card.id, resident.variant.name
-        async with contextlib.aclosing(complete(rest, self._local())) as steps:
+        async with contextlib.aclosing(complete(rest, self._local(resident))) as steps:
             async for step in steps:
                 yield step
 
-    async def _fitting(self, rest: Generation) -> Generation | None:
+    async def _fitting(self, rest: Generation, resident: Resident) -> Generation | None:
         """As much of it as this machine's context holds, which may be smaller than the peer's; None: nothing."""
-        context = (await self._resident.local.facts()).context_tokens
+        context = (await resident.whole.facts()).context_tokens
         left = context - len(rest.prompt)
         if left <= len(rest.output):
             return None
@@ -170,16 +206,22 @@ class Run:
             self._tally.limit_note = f"the answer ends where the context of {context} tokens is full"
         return replace(rest, max_tokens=min(rest.max_tokens, left))
 
-    async def _continued(self, num_left: int) -> Generation:
-        """This machine's Generation behind the text that is there. A grammar has to take that text first."""
+    async def _continued(self, num_left: int, resident: Resident) -> Generation:
+        """That model's Generation behind the text that is there. A grammar has to take that text first."""
         self._stream.drop_part()  # the other model's tokens do not finish it
-        local, turns, text = self._resident.local, self._tally.draft.turns, self._stream.text
+        local, turns, text = resident.whole, self._tally.draft.turns, self._stream.text
         whole = await local.encode(turns, answer_prefix=text)
+        rest = replace(
+            self._generation, variant_sha256=resident.variant.sha256 or "", prompt=whole, max_tokens=num_left
+        )
+        if resident is not self._resident and rest.sampling.logit_bias:
+            self._tally.notes.append("logit_bias is not applied from here on: its token ids are another model's")
+            rest = replace(rest, sampling=rest.sampling.model_copy(update={"logit_bias": ()}))
         if self._generation.sampling.grammar is None:
-            return replace(self._generation, prompt=whole, max_tokens=num_left)
+            return rest
         prompt = await local.encode(turns)
         output = whole[len(prompt) :]
-        return replace(self._generation, prompt=prompt, output=output, max_tokens=len(output) + num_left)
+        return replace(rest, prompt=prompt, output=output, max_tokens=len(output) + num_left)
 
     def _for(self, chain: Sequence[Executor]) -> Generation:
         """What the chain extends: another model's vocabulary knows nothing of the token ids of a bias."""
@@ -190,29 +232,34 @@ class Run:
         return replace(generation, sampling=generation.sampling.model_copy(update={"logit_bias": ()}))
 
     def _split(self, target: PeerModel) -> Executor:
-        chosen, traffic = self._tally.decision.chosen, self._tally.traffic
+        chosen, traffic, head = self._tally.decision.chosen, self._tally.traffic, self._resident.head
         assert self._peers is not None
         assert chosen.k is not None
-        head = HeadOfWhole(self._resident.local, self._resident.card.id, chosen.k)
+        hidden = next(kind for kind, bits in WIRE_BITS.items() if bits == chosen.wire_bits)
+        if head is not None:
+            of_file = HeadOfFile(head.stage, self._resident.card.id, head.max_rows, hidden)
+            return SplitDecodeExecutor(of_file, self._peers, target, traffic, head.output)
+        of_whole = HeadOfWhole(self._resident.whole, self._resident.card.id, chosen.k, hidden)
         if chosen.plan is PlanKind.SPLIT_PREFILL:
-            return SplitPrefillExecutor(head, self._peers, target, traffic, self._urgency)
-        return SplitDecodeExecutor(head, self._peers, target, traffic)
+            return SplitPrefillExecutor(of_whole, self._peers, target, traffic, self._urgency)
+        return SplitDecodeExecutor(of_whole, self._peers, target, traffic)
 
-    def _local(self) -> Sequence[Executor]:
-        return [LocalExecutor(self._resident.local, self._tally.traffic, self._urgency)] * LOCAL_TRIES
+    def _local(self, resident: Resident) -> Sequence[Executor]:
+        return [LocalExecutor(resident.whole, self._tally.traffic, self._urgency)] * LOCAL_TRIES
 
     def _chain(self) -> Sequence[Executor]:
         """The chosen executor, then those that can go on identically."""
-        tally, target = self._tally, self._tally.target
+        tally, target, resident = self._tally, self._tally.target, self._resident
+        then = self._local(resident) if resident.head is None else []
         if tally.decision.chosen.plan is PlanKind.LOCAL:
-            return self._local()
+            return then
         assert target is not None
         assert self._peers is not None
         if tally.decision.chosen.plan is PlanKind.PREFILL:
-            first = PrefillExecutor(self._resident.local, self._peers, target, tally.traffic, self._urgency)
-            return [first, *self._local()]
+            first = PrefillExecutor(resident.whole, self._peers, target, tally.traffic, self._urgency)
+            return [first, *then]
         if tally.decision.chosen.plan.is_split:
-            return [self._split(target), *self._local()]
-        if target.variant_sha256 and target.variant_sha256 == self._resident.variant.sha256:
-            return [RemoteExecutor(self._peers, target, tally.traffic), *self._local()]
+            return [self._split(target), *then]
+        if target.variant_sha256 and target.variant_sha256 == resident.variant.sha256:
+            return [RemoteExecutor(self._peers, target, tally.traffic), *then]
         return [RemoteExecutor(self._peers, target, tally.traffic, tally.draft.turns)]

@@ -12,9 +12,10 @@ from edgeagent.core.link import LinkEstimate
 from edgeagent.core.plan import PlanKind, PlanQuery
 from edgeagent.execution.local import LoadedFacts
 from edgeagent.execution.peers import Peers, PeerView
-from edgeagent.model.resident import Resident
+from edgeagent.model.recipe import output_share
+from edgeagent.model.resident import HeldHead, Resident
 from edgeagent.resource.cost import LinkSpeeds, Speeds
-from edgeagent.resource.planner import LocalOption, Objective, PeerOption, Rules, Situation
+from edgeagent.resource.planner import HeadOption, LocalOption, Objective, PeerOption, Rules, Situation
 from edgeagent.resource.split_candidates import Shape
 from edgeagent.wire.messages import OfferedModel
 
@@ -41,7 +42,7 @@ class Surroundings:
 
         `needs_peer`: the request names a plan that takes a peer, so one is waited for, and its link measured, longer.
         """
-        facts = await resident.local.facts()
+        own = await _local(resident)
         patience_s = NAMED_PLAN_S if needs_peer else LINK_PROBE_S
         if self.peers and needs_peer:
             await self.peers.wait_for_peer(patience_s)
@@ -56,7 +57,7 @@ class Surroundings:
             for model in view.status.models
             if (option := self._option(view, model, resident))
         ]
-        return Situation(_local(resident, facts), options, self._rules())
+        return Situation(own, options, self._rules())
 
     @property
     def has_met_peers(self) -> bool:
@@ -71,6 +72,7 @@ class Surroundings:
         return Rules(
             plans=frozenset(self._policy.plans),
             text_may_leave=self._policy.text_may_leave,
+            lossy_wire=self._policy.lossy_wire,
             quality_floor=self._policy.quality_floor,
             latency_target_s=self._models.latency_target_s,
             # Without a limit of the owner's, what is loaded was granted its memory, whatever is free beside it now.
@@ -112,6 +114,7 @@ class Surroundings:
             is_same_variant=is_same,
             is_served=model.variant_sha256 is None,
             cuts=model.cuts,
+            final_hidden=model.final_hidden,
             barred=frozenset(p for p in PlanKind if not self.peers.may(view.status.id, p, model.model)),
         )
 
@@ -184,24 +187,42 @@ def _peer_speeds(model: OfferedModel, resident: Resident) -> Speeds:
     )
 
 
-def _local(resident: Resident, facts: LoadedFacts) -> LocalOption:
+async def _local(resident: Resident) -> LocalOption:
+    if resident.head is not None:
+        return await _held(resident, resident.head)
+    facts = await resident.whole.facts()
+    cell_bytes, chunk_tokens = _exchangeable_bytes(resident, facts), resident.local.settings.chunk_tokens
+    return replace(
+        _option_of(resident, facts.context_tokens, facts.exact_key),
+        kv_bytes_per_token=cell_bytes,
+        can_prune=facts.can_prune,
+        shape=Shape(facts.layers, facts.width, cell_bytes, chunk_tokens, _output_share(resident)),
+    )
+
+
+async def _held(resident: Resident, head: HeldHead) -> LocalOption:
+    """Where only the first layers are here."""
+    facts, cut = await head.stage.facts(), head.stage.cut
+    return replace(
+        _option_of(resident, facts.context_tokens, facts.exact_key),
+        can_prune=False,
+        shape=Shape(cut.layers, facts.width, 0, head.stage.settings.chunk_tokens, _output_share(resident)),
+        head=HeadOption(head.k, head.why, draws=head.output is not None),
+    )
+
+
+def _output_share(resident: Resident) -> float:
+    return output_share(resident.card, resident.variant)
+
+
+def _option_of(resident: Resident, context_tokens: int, exact_key: str) -> LocalOption:
     return LocalOption(
         model=resident.card.id,
         variant=resident.variant.name,
         speeds=Speeds.measured(resident.rates, *resident.position_s),
-        context_tokens=facts.context_tokens,
+        context_tokens=context_tokens,
         memory_bytes=resident.memory_bytes,
         quality=resident.variant.quality.perplexity if resident.variant.quality else None,
-        kv_bytes_per_token=_exchangeable_bytes(resident, facts),
-        exact_key=facts.exact_key,
-        can_prune=facts.can_prune,
-        shape=_shape(resident, facts),
+        kv_bytes_per_token=0,
+        exact_key=exact_key,
     )
-
-
-def _shape(resident: Resident, facts: LoadedFacts) -> Shape | None:
-    """None where cells of single layers cannot be exchanged."""
-    cell_bytes = _exchangeable_bytes(resident, facts)
-    if not cell_bytes:
-        return None
-    return Shape(facts.layers, facts.width, cell_bytes, resident.local.settings.chunk_tokens)

@@ -10,7 +10,7 @@ from edgeagent.core.stage_descriptor import StageDescriptor
 from edgeagent.execution.admission import Claim
 from edgeagent.execution.executors import token_of
 from edgeagent.execution.session import Session
-from edgeagent.execution.stage_sessions import CellRows, Draw, Ran, StageEvent, StageSession
+from edgeagent.execution.stage_sessions import CellRows, Draw, HiddenRows, Ran, StageEvent, StageSession
 from edgeagent.execution.stages import StageModel
 from edgeagent.wire.messages import Accepted, Done, Open, Step, chunks
 
@@ -39,17 +39,24 @@ class SplitJob:
 
     async def run(self, claim: Claim) -> None:
         """Raises RequestError for a head that does not fit, WireError when hidden states do not come."""
-        job = self._job
-        if job.job == "split-decode" and job.sampling.has_penalties:
+        job, is_answer = self._job, self._job.job == "split-decode"
+        if is_answer and job.sampling.has_penalties:
             raise RequestError("penalties look at the prompt, which this peer does not see; leave them out")
         async with self._stage.admission.turn(claim):
             ours = await self._stage.descriptor(job.model, self._theirs.hidden)
             ours.check_same(self._theirs)
-            sampling = job.sampling if job.job == "split-decode" else None
+            sampling = job.sampling if is_answer and not job.final_hidden else None
             room = job.prompt_tokens + job.max_tokens
-            async with self._stage.session(room, self._theirs.hidden, sampling=sampling) as sequence:
+            opening = self._stage.session(room, self._theirs.hidden, gives_hidden=job.final_hidden, sampling=sampling)
+            async with opening as sequence:
                 self._session.expect_split(job)
-                self._session.send(Accepted(kv_bytes_per_token=sum(ours.kv_planes), stage=ours))
+                self._session.send(
+                    Accepted(
+                        kv_bytes_per_token=sum(ours.kv_planes),
+                        stage=ours,
+                        max_rows=self._stage.settings.draft_rows if is_answer else None,
+                    )
+                )
                 await self._work(sequence)
 
     async def _work(self, sequence: StageSession) -> None:
@@ -57,11 +64,11 @@ class SplitJob:
         sizes = chunks(self._job.prompt_tokens, self._theirs.chunk_tokens)
         position, is_over = 0, False
         for index, tokens in enumerate(sizes):
-            draws = is_answer and index == len(sizes) - 1
+            is_last = index == len(sizes) - 1
             rows = await self._block(index)
-            draw = Draw(self._job.max_tokens) if draws else None
+            draw = Draw(self._job.max_tokens) if is_answer and is_last and self._draws else None
             run = sequence.run_hidden(rows, position, [tokens], cells=not is_answer, draw=draw)
-            is_over = await self._follow(index, run)
+            is_over = await self._follow(index, run, gives_hidden=is_last)
             position += tokens
         if is_answer and not is_over:
             await self._answer(sequence)
@@ -74,12 +81,17 @@ class SplitJob:
         is_over = False
         while not is_over:
             step = await self._step()
-            rows = await self._block(step.block)
-            draw = Draw(self._job.max_tokens, step.guesses)
-            run = sequence.run_hidden(rows, step.position, [1 + len(step.guesses)], draw=draw)
-            is_over = await self._follow(step.block, run)
+            rows, num_tokens = await self._block(step.block), 1 + len(step.guesses)
+            draw = Draw(self._job.max_tokens, step.guesses) if self._draws else None
+            run = sequence.run_hidden(rows, step.position, [num_tokens], all_rows=not self._draws, draw=draw)
+            is_over = await self._follow(step.block, run, gives_hidden=True)
 
-    async def _follow(self, index: int, events: AsyncGenerator[StageEvent, None]) -> bool:
+    @property
+    def _draws(self) -> bool:
+        """Whether the peer draws the answer's tokens."""
+        return not self._job.final_hidden
+
+    async def _follow(self, index: int, events: AsyncGenerator[StageEvent, None], *, gives_hidden: bool) -> bool:
         """Send what comes of a run; whether the answer is over."""
         is_over = False
         async with contextlib.aclosing(events):
@@ -87,6 +99,8 @@ class SplitJob:
                 match event:
                     case CellRows(data=data):
                         self._session.send_blocks([(index, data)], bulk=True)
+                    case HiddenRows(data=data) if gives_hidden:
+                        self._session.send_blocks([(index, data)], bulk=False)
                     case TokenStep():
                         self._session.send(token_of(event))
                     case Ran(reason=reason) if reason is not None:

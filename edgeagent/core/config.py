@@ -130,7 +130,8 @@ class EngineConfig(Section):
 
 class PolicyConfig(Section):
     text_may_leave: bool = True
-    lossy_wire: Literal[False] = False
+    lossy_wire: bool = False
+    """Whether hidden states may travel rounded where that is faster; every answer that they did names it."""
     plans: tuple[PlanKind, ...] = tuple(PlanKind)
     quality_floor: float | None = Field(default=None, gt=1)
     """Highest perplexity a chosen variant may have; None: no floor."""

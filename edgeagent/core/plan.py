@@ -114,6 +114,8 @@ class Candidate(Value):
     quality: float | None = None
     """Perplexity of the variant on its card; lower is better; None: unmeasured."""
     wire: Literal["exact", "lossy"] = "exact"
+    wire_kl: float | None = None
+    """Of a lossy wire: mean KL divergence from the exact one, in nats, as measured with the embedded chat model."""
     rejected: str | None = None
 
 
@@ -166,6 +168,12 @@ class AnswerReport(Value):
     peer: str | None = None
     why: str
     k: int | None = None
+    wire: Literal["exact", "lossy"] = "exact"
+    """What crossed to the peer and back: `lossy` only where `policy.lossy_wire` allows it."""
+    wire_bits: int | None = None
+    """Bits of a hidden state's value; None where none travelled."""
+    wire_kl: float | None = None
+    """See `Candidate.wire_kl`."""
     seed: int = 0
     reduction: ReductionReport = ReductionReport()
     memory: MemoryReport = MemoryReport()

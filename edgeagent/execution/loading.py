@@ -44,6 +44,13 @@ class LoadSettings:
         """
         return self.invariance.threads or not (self.flash_attention and self.kv_type == "f16")
 
+    @property
+    def draft_rows(self) -> int:
+        """The largest batch of one sequence's tokens behind its prompt that may be tried; 1: none is."""
+        if not self.speculation or not self.invariance.rewind:
+            return 1
+        return min(self.invariance.draft_batch, self.chunk_tokens)
+
     def parameters(self) -> Message:
         """Of the worker's op `load`."""
         return {**asdict(self), "invariance": self.invariance.model_dump()}
@@ -84,8 +91,24 @@ def engine_name(settings: LoadSettings, reply: Message) -> str:
 
 def facts_of(settings: LoadSettings, reply: Message) -> LoadedFacts:
     """From the reply to op `load`."""
+    return LoadedFacts(
+        context_tokens=int(reply["context_tokens"]),
+        kv_bytes_per_token=int(reply["kv_bytes_per_token"]),
+        has_template=bool(reply["has_template"]),
+        can_prune=bool(reply["can_prune"]),
+        kv_planes=tuple(int(size) for size in reply["kv_planes"]),
+        layers=int(reply["layers"]),
+        width=int(reply["width"]),
+        engine=engine_name(settings, reply),
+        system=str(reply["system"]),
+        exact_key=exact_key_of(settings, settings.variant_sha256, reply),
+    )
+
+
+def exact_key_of(settings: LoadSettings, variant_sha256: str, reply: Message) -> str:
+    """Of the variant, loaded like that by the engine that replied."""
     identity = [
-        settings.variant_sha256,
+        variant_sha256,
         settings.kv_type,
         settings.flash_attention,
         settings.extra_buffers,
@@ -97,15 +120,4 @@ def facts_of(settings: LoadSettings, reply: Message) -> LoadedFacts:
         identity.append(settings.threads)
     if settings.gpu_layers:
         identity += [settings.gpu_layers, settings.experts_on_cpu]
-    return LoadedFacts(
-        context_tokens=int(reply["context_tokens"]),
-        kv_bytes_per_token=int(reply["kv_bytes_per_token"]),
-        has_template=bool(reply["has_template"]),
-        can_prune=bool(reply["can_prune"]),
-        kv_planes=tuple(int(size) for size in reply["kv_planes"]),
-        layers=int(reply["layers"]),
-        width=int(reply["width"]),
-        engine=engine_name(settings, reply),
-        system=str(reply["system"]),
-        exact_key=hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest(),
-    )
+    return hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest()

@@ -1,21 +1,19 @@
 """A variant loaded in a worker of its own: the daemon's handle to local generation."""
 
-import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Alternative, Generation, TokenStep
 from edgeagent.core.invariance import Invariance
-from edgeagent.execution.admission import ANYONE, USUAL, Admission, Claim, Urgency
+from edgeagent.execution.admission import USUAL, Admission, Urgency
 from edgeagent.execution.channel import Message, Received
 from edgeagent.execution.confine import WorkerLimits
 from edgeagent.execution.keeping import Cells, Keeping
 from edgeagent.execution.kvstore.store import KvStore
-from edgeagent.execution.loading import LoadedFacts, LoadSettings, facts_of, pace_of
+from edgeagent.execution.loaded import LOAD_STALL_S, LoadedModel
+from edgeagent.execution.loading import LoadedFacts, LoadSettings, facts_of
 from edgeagent.execution.recovering import Recovering
 from edgeagent.execution.supervisor import Worker
 
@@ -32,8 +30,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-
-LOAD_STALL_S = 300.0  # a large file on an SD card takes minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +73,7 @@ class Pruned:
 EngineEvent = Evaluated | Exported | Reloaded | Drafted | Pruned | TokenStep
 
 
-class LocalModel:
+class LocalModel(LoadedModel):
     """Loads on first use, once more after a crash, and unloads when told.
 
     The worker holds as many sequences as `settings` say: so many requests can have a `lease` together. With a `store`,
@@ -95,42 +91,13 @@ class LocalModel:
         step_s: float = 0.0,
         store: KvStore | None = None,
     ) -> None:
-        self.settings = settings
-        self.admission = Admission(slots=settings.sequences, queue=queue, per_user=per_user)
-        self.limits = limits
+        admission = Admission(slots=settings.sequences, queue=queue, per_user=per_user)
+        super().__init__(settings, admission, limits)
         self._step_s = step_s
         self._recovering = Recovering()
         self._store = store
         self._keeping: Keeping | None = None
-        self._worker: Worker | None = None
         self._facts: LoadedFacts | None = None
-        self._loading = asyncio.Lock()
-        self._pace: tuple[int, float] | None = None
-        self.before_load: Callable[[], Awaitable[None]] | None = None
-        """Awaited before each worker is started; what it raises, the request gets."""
-        self.on_load: Callable[[int], None] = lambda pid: None
-        self.template_note: str | None = None
-        """What was wrong with the model's own template when the newest prompt was made; None: nothing."""
-
-    @property
-    def is_loaded(self) -> bool:
-        return self._worker is not None and self._worker.is_alive
-
-    @property
-    def pid(self) -> int | None:
-        return self._worker.pid if self._worker else None
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests that hold the engine or wait for it."""
-        return self.admission.num_requests
-
-    def lease(self, claim: Claim = ANYONE) -> AbstractAsyncContextManager[Urgency]:
-        """One of the engine's sequences for one request, and how urgent it is there.
-
-        Raises BusyError, TooManyRequestsError, DeadlineError.
-        """
-        return self.admission.turn(claim)
 
     def set_invariance(self, invariance: Invariance) -> None:
         """What the probe found, for the next load."""
@@ -138,33 +105,16 @@ class LocalModel:
 
     async def facts(self) -> LoadedFacts:
         """Loads the variant if need be. Raises ModelFileError, OutOfMemoryError, EngineLostError."""
-        await self._ready()
+        await self.worker()
         assert self._facts is not None
         return self._facts
-
-    async def worker(self) -> Worker:
-        """The worker with the variant loaded, for what else it can do (`execution.stages`). Raises as `facts`."""
-        return await self._ready()
-
-    async def encode(self, messages: Sequence[Mapping[str, str]], answer_prefix: str = "") -> tuple[int, ...]:
-        """Prompt token ids of chat turns, by the model's own template."""
-        worker = await self._ready()
-        reply, _ = await worker.call("encode", messages=[dict(m) for m in messages], answer_prefix=answer_prefix)
-        self.template_note = reply["note"]
-        return tuple(reply["tokens"])
-
-    async def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens in each text."""
-        worker = await self._ready()
-        reply, _ = await worker.call("count", texts=list(texts))
-        return [int(n) for n in reply["counts"]]
 
     async def num_warm(self, prompt: Sequence[int], adapter: str = "") -> int:
         """How many of a prompt's tokens, from the first on, need not be evaluated now. Raises EngineLostError.
 
         Kept cells hold nearly all that the worker's own do: of the newest answer what came since they were kept lacks.
         """
-        worker = await self._ready()
+        worker = await self.worker()
         if self._keeping is not None:
             return min(await self._keeping.num_kept(prompt, adapter), len(prompt) - 1)
         assert self._facts is not None
@@ -175,7 +125,7 @@ class LocalModel:
         self, generation: Generation, urgency: Urgency = USUAL, *, export_kv: bool = False
     ) -> AsyncGenerator[EngineEvent, None]:
         """Extend a Generation from its journal. Raises EngineLostError when the worker dies on the way."""
-        worker = await self._ready()
+        worker = await self.worker()
         if change := self._recovering.began(generation.id):
             yield Reloaded(change)
         keeping, output = self._keeping, list(generation.output)
@@ -222,7 +172,7 @@ class LocalModel:
 
     async def prefill(self, prompt: Sequence[int], urgency: Urgency = USUAL) -> AsyncGenerator[Evaluated, None]:
         """Fill the cache chunk by chunk; leaving the iteration keeps what was evaluated."""
-        worker = await self._ready()
+        worker = await self.worker()
         if self._keeping:
             await self._keeping.restore(worker, prompt, ())
         async with contextlib.aclosing(worker.stream("prefill", prompt=prompt, **asdict(urgency))) as stream:
@@ -231,63 +181,33 @@ class LocalModel:
 
     async def splice(self, prompt: Sequence[int], first_block: int, blocks: Sequence[bytes]) -> None:
         """Put a peer's blocks behind the cells evaluated here. Raises EngineError when they do not fit."""
-        worker = await self._ready()
+        worker = await self.worker()
         await worker.call("splice", blocks, prompt=prompt, first_block=first_block)
 
     async def bench(self, prompt_tokens: int, decode_tokens: int) -> tuple[float, float]:
         """Prefill and decode rate in tokens a second."""
-        worker = await self._ready()
+        worker = await self.worker()
         reply, _ = await worker.call("bench", prompt_tokens=prompt_tokens, decode_tokens=decode_tokens)
         return float(reply["prefill_tok_s"]), float(reply["decode_tok_s"])
 
-    async def set_pace(self, threads: int, duty: float) -> None:
-        """Threads and share of the time to compute, from the next token or chunk on; no bits change.
-
-        A worker that is not loaded starts with it. Where the number of threads would change bits, it rests instead.
-        """
-        self._pace = pace_of(self.settings, threads, duty)
-        if self._worker is not None and self._facts is not None and self._worker.is_alive:
-            with contextlib.suppress(EngineError):  # one that dies now is told again when it comes back
-                await self._tell_pace(self._worker)
-
-    async def _tell_pace(self, worker: Worker) -> None:
-        if self._pace is not None:
-            await worker.call("set_threads", threads=self._pace[0])
-            await worker.call("set_duty", duty=self._pace[1])
-            worker.watch.duty = self._pace[1]
-
     async def close(self) -> None:
         """End the worker, when what it evaluated is kept."""
-        if self._worker is not None:
-            if self._keeping is not None and self._worker.is_alive:
-                await self._keeping.flush(self._worker)
-            await self._worker.close()
-            self._worker = None
+        if self._worker is not None and self._keeping is not None and self._worker.is_alive:
+            await self._keeping.flush(self._worker)
+        await super().close()
 
-    async def _ready(self) -> Worker:
-        async with self._loading:
-            if self._worker is None or not self._worker.is_alive:
-                lost, self._worker = self._worker, None
-                if lost is not None:
-                    self._adopt(self._recovering.lost(lost, self.settings))
-                self._recovering.check()
-                self._worker = await self._load()
-            return self._worker
+    def _recover(self, lost: Worker | None) -> None:
+        if lost is not None:
+            self._adopt(self._recovering.lost(lost, self.settings))
+        self._recovering.check()
 
-    async def _load(self) -> Worker:
-        if self.before_load is not None:
-            await self.before_load()
-        worker = await Worker.spawn("llama", limits=self.limits)
-        self._worker = worker
+    async def _load_into(self, worker: Worker) -> None:
         worker.watch.step_s = self._step_s
         reply, _ = await worker.call("load", (), stall_s=LOAD_STALL_S, **self.settings.parameters())
         self._facts = facts_of(self.settings, reply)
         if reply["draft_fault"]:
             log.warning("no draft model: %s", reply["draft_fault"])
         self._keeping = self._make_keeping(self._facts)
-        await self._tell_pace(worker)
-        self.on_load(worker.pid)
-        return worker
 
     def _adopt(self, settings: LoadSettings) -> None:
         self.settings = settings

@@ -1,7 +1,5 @@
 """A stage of a split model in a worker of its own, and what two ends must agree on."""
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,8 +10,9 @@ from edgeagent.core.stage_descriptor import StageDescriptor
 from edgeagent.core.stages import Cut, HiddenType, Padding
 from edgeagent.execution.admission import Admission
 from edgeagent.execution.confine import WorkerLimits
-from edgeagent.execution.loading import LoadedFacts, LoadSettings, engine_name, pace_of
-from edgeagent.execution.local import LOAD_STALL_S, LocalModel
+from edgeagent.execution.loaded import LOAD_STALL_S, LoadedModel
+from edgeagent.execution.loading import LoadedFacts, LoadSettings, engine_name, exact_key_of
+from edgeagent.execution.local import LocalModel
 from edgeagent.execution.stage_sessions import SessionSpec, StageSession, open_session
 from edgeagent.execution.supervisor import Worker
 
@@ -27,9 +26,11 @@ class StageFacts:
     engine: str
     system: str
     kv_planes: tuple[int, ...]
+    exact_key: str
+    """Of the whole variant that it was cut from, as if that were loaded like this."""
 
 
-class StageModel:
+class StageModel(LoadedModel):
     """One stage's file in a worker of its own: loads on first use, and again after its worker was lost.
 
     `settings.variant_sha256` is the stage file's own hash, `source_sha256` that of the whole it was cut from. A head
@@ -45,30 +46,18 @@ class StageModel:
         *,
         slots: int = 1,
         queue: int = 16,
+        per_user: int | None = None,
         limits: WorkerLimits = WorkerLimits(),  # noqa: B008  (frozen)
     ) -> None:
-        self.settings = settings
+        super().__init__(settings, Admission(slots=slots, queue=queue, per_user=per_user), limits)
         self.cut = cut
         self.source_sha256 = source_sha256
         self.padding = padding
-        self.admission = Admission(slots=slots, queue=queue)
-        self.limits = limits
-        self._worker: Worker | None = None
         self._facts: StageFacts | None = None
-        self._loading = asyncio.Lock()
-        self._pace: tuple[int, float] | None = None
-
-    @property
-    def is_loaded(self) -> bool:
-        return self._worker is not None and self._worker.is_alive
-
-    @property
-    def pid(self) -> int | None:
-        return self._worker.pid if self._worker else None
 
     async def facts(self) -> StageFacts:
         """Loads the stage if need be. Raises ModelFileError, OutOfMemoryError, EngineLostError."""
-        await self._ready()
+        await self.worker()
         assert self._facts is not None
         return self._facts
 
@@ -99,50 +88,26 @@ class StageModel:
         spec = SessionSpec(
             context_tokens, not cut.is_head, after, hidden, sampling, prompt=tuple(prompt), output=tuple(output)
         )
-        async with open_session(await self._ready(), spec) as session:
+        async with open_session(await self.worker(), spec) as session:
             yield session
 
-    async def set_pace(self, threads: int, duty: float) -> None:
-        """As `LocalModel.set_pace`."""
-        self._pace = pace_of(self.settings, threads, duty)
-        if self._worker is not None and self._worker.is_alive:
-            with contextlib.suppress(EngineError):  # one that dies now is told again when it comes back
-                await self._tell_pace(self._worker)
+    async def num_warm(self, prompt: Sequence[int], adapter: str = "") -> int:
+        """None: a session's cells end with it."""
+        del prompt, adapter
+        return 0
 
-    async def _tell_pace(self, worker: Worker) -> None:
-        if self._pace is not None:
-            await worker.call("set_threads", threads=self._pace[0])
-            await worker.call("set_duty", duty=self._pace[1])
-            worker.watch.duty = self._pace[1]
-
-    async def close(self) -> None:
-        if self._worker is not None:
-            await self._worker.close()
-            self._worker = None
-
-    async def _ready(self) -> Worker:
-        async with self._loading:
-            if self._worker is None or not self._worker.is_alive:
-                self._worker = await Worker.spawn("llama", limits=self.limits)
-                self._facts = await self._load(self._worker)
-                await self._tell_pace(self._worker)
-            return self._worker
-
-    async def _load(self, worker: Worker) -> StageFacts:
+    async def _load_into(self, worker: Worker) -> None:
         cut = {"begin": self.cut.begin, "end": self.cut.end, "of_layers": self.cut.layers}
         padding = self.padding.model_dump() if self.padding else None
         params = self.settings.parameters() | cut | {"source_sha256": self.source_sha256, "padding": padding}
-        try:
-            reply, _ = await worker.call("load_stage", (), stall_s=LOAD_STALL_S, **params)
-        except BaseException:
-            await worker.close()
-            raise
-        return StageFacts(
+        reply, _ = await worker.call("load_stage", (), stall_s=LOAD_STALL_S, **params)
+        self._facts = StageFacts(
             context_tokens=int(reply["context_tokens"]),
             width=int(reply["width"]),
             engine=engine_name(self.settings, reply),
             system=str(reply["system"]),
             kv_planes=tuple(int(size) for size in reply["kv_planes"]),
+            exact_key=exact_key_of(self.settings, self.source_sha256, reply),
         )
 
 

@@ -124,7 +124,7 @@ class Chooser:
         """Ready to be loaded, its file kept from eviction."""
         resident = await self._resident(settled)
         probe = self._probe(settled.stored, settled.selection.choice)
-        await self._probe_invariance(probe, resident.local)
+        await self._probe_invariance(probe, resident.whole)
         resident.hold = self._store.hold(settled.stored)
         return resident
 

@@ -109,7 +109,7 @@ def weigh(
     return Weights(
         file_bytes=known_bytes or predicted,
         is_predicted=known_bytes is None,
-        repacked_bytes=sum(size for tensor, kind, size in parts if kind in repacked and _is_applied(tensor, shape)),
+        repacked_bytes=sum(size for _, size in parts_of(shape, file_type, repacked)),
         layer_bytes=layers,
         expert_bytes=experts,
         used_expert_bytes=experts * shape.experts.used // shape.experts.count if shape.experts else 0,
@@ -159,6 +159,13 @@ def _compute_bytes(shape: Architecture, setup: Setup) -> int:
     if not setup.flash_attention:
         touched += 2 * setup.chunk_tokens * setup.context_tokens * shape.heads
     return 4 * touched
+
+
+def parts_of(shape: Architecture, file_type: str, repacked: frozenset[str]) -> Iterator[tuple[int | None, int]]:
+    """Layer (None: the output head) and bytes of every tensor that the engine copies into another layout."""
+    for tensor, kind, size in _parts(shape, file_type):
+        if kind in repacked and _is_applied(tensor, shape):
+            yield tensor.layer, size
 
 
 def _parts(shape: Architecture, file_type: str) -> Iterator[tuple[Tensor, str, int]]:

@@ -6,10 +6,11 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from edgeagent.core.config import EngineConfig
-from edgeagent.core.errors import BusyError, OutOfMemoryError
+from edgeagent.core.errors import BusyError, EdgeAgentError, ModelNotFoundError, OutOfMemoryError
 from edgeagent.core.hardware import Profile
 from edgeagent.execution.kvstore.store import KvStore
 from edgeagent.model.choosing import Chooser, ReadProfile
+from edgeagent.model.heads import Heads
 from edgeagent.model.limits import Limits
 from edgeagent.model.machine import Machine
 from edgeagent.model.resident import Resident
@@ -30,9 +31,12 @@ class ModelPool:
         read_limits: Callable[[], Limits],
         describe: Callable[[Profile], Machine],
         kept: KvStore | None = None,
+        *,
+        draws_here: bool = False,
     ) -> None:
-        """`kept` is where evaluated tokens outlive their worker."""
+        """`kept` is where evaluated tokens outlive their worker. With `draws_here`, heads have an output head, too."""
         self._chooser = Chooser(store, config, read_profile, read_limits, describe, kept)
+        self._heads = Heads(store, config, read_profile, read_limits, describe, draws_here=draws_here)
         self._config = config
         self._residents: dict[str, Resident] = {}
         self._retired: list[Resident] = []
@@ -49,8 +53,13 @@ class ModelPool:
         return [*{id(resident): resident for resident in self._residents.values()}.values(), *self._retired]
 
     def has(self, model_id: str) -> bool:
-        """Whether some variant of the model is on disk. Raises ModelNotFoundError for an unknown id."""
-        return model_id in self._residents or bool(self._chooser.stored(model_id))
+        """Whether some variant of the model, or a head of one, is on disk. Raises ModelNotFoundError (unknown id)."""
+        return self.has_whole(model_id) or model_id in self._residents or bool(self._heads.stored(model_id))
+
+    def has_whole(self, model_id: str) -> bool:
+        """Whether some variant of the model is on disk. Raises as `has`."""
+        resident = self._residents.get(model_id)
+        return (resident is not None and resident.head is None) or bool(self._chooser.stored(model_id))
 
     @contextlib.asynccontextmanager
     async def lease(self, model_id: str, *, wait_s: float | None = None) -> AsyncIterator[Resident]:
@@ -100,7 +109,11 @@ class ModelPool:
 
     async def _make_ready(self, resident: Resident, wait_s: float) -> None:
         await self._rooming.admit(resident, wait_s)
-        if self._config.threads:
+        if resident.head is not None:
+            async with self._measuring:
+                if not resident.head.is_tried:
+                    await self.measure(resident)
+        elif self._config.threads:
             async with self._measuring:
                 if resident.rates.threads != resident.local.settings.threads:
                     await self.measure(resident)
@@ -174,6 +187,17 @@ class ModelPool:
             await self._drop(resident)
 
     async def _choose(self, model_id: str) -> Resident:
+        """The whole model, or else a head of it that is here."""
+        try:
+            return await self._choose_whole(model_id)
+        except (ModelNotFoundError, OutOfMemoryError) as error:
+            resident = await self._heads.choose(model_id, self._rooming.alone(), _reason(error))
+            if resident is None:
+                raise
+        resident.local.before_load = lambda: self.admit(resident)
+        return resident
+
+    async def _choose_whole(self, model_id: str) -> Resident:
         stored = await self._chooser.candidates(model_id)
         twins = [r for r in self.residents if not r.is_retired and any(_is_of(r, s) for s in stored.values())]
         room = self._rooming.beside(twins), self._rooming.alone(twins)
@@ -186,12 +210,20 @@ class ModelPool:
 
     async def measure(self, resident: Resident) -> None:
         """Rates as configured, now: the profile's are at the fastest number of threads. Raises EngineError."""
+        if resident.head is not None:
+            await self._heads.measure(resident)
+            return
         async with resident.local.admission.whole():
-            prefill, decode = await resident.local.bench(BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS)
+            prefill, decode = await resident.whole.bench(BENCH_PROMPT_TOKENS, BENCH_DECODE_TOKENS)
         measured = {"prefill_tok_s": prefill, "decode_tok_s": decode, "threads": resident.local.settings.threads}
         unknown = {"roofline_fraction": None, "compute_fraction": None, "prompt_tokens": BENCH_PROMPT_TOKENS}
         resident.rates = resident.rates.model_copy(update=measured | unknown)
 
 
+def _reason(error: EdgeAgentError) -> str:
+    """What happened, without what to do."""
+    return str(error).partition(";")[0]
+
+
 def _is_of(resident: Resident, stored: StoredVariant) -> bool:
-    return (resident.card.id, resident.variant.name) == (stored.card.id, stored.variant.name)
+    return resident.head is None and (resident.card.id, resident.variant.name) == (stored.card.id, stored.variant.name)

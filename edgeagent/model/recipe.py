@@ -6,7 +6,7 @@ This is how size, memory and speed of a variant are known before it is downloade
 from collections import Counter
 from collections.abc import Iterator
 
-from edgeagent.core.cards import Architecture
+from edgeagent.core.cards import Architecture, ModelCard, Variant
 from edgeagent.model.gguf_header import GgufHeader, TensorInfo
 from edgeagent.model.layout import Role, Tensor, tensors
 from edgeagent.model.mixes import TYPES, type_of
@@ -50,6 +50,16 @@ def load_of(shape: Architecture, file_type: str, *, imatrix: bool = False) -> Lo
     window_layers = _window_layers(shape.layers, shape.window_pattern) if shape.sliding_window else 0
     width = shape.heads * shape.head_dim
     return Load(shape.layers, shape.width, dict(layers), dict(head), width, window_layers, shape.sliding_window or 0)
+
+
+def output_share(card: ModelCard, variant: Variant) -> float:
+    """The output head's part of the weights that one token of an answer passes through; 0 where nothing is known."""
+    try:
+        load = load_of(card.shape(variant), variant.file_type)
+    except ValueError:
+        return 0.0
+    head, layers = sum(load.head.values()), sum(load.layers.values())
+    return head / (head + layers)
 
 
 def load_of_header(header: GgufHeader) -> Load:

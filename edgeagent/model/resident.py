@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgeagent.core.cards import ModelCard, Variant
-from edgeagent.core.errors import ModelNotFoundError
+from edgeagent.core.errors import ModelNotFoundError, RequestError
 from edgeagent.core.generation import Adapter
 from edgeagent.core.hardware import Rates
+from edgeagent.execution.loaded import LoadedModel
 from edgeagent.execution.local import LocalModel
+from edgeagent.execution.stages import StageModel
 from edgeagent.model.locks import Hold
 from edgeagent.resource.drift import Drift
 
@@ -17,16 +19,37 @@ def _no_adapter(name: str) -> Adapter:
 
 
 @dataclass(slots=True)
+class HeldHead:
+    """The first layers of a model, alone. `why` the whole is not used; `max_rows` tokens may share a batch."""
+
+    stage: StageModel
+    why: str
+    output: StageModel | None = None
+    """The output head, where this machine is to draw the tokens by itself."""
+    max_rows: int = 1
+    is_tried: bool = False
+
+    @property
+    def k(self) -> int:
+        return self.stage.cut.end
+
+
+@dataclass(slots=True)
 class Resident:
-    """A variant chosen for this machine. Its worker is started on first use."""
+    """A variant chosen for this machine. Its worker is started on first use.
+
+    With a `head`, only that part of the variant is here, and `rates` are what those of all its layers would be.
+    """
 
     card: ModelCard
     variant: Variant
     why: str
     rates: Rates
     memory_bytes: int
-    local: LocalModel
+    local: LoadedModel
     used_at: float
+    head: HeldHead | None = None
+    """None: the whole variant is here."""
     pace: tuple[int, float] | None = None
     """Threads and duty that the governor set last; None: as chosen."""
     full_rates: Rates | None = None
@@ -53,6 +76,13 @@ class Resident:
         return self.card.id + (" (as chosen before)" if self.is_retired else "")
 
     @property
+    def whole(self) -> LocalModel:
+        """Raises RequestError where only the first layers are here."""
+        if isinstance(self.local, LocalModel):
+            return self.local
+        raise RequestError(f"only the first layers of {self.card.id} are here; another machine has to run the rest")
+
+    @property
     def is_loaded(self) -> bool:
         return self.local.is_loaded
 
@@ -61,12 +91,20 @@ class Resident:
         return self.local.pid
 
     @property
+    def pids(self) -> tuple[int, ...]:
+        """Of all its workers."""
+        models = (self.local, self.head.output if self.head else None)
+        return tuple(model.pid for model in models if model is not None and model.pid is not None)
+
+    @property
     def is_in_use(self) -> bool:
         return self.num_users > 0 or self.local.num_waiting > 0
 
     async def unload(self) -> None:
-        """End the worker; its memory may be promised to others."""
+        """End the workers; their memory may be promised to others."""
         await self.local.close()
+        if self.head and self.head.output:
+            await self.head.output.close()
         self.is_promised = False
 
     async def end(self) -> None:

@@ -36,7 +36,7 @@ class Tenant(Protocol):
     def is_loaded(self) -> bool: ...
 
     @property
-    def pid(self) -> int | None: ...
+    def pids(self) -> tuple[int, ...]: ...
 
     async def unload(self) -> None: ...
 
@@ -116,7 +116,7 @@ class Rooming:
 
 
 def holding_of(tenant: Tenant) -> Holding:
-    measured = resident_bytes(tenant.pid) if tenant.is_loaded and tenant.pid else None
+    measured = sum(resident_bytes(pid) or 0 for pid in tenant.pids) if tenant.is_loaded else 0
     is_starting = not tenant.is_loaded and time.monotonic() - tenant.used_at < SETTLE_S
     is_in_use = tenant.is_in_use or is_starting
-    return Holding(tenant.name, tenant.memory_bytes, measured or 0, is_in_use, tenant.used_at)
+    return Holding(tenant.name, tenant.memory_bytes, measured, is_in_use, tenant.used_at)

@@ -7,20 +7,24 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgeagent.core.cards import KV_TYPES
 from edgeagent.core.errors import BusyError, OutOfMemoryError, RequestError
+from edgeagent.core.stages import Cut
+from edgeagent.execution.stage_trial import try_tail
 from edgeagent.execution.stages import StageModel
+from edgeagent.model.footprint import Setup
 from edgeagent.model.locks import Hold
 from edgeagent.model.making import Spawn
+from edgeagent.model.recipe import output_share
 from edgeagent.model.resident import Resident
 from edgeagent.model.slicing import legal_cuts, read, slice_variant, stage_of
+from edgeagent.model.stage_footprint import predict_stage
 from edgeagent.model.store import ModelStore
-from edgeagent.resource.split_candidates import spread
 
 MAX_TAILS = 4
 """Loaded at once: each has weights of its own."""
-MEMORY_FACTOR = 1.25
-"""What a tail takes, against its file: its cells and buffers come on top."""
-
+SLOTS = 2
+"""Sessions of a tail at once, each with cells and buffers of its own."""
 
 _Key = tuple[str, str, int]
 
@@ -42,25 +46,39 @@ class _Held:
 class Tails:
     """`memory_bytes` is what all of them may take together."""
 
-    def __init__(self, store: ModelStore, spawn: Spawn, memory_bytes: int) -> None:
+    def __init__(self, store: ModelStore, spawn: Spawn, memory_bytes: int, repacked: frozenset[str]) -> None:
+        """`repacked`: tensor types that the engine keeps in another layout on this machine."""
         self._store = store
         self._spawn = spawn
         self._memory_bytes = memory_bytes
+        self._repacked = repacked
         self._held: dict[_Key, _Held] = {}
         self._making: dict[_Key, asyncio.Task[_Held]] = {}
         self._turn = asyncio.Lock()
 
     async def cuts(self, resident: Resident) -> tuple[int, ...]:
-        """How many layers a head of this variant may have: a few, as each tail is a file and a worker of its own.
+        """How many layers a head of this variant may have; none where it cannot be cut, or no tail has room.
 
-        None where it cannot be cut, or a tail has no room.
+        All of them, as a device may hold a head of any depth. (Those that choose a cut, choose among a few.)
         """
-        if (resident.variant.bytes or 0) * MEMORY_FACTOR > self._memory_bytes:
-            return ()
         header = await asyncio.to_thread(read, Path(resident.local.settings.path))
         with contextlib.suppress(RequestError):
-            return spread(legal_cuts(header, resident.name))
+            return tuple(k for k in legal_cuts(header, resident.name) if self._has_room(resident, k, header.layers))
         return ()
+
+    def _has_room(self, resident: Resident, k: int, layers: int) -> bool:
+        head_share = k / layers * (1 - output_share(resident.card, resident.variant))
+        about_bytes = round((resident.variant.bytes or 0) * (1 - head_share))
+        return self._forecast(resident, Cut.of(k, layers, layers), about_bytes) <= self._memory_bytes
+
+    def _forecast(self, resident: Resident, cut: Cut, file_bytes: int) -> int:
+        """A tail's peak with all its sessions under way."""
+        shape, settings = resident.card.architecture, resident.local.settings
+        assert shape is not None  # it has layers
+        kv_type = next(kind for kind in KV_TYPES if kind == settings.kv_type)
+        setup = Setup(settings.context_tokens, kv_type, settings.flash_attention, settings.chunk_tokens)
+        one = predict_stage(shape, resident.variant.file_type, cut, file_bytes, self._repacked, setup)
+        return one.total_bytes + (SLOTS - 1) * (one.cache_bytes + one.compute_bytes)
 
     @contextlib.asynccontextmanager
     async def lease(self, resident: Resident, k: int) -> AsyncIterator[StageModel]:
@@ -104,7 +122,7 @@ class Tails:
         card, base = resident.card.id, resident.variant.name
         sliced = await slice_variant(self._store, card, k, header.layers, self._spawn, base=base)
         stored = sliced.stored
-        num_bytes = round(stored.bytes * MEMORY_FACTOR)
+        num_bytes = self._forecast(resident, Cut.of(k, header.layers, header.layers), stored.bytes)
         with contextlib.ExitStack() as stack:
             hold = stack.enter_context(contextlib.closing(self._store.hold(stored)))
             await self._make_room(num_bytes)
@@ -113,12 +131,21 @@ class Tails:
         settings = replace(
             resident.local.settings, path=str(stored.path), variant_sha256=stored.sha256, sequences=1, draft_path=""
         )
-        return _Held(StageModel(settings, cut, source, slots=2, limits=resident.local.limits), hold, num_bytes)
+        stage = StageModel(settings, cut, source, slots=SLOTS, limits=resident.local.limits)
+        try:
+            rows = await try_tail(stage, resident.whole)
+        except BaseException:
+            await stage.close()
+            hold.close()
+            raise
+        known = settings.invariance.model_copy(update={"draft_batch": rows, "rewind": True})
+        stage.settings = replace(settings, invariance=known)
+        return _Held(stage, hold, num_bytes)
 
     async def _make_room(self, num_bytes: int) -> None:
         """Unload what was unused the longest. Raises OutOfMemoryError (never enough), BusyError (not now)."""
         if num_bytes > self._memory_bytes:
-            raise OutOfMemoryError(f"a tail takes {num_bytes / 1e6:,.0f} MB, more than models may here; cut it smaller")
+            raise OutOfMemoryError(f"a tail takes {num_bytes / 1e6:,.0f} MB, more than models may here; cut it deeper")
         while len(self._held) >= MAX_TAILS or self._taken() + num_bytes > self._memory_bytes:
             idle = [key for key, held in self._held.items() if not held.num_users]
             if not idle:

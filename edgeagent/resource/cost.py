@@ -142,11 +142,20 @@ class Split:
     cell_bytes: int
     """Of the cells of layers from `k` on."""
     chunk_tokens: int
+    output_share: float = 0.0
+    """Part of an answer token's work that the output head is; the rest is its layers'."""
+    back_bytes: int = 0
+    """Of a hidden state that comes back for each token that this machine draws; 0: tokens come."""
 
     @property
     def here(self) -> float:
-        """Part of a token's work that is done here: layers are alike, and the output head goes to the tail."""
+        """Part of a prompt token's work that is done here: layers are alike."""
         return self.k / self.layers
+
+    @property
+    def decoded_here(self) -> float:
+        """Of an answer token's work. The output head stands behind the tail."""
+        return self.here * (1 - self.output_share)
 
 
 STEP_MESSAGE_BYTES = 220.0  # a step's message, and its fragment's and frame's headers
@@ -172,12 +181,14 @@ def price_split_decode(
     """Hidden states up, chunk by chunk, and then each token once around."""
     context = work.prompt_tokens + work.output_tokens // 2
     step_bytes = split.row_bytes + STEP_MESSAGE_BYTES
-    tpot_s = split.here * here.decode_s(context) + (1 - split.here) * there.decode_s(context) + link.rtt_s
-    tpot_s += step_bytes / link.up_bytes_s + (TOKEN_MESSAGE_BYTES + ACK_BYTES) / link.down_bytes_s
+    back_bytes = (split.back_bytes or TOKEN_MESSAGE_BYTES) + ACK_BYTES
+    here_part = split.decoded_here
+    tpot_s = here_part * here.decode_s(context) + (1 - here_part) * there.decode_s(context) + link.rtt_s
+    tpot_s += step_bytes / link.up_bytes_s + back_bytes / link.down_bytes_s
     ready_s = queue_s + _pipelined_s(work, here, there, link, split)
     ttft_s = ready_s + there.decode_s(work.prompt_tokens) + link.rtt_s / 2
     up = work.prompt_tokens * split.row_bytes * FRAME_OVERHEAD + work.output_tokens * step_bytes + SESSION_BYTES
-    down = work.output_tokens * (TOKEN_MESSAGE_BYTES + ACK_BYTES) + SESSION_BYTES
+    down = work.output_tokens * back_bytes + SESSION_BYTES
     return Price(ttft_s, tpot_s, ttft_s + tpot_s * max(0, work.output_tokens - 1), round(up), round(down))
 
 

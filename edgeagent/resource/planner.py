@@ -6,11 +6,9 @@ from typing import Literal
 
 from edgeagent.core.errors import ContextLengthError, NoPlanError
 from edgeagent.core.plan import Candidate, Decision, PlanKind, ReductionLevel
-from edgeagent.core.stages import HiddenType
+from edgeagent.core.stages import HIDDEN_TYPES, WIRE_BITS, WIRE_KL, HiddenType
 from edgeagent.resource.cost import LinkSpeeds, Price, Speeds, Work, price_local, price_prefill, price_remote
-from edgeagent.resource.split_candidates import Shape, priced
-
-WIRE_BITS: dict[HiddenType, int] = {"f32": 32, "f16": 16, "int8": 8}
+from edgeagent.resource.split_candidates import Shape, Ways, priced
 
 HYSTERESIS = 0.05
 """A plan that needs a peer must be predicted to save at least this part of the local time: predictions err."""
@@ -18,6 +16,9 @@ HYSTERESIS = 0.05
 TOO_LONG = "fit the context"
 ONLY_ASKED = ReductionLevel.L5
 """Chosen for nobody who did not ask for it: what it says is another answer, not the same one sooner."""
+
+NO_LAYOUT = "this variant's cache layout cannot be exchanged"
+PENALTIES = "penalties look at the prompt, which the peer that draws does not see"
 
 Objective = Literal["latency", "energy", "quality"]
 
@@ -37,6 +38,17 @@ class LocalOption:
     can_prune: bool = True
     shape: Shape | None = None
     """None: the model cannot be split here."""
+    head: "HeadOption | None" = None
+    """None: the whole variant is here. Else `speeds` are what those of all layers would be."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOption:
+    """Only the first `k` layers are here, and `why`; with `draws`, the output head is, too."""
+
+    k: int
+    why: str
+    draws: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +72,8 @@ class PeerOption:
     """Somebody else's server runs it, which gives text and no token ids."""
     cuts: Sequence[int] = ()
     """How many layers this machine may keep for the peer to run the rest."""
+    final_hidden: bool = False
+    """Whether it can give final hidden states for this machine to draw from."""
     barred: frozenset[PlanKind] = frozenset()
     """Plans that this device's credential, or the peer's, does not allow with this model."""
 
@@ -103,6 +117,7 @@ class Rules:
 
     plans: frozenset[PlanKind] = frozenset(PlanKind)
     text_may_leave: bool = True
+    lossy_wire: bool = False
     quality_floor: float | None = None
     latency_target_s: float = 10.0
     memory_limit_bytes: int | None = None
@@ -150,6 +165,8 @@ def _local(ask: Ask, prompt: PromptOption, situation: Situation) -> Candidate:
     price = price_local(_work(ask, prompt), local.speeds)
     candidate = _candidate(PlanKind.LOCAL, prompt, price, local.model, local.variant, quality=local.quality)
     candidate = candidate.model_copy(update={"memory_bytes": local.memory_bytes, "warm_tokens": prompt.reused_tokens})
+    if local.head is not None:
+        return _rejected(candidate, _only_head(local.head))
     if prompt.pruned_tokens and not local.can_prune:
         return _rejected(candidate, "this model's cache has a sliding window, and its positions cannot be dropped")
     return _judged(candidate, ask, prompt, situation.rules, local.context_tokens)
@@ -173,8 +190,10 @@ def _prefill(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situat
     )
     candidate = candidate.model_copy(update={"memory_bytes": local.memory_bytes, "warm_tokens": prompt.reused_tokens})
     candidate = _judged(candidate, ask, prompt, situation.rules, min(local.context_tokens, peer.context_tokens), peer)
+    if candidate.rejected is None and local.head is not None:
+        return _rejected(candidate, _only_head(local.head))
     if candidate.rejected is None and local.kv_bytes_per_token == 0:
-        return _rejected(candidate, "this variant's cache layout cannot be exchanged")
+        return _rejected(candidate, NO_LAYOUT)
     if candidate.rejected is None and local.exact_key != peer.exact_key:
         return _rejected(candidate, "the peer's build, settings or instruction set differ: not the same bits")
     return candidate
@@ -184,20 +203,47 @@ def _splits(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situati
     local = situation.local
     if local.shape is None:
         return
-    context = min(local.context_tokens, peer.context_tokens)
+    context, rules = min(local.context_tokens, peer.context_tokens), situation.rules
     work = Work(prompt.tokens, ask.expected_tokens)
-    found = priced(work, local.speeds, peer.speeds, peer.link, peer.queue_s, local.shape, peer.cuts)
-    for plan, k, price in found:
+    ways = Ways(
+        (local.head.k,) if local.head else peer.cuts,
+        HIDDEN_TYPES if rules.lossy_wire else HIDDEN_TYPES[:1],
+        final_hidden=not rules.text_may_leave,
+    )
+    for plan, k, hidden, price in priced(work, local.speeds, peer.speeds, peer.link, peer.queue_s, local.shape, ways):
         candidate = _candidate(plan, prompt, price, local.model, local.variant, peer=peer.peer, quality=local.quality)
-        facts = {"memory_bytes": local.memory_bytes, "k": k, "wire_bits": WIRE_BITS[local.shape.hidden]}
-        candidate = _judged(candidate.model_copy(update=facts), ask, prompt, situation.rules, context, peer)
-        if candidate.rejected is None and local.exact_key != peer.exact_key:
-            candidate = _rejected(candidate, "the peer's build, settings or instruction set differ: not the same bits")
-        if candidate.rejected is None and plan is PlanKind.SPLIT_DECODE and not situation.rules.text_may_leave:
-            candidate = _rejected(candidate, "the peer would see the answer's tokens, and the policy keeps text here")
-        if candidate.rejected is None and plan is PlanKind.SPLIT_DECODE and ask.has_penalties:
-            candidate = _rejected(candidate, "penalties look at the prompt, which the peer that draws does not see")
+        facts = {"memory_bytes": local.memory_bytes, "k": k, **_wire(hidden)}
+        candidate = _judged(candidate.model_copy(update=facts), ask, prompt, rules, context, peer)
+        if candidate.rejected is None and (fault := _split_fault(candidate, ask, local, peer, rules)):
+            candidate = _rejected(candidate, fault)
         yield candidate
+
+
+def _wire(hidden: HiddenType) -> dict[str, object]:
+    kl = WIRE_KL.get(hidden)
+    return {"wire_bits": WIRE_BITS[hidden], "wire": "exact" if kl is None else "lossy", "wire_kl": kl}
+
+
+def _split_fault(candidate: Candidate, ask: Ask, local: LocalOption, peer: PeerOption, rules: Rules) -> str | None:
+    """What speaks against splitting the model like that; None: nothing."""
+    if local.exact_key != peer.exact_key:
+        return "the peer's build, settings or instruction set differ: not the same bits"
+    if candidate.k not in peer.cuts:
+        return f"the peer runs no layers from {candidate.k} on"
+    if candidate.plan is PlanKind.SPLIT_PREFILL:
+        if local.head is not None:
+            return _only_head(local.head)
+        return None if local.shape and local.shape.cell_bytes else NO_LAYOUT
+    if rules.text_may_leave:
+        return PENALTIES if ask.has_penalties else None
+    if local.head is None or not local.head.draws:
+        told = "the peer would see the answer's tokens, and the policy keeps text here"
+        return told if local.head is None else f"{told}; hold the output head, too, to draw them here"
+    return None if peer.final_hidden else "the peer cannot give hidden states to draw from; update it"
+
+
+def _only_head(head: HeadOption) -> str:
+    return f"only the first {head.k} layers are here: {head.why}"
 
 
 def _work(ask: Ask, prompt: PromptOption) -> Work:

@@ -66,11 +66,16 @@ class Open(Numbered):
     """Of a split model's prompt."""
     drawn: Annotated[tuple[TokenId, ...], Field(max_length=MAX_DRAWN)] = ()
     """Tokens of the answer that are there already: another peer drew them, and the answer goes on behind them."""
+    final_hidden: bool = False
+    """Of a `split-decode`: the device draws. The peer gives the final hidden states instead of tokens, those of the
+    prompt's last token and of each step's tokens, in blocks with the numbers of those that they come of."""
 
     @model_validator(mode="after")
     def _check(self) -> "Open":
         if self.job.startswith("split-") != (self.stage is not None) or (self.stage and not self.prompt_tokens):
             raise ValueError("a split job names its stage and the length of its prompt, and no other job does")
+        if self.final_hidden and self.job != "split-decode":
+            raise ValueError("only a split-decode job can give final hidden states")
         return self
 
     def block_sizes(self) -> dict[int, int]:
@@ -159,6 +164,8 @@ class Accepted(Numbered):
     kv_bytes_per_token: Annotated[int, Field(ge=0)] = 0
     stage: StageDescriptor | None = None
     """What the peer's tail is, as it describes it itself; the device compares it once more."""
+    max_rows: Annotated[int, Field(ge=1)] | None = None
+    """Of a `split-decode`: so many tokens of a step may be evaluated together there without a changed bit."""
     note: Annotated[str, Field(max_length=500)] | None = None
     """What the caller should hear of how the prompt was made."""
 
@@ -221,6 +228,8 @@ class OfferedModel(Body):
     kv_bytes_per_token: int = Field(ge=0)
     cuts: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(max_length=MAX_CUTS)] = ()
     """How many layers a device's head may have for this peer to run the rest; empty: it runs no tail of this one."""
+    final_hidden: bool = False
+    """Whether it can give final hidden states instead of tokens (`Open.final_hidden`)."""
 
 
 class PeerStatus(Body):

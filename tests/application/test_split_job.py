@@ -10,24 +10,29 @@ import pytest
 from edgeagent.application.peer import PeerService
 from edgeagent.application.peer_job import Offer
 from edgeagent.broker import background
-from edgeagent.core.errors import PeerError, PeerLostError
+from edgeagent.core.errors import PeerError, PeerLostError, WireError
 from edgeagent.core.generation import Generation, Sampling, TokenStep
 from edgeagent.core.invariance import Invariance
 from edgeagent.core.plan import Handover
 from edgeagent.core.stages import Cut
 from edgeagent.execution.executors import Executor, LocalExecutor, PeerModel, Traffic
 from edgeagent.execution.handover import complete
+from edgeagent.execution.heads import HeadOfFile, HeadOfWhole
 from edgeagent.execution.llama.stage_jobs import MAX_SESSIONS
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.execution.peers import Peers
-from edgeagent.execution.splitting import HeadOfWhole, SplitDecodeExecutor, SplitPrefillExecutor
+from edgeagent.execution.split_decode import SplitDecodeExecutor
+from edgeagent.execution.split_drafts import SplitDrafts
+from edgeagent.execution.splitting import SplitPrefillExecutor
 from edgeagent.execution.stage_sessions import open_head
+from edgeagent.execution.stage_trial import try_head, try_tail
 from edgeagent.execution.stages import StageModel
 from edgeagent.execution.transport.memory import MemoryBroker, MemoryTransport
-from edgeagent.model.slicing import Sliced, slice_variant, stage_of
+from edgeagent.model.slicing import Sliced, padding_of, slice_variant, stage_of
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.parts import spawn_llama
-from edgeagent.wire.messages import OfferedModel
+from edgeagent.wire.frames import HEADER_BYTES
+from edgeagent.wire.messages import Message, OfferedModel, Open, Step, Token, decode_message
 from edgeagent.wire.topics import Topics
 from tests.machine import REPACKS
 
@@ -135,11 +140,24 @@ def test_split_plan_gives_the_words_of_the_whole_model(
     play(scene)
 
 
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guesses are made wherever the text has some: whether one pays hangs on times, which a test cannot know."""
+
+    def propose(drafts: SplitDrafts, max_tokens: int) -> tuple[int, ...]:
+        most = min(drafts._max_rows - 1, max_tokens)
+        return tuple(drafts._lookup.draft(most)) if drafts._lookup and most > 0 else ()
+
+    monkeypatch.setattr(SplitDrafts, "propose", propose)
+
+
+@pytest.mark.usefixtures("eager")
 def test_guesses_save_round_trips_and_change_no_word(play: Callable[[Scene], None]) -> None:
     """The answer to a text that repeats itself repeats it; the peer answers late, as over a long link."""
 
     async def scene(ends: Ends) -> None:
-        ends.local.settings = replace(ends.local.settings, invariance=Invariance(draft_batch=8, rewind=True))
+        for model in (ends.local, ends.tail):
+            model.settings = replace(model.settings, invariance=Invariance(draft_batch=8, rewind=True))
         ends.prompt = await ends.local.encode(
             [{"role": "user", "content": "Say it again: " + "one two three four " * 30}]
         )
@@ -154,6 +172,63 @@ def test_guesses_save_round_trips_and_change_no_word(play: Callable[[Scene], Non
         got = await tokens(complete(wanted, [ends.executor("split-decode", traffic)]))
         assert traffic.accepted_tokens > 8
         assert got == await tokens(complete(wanted, [LocalExecutor(ends.local, Traffic())]))
+
+    play(scene)
+
+
+@pytest.fixture(scope="module")
+def parts(embedded_store: ModelStore, smollm2: StoredVariant) -> list[StoredVariant]:
+    """A head, and the output head."""
+    cuts, name = ((0, K), (LAYERS, LAYERS)), smollm2.variant.name
+    return [
+        asyncio.run(slice_variant(embedded_store, smollm2.card.id, *cut, spawn_llama, base=name)).stored for cut in cuts
+    ]
+
+
+def stage_for(stored: StoredVariant, like: StageModel) -> StageModel:
+    settings = replace(like.settings, path=str(stored.path), variant_sha256=stored.sha256)
+    cut, source = stage_of(stored)
+    return StageModel(settings, cut, source, padding_of(stored.path) if cut.is_head else None)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("draws_here", [False, True], ids=["peer-draws", "draws-here"])
+def test_head_alone_gives_the_words_of_the_whole_model(
+    play: Callable[[Scene], None], parts: list[StoredVariant], draws_here: bool
+) -> None:
+    """Drawn and greedy, with guesses. Where this machine draws, no token crosses, and no guess."""
+
+    async def scene(ends: Ends) -> None:
+        ends.tail.settings = replace(ends.tail.settings, invariance=Invariance(draft_batch=8, rewind=True))
+        ends.prompt = await ends.local.encode([{"role": "user", "content": "Say it again: " + "one two three " * 30}])
+        stage, output = (stage_for(stored, ends.tail) for stored in parts)
+        messages: list[Message] = []
+        deliver = ends.broker.deliver
+
+        def tapped(topic: str, payload: bytes) -> None:
+            with contextlib.suppress(WireError):
+                messages.append(decode_message(payload[HEADER_BYTES:]))
+            deliver(topic, payload)
+
+        ends.broker.deliver = tapped  # type: ignore[method-assign]
+        try:
+            rows = min((await try_head(stage)).max_rows, await try_tail(ends.tail, ends.local))
+            assert rows >= 2
+            for temperature in (0.0, 0.8):
+                wanted, traffic = replace(ends.generation(temperature), max_tokens=24), Traffic()
+                head = HeadOfFile(stage, ends.target.model, rows)
+                executor = SplitDecodeExecutor(head, ends.peers, ends.target, traffic, output if draws_here else None)
+                got = await tokens(complete(wanted, [executor]))
+                assert got == await tokens(complete(wanted, [LocalExecutor(ends.local, Traffic())]))
+        finally:
+            await stage.close()
+            await output.close()
+        steps = [each for each in messages if isinstance(each, Step)]
+        assert any(step.guesses for step in steps)
+        assert any(isinstance(each, Token) for each in messages) is not draws_here
+        assert any(any(step.guesses) for step in steps) is not draws_here
+        opened = [each for each in messages if isinstance(each, Open)]
+        assert all(each.sampling == Sampling() for each in opened) is draws_here
 
     play(scene)
 

@@ -48,7 +48,7 @@ async def resident_of(store: ModelStore, memory_bytes: int, sequences: int = 1) 
 async def answer(resident: Resident, adapter: Adapter | None, max_tokens: int = 4) -> int:
     prompt = await resident.local.encode([{"role": "user", "content": "Name a colour. " * 60}])
     generation = Generation("g", resident.variant.sha256 or "", prompt, Sampling(), max_tokens, adapter=adapter)
-    return len([e async for e in resident.local.generate(generation) if isinstance(e, TokenStep)])
+    return len([e async for e in resident.whole.generate(generation) if isinstance(e, TokenStep)])
 
 
 def test_large_adapter_is_forecast_and_works_within_the_limits_of_its_worker(

@@ -79,7 +79,7 @@ def test_heat_reaches_the_loaded_worker_the_rates_and_the_notes(smollm2: StoredV
     put(tmp_path, f"{ZONE}/temp", "79500")
 
     async def use(resident: Resident) -> None:
-        await resident.local.facts()
+        await resident.whole.facts()
         governor = governing(tmp_path, OneModel(resident))
         for _ in range(6):
             await governor.observe()

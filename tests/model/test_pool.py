@@ -51,7 +51,7 @@ async def first(store: ModelStore, profile: Profile, limits: Limits) -> tuple[Re
         resident = await pool.get("smollm2-135m-instruct")
         prompt = tuple(await resident.local.encode([{"role": "user", "content": "Name a colour. " * 60}]))
         generation = Generation("one", "", prompt, Sampling(), 4)
-        assert [event async for event in resident.local.generate(generation)]
+        assert [event async for event in resident.whole.generate(generation)]
         status = Path(f"/proc/{resident.local.pid}/status").read_text(encoding="utf-8")  # noqa: ASYNC240
         peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
         return resident, peak

@@ -20,7 +20,7 @@ class OnePool:
         self.residents = [resident]
 
     async def measure(self, resident: Resident) -> None:
-        prefill, decode = await resident.local.bench(64, 8)
+        prefill, decode = await resident.whole.bench(64, 8)
         resident.rates = resident.rates.model_copy(update={"prefill_tok_s": prefill, "decode_tok_s": decode})
 
 

@@ -59,8 +59,8 @@ def test_two_models_stay_side_by_side_where_both_fit(store: ModelStore) -> None:
     async def body() -> None:
         async with pool_of(store, limits(BOTH_FIT)) as pool:
             small, large = await pool.get(SMALL), await pool.get(LARGE)
-            await small.local.facts()
-            await large.local.facts()
+            await small.whole.facts()
+            await large.whole.facts()
             assert await small.local.count(["one two"]) == [2]
             assert small.pid != large.pid
             assert small.is_loaded
@@ -80,16 +80,16 @@ def test_idle_model_makes_room_and_comes_back(store: ModelStore) -> None:
     async def body() -> None:
         async with pool_of(store, limits(ONE_FITS)) as pool:
             async with pool.lease(SMALL) as small:
-                await small.local.facts()
+                await small.whole.facts()
                 first = small.pid
             async with pool.lease(LARGE) as large:
-                await large.local.facts()
+                await large.whole.facts()
                 assert not small.is_loaded
                 assert first is not None
                 with pytest.raises(ProcessLookupError):
                     os.kill(first, 0)
             async with pool.lease(SMALL) as again:
-                await again.local.facts()
+                await again.whole.facts()
                 assert again is small
                 assert not large.is_loaded
 
@@ -100,7 +100,7 @@ def test_model_in_use_stays_and_the_other_is_told_who_holds_what(store: ModelSto
     async def body() -> None:
         async with pool_of(store, limits(ONE_FITS)) as pool:
             async with pool.lease(SMALL) as small, small.local.lease():
-                await small.local.facts()
+                await small.whole.facts()
                 with pytest.raises(BusyError, match=f"{LARGE} needs .* beside {SMALL} .* MB in use; try again"):
                     await pool.get(LARGE, wait_s=0.3)
                 assert small.is_loaded
@@ -128,7 +128,7 @@ def test_idle_models_end_when_asked_to_and_those_in_use_do_not(store: ModelStore
     async def body() -> None:
         async with pool_of(store, limits(BOTH_FIT)) as pool:
             small = await pool.get(SMALL)
-            await small.local.facts()
+            await small.whole.facts()
             async with small.local.lease():
                 await pool.release_idle(0.0)
                 assert small.is_loaded
@@ -145,7 +145,7 @@ def test_draining_waits_for_the_request_under_way_and_takes_no_other(store: Mode
         async with pool_of(store, limits(BOTH_FIT)) as pool:
             small = await pool.get(SMALL)
             async with small.local.lease():
-                await small.local.facts()
+                await small.whole.facts()
                 draining = asyncio.create_task(pool.drain(600.0))
                 await asyncio.sleep(0.1)
                 with pytest.raises(BusyError, match="stopping"):
@@ -184,7 +184,7 @@ def test_four_sequences_compute_within_the_limits_of_their_worker(store: ModelSt
 
             async def answer(number: int) -> int:
                 generation = Generation(str(number), "", prompt[number:], Sampling(), 4)
-                return len([e async for e in small.local.generate(generation) if isinstance(e, TokenStep)])
+                return len([e async for e in small.whole.generate(generation) if isinstance(e, TokenStep)])
 
             assert await asyncio.gather(*(answer(number) for number in range(4))) == [4, 4, 4, 4]
             held = holding_of(small)
@@ -196,10 +196,10 @@ def test_four_sequences_compute_within_the_limits_of_their_worker(store: ModelSt
 def test_model_that_lost_its_worker_while_idle_waits_for_room_before_it_is_loaded_again(store: ModelStore) -> None:
     async def body() -> None:
         async with pool_of(store, limits(ONE_FITS)) as pool, pool.lease(SMALL) as small:
-            await small.local.facts()
+            await small.whole.facts()
             await small.unload()  # as an idle one is, between the lease of one request and a call of the next
             async with pool.lease(LARGE) as large:
-                await large.local.facts()
+                await large.whole.facts()
                 coming_back = asyncio.create_task(small.local.count(["one two"]))
                 await asyncio.sleep(0.5)
                 assert not coming_back.done()
@@ -218,8 +218,8 @@ def test_two_models_that_need_each_others_room_end_with_an_error_and_go_on(store
                 await small.unload()
                 async with pool.lease(LARGE) as large:
                     with pytest.raises(BusyError, match=f"{SMALL} needs"):
-                        await small.local.facts()
-                    await large.local.facts()
+                        await small.whole.facts()
+                    await large.whole.facts()
             async with pool.lease(SMALL) as again:
                 assert await again.local.count(["one two"]) == [2]
 
@@ -230,7 +230,7 @@ def test_choice_in_use_ends_with_its_users_and_the_next_request_has_another(stor
     async def body() -> None:
         async with pool_of(store, limits(BOTH_FIT)) as pool:
             async with pool.lease(SMALL) as old:
-                await old.local.facts()
+                await old.whole.facts()
                 await pool.rechoose()
                 await pool.rechoose()
                 async with pool.lease(SMALL) as new:
@@ -250,7 +250,7 @@ def test_successor_that_does_not_fit_beside_waits_for_the_answers_under_way(stor
     async def body() -> None:
         async with pool_of(store, limits(200 * MB)) as pool:
             async with pool.lease(SMALL) as old:
-                await old.local.facts()
+                await old.whole.facts()
                 await pool.rechoose()
                 waiting = asyncio.create_task(pool.get(SMALL, wait_s=600.0))
                 await asyncio.sleep(0.5)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edgeagent.core.errors import NoPlanError
 from edgeagent.core.plan import PlanKind, ReductionLevel
 from edgeagent.resource.cost import LinkSpeeds, Speeds, Split, Work, price_split_decode, price_split_prefill
-from edgeagent.resource.planner import Ask, LocalOption, PeerOption, PromptOption, Rules, Situation, decide
+from edgeagent.resource.planner import Ask, HeadOption, LocalOption, PeerOption, PromptOption, Rules, Situation, decide
 from edgeagent.resource.split_candidates import MAX_CUTS_PRICED, Shape, spread
 
 SHAPE = Shape(layers=30, width=576, cell_bytes=12_240, chunk_tokens=64)
@@ -19,6 +19,7 @@ PEER = PeerOption(
     quality=20.0, is_same_variant=True, cuts=tuple(range(1, 30)),
 )  # fmt: skip
 PRIVATE = Rules(text_may_leave=False)
+HEAD = replace(LOCAL, kv_bytes_per_token=0, shape=replace(SHAPE, cell_bytes=0), head=HeadOption(8, "no file is here"))
 rates = st.floats(0.5, 5000)
 
 
@@ -43,6 +44,53 @@ def test_where_text_may_leave_it_is_cheaper_to_send_it() -> None:
 def test_tokens_of_an_answer_are_text_too() -> None:
     with pytest.raises(NoPlanError, match="answer's tokens"):
         decide(ask(plan=PlanKind.SPLIT_DECODE), Situation(LOCAL, [PEER], PRIVATE))
+
+
+def test_head_alone_leaves_the_plans_that_need_no_more() -> None:
+    found = decide(ask(), Situation(HEAD, [PEER])).candidates
+    free = [(c.plan, c.k) for c in found if c.rejected is None]
+    assert free == [(PlanKind.REMOTE, None), (PlanKind.SPLIT_DECODE, 8)]
+    reasons = {c.plan: c.rejected for c in found if c.rejected}
+    assert set(reasons) == {PlanKind.LOCAL, PlanKind.PREFILL, PlanKind.SPLIT_PREFILL}
+    assert set(reasons.values()) == {"only the first 8 layers are here: no file is here"}
+
+
+def test_head_whose_rest_no_peer_runs_is_no_plan() -> None:
+    with pytest.raises(NoPlanError, match="runs no layers from 8 on"):
+        decide(ask(plan=PlanKind.SPLIT_DECODE), Situation(HEAD, [replace(PEER, cuts=(7, 9))]))
+    with pytest.raises(NoPlanError, match="only the first 8 layers"):
+        decide(ask(), Situation(HEAD, []))
+
+
+def test_with_the_output_head_here_a_private_answer_is_drawn_here() -> None:
+    drawing = replace(HEAD, head=HeadOption(8, "no file is here", draws=True))
+    able = replace(PEER, final_hidden=True)
+    chosen = decide(replace(ask(), has_penalties=True), Situation(drawing, [able], PRIVATE)).chosen
+    assert (chosen.plan, chosen.k, chosen.wire) == (PlanKind.SPLIT_DECODE, 8, "exact")
+    assert chosen.down_bytes > 64 * SHAPE.split(8).row_bytes
+    with pytest.raises(NoPlanError, match="hold the output head, too"):
+        decide(ask(), Situation(HEAD, [able], PRIVATE))
+    with pytest.raises(NoPlanError, match="cannot give hidden states to draw from"):
+        decide(ask(), Situation(drawing, [PEER], PRIVATE))
+
+
+def test_lossy_wires_are_planned_only_where_they_are_allowed_and_named() -> None:
+    slow = replace(PEER, link=LinkSpeeds(0.01, 1e5, 1e5))
+    rules = Rules(plans=frozenset({PlanKind.SPLIT_DECODE}))
+    exact = decide(ask(), Situation(HEAD, [slow], rules))
+    assert {(c.wire, c.wire_bits) for c in exact.candidates if c.plan.is_split} == {("exact", 32)}
+    lossy = decide(ask(), Situation(HEAD, [slow], replace(rules, lossy_wire=True)))
+    assert (lossy.chosen.wire, lossy.chosen.wire_bits) == ("lossy", 8)
+    assert lossy.chosen.wire_kl is not None
+    assert lossy.chosen.up_bytes < exact.chosen.up_bytes / 3
+    assert not any(c.wire == "lossy" for c in lossy.candidates if c.plan is PlanKind.SPLIT_PREFILL)
+
+
+def test_output_head_counts_as_work_behind_the_cut() -> None:
+    heavy, here = replace(SHAPE, output_share=0.9), Speeds(300, 10)
+    there, link = Speeds(300, 60), LinkSpeeds(0.0, 1e12, 1e12)
+    prices = [price_split_decode(Work(64, 8), here, there, link, 0.0, s.split(15)).tpot_s for s in (SHAPE, heavy)]
+    assert prices == pytest.approx([(1 / 10 + 1 / 60) / 2, 0.05 / 10 + 0.95 / 60], rel=0.01)
 
 
 def test_draws_that_look_at_the_prompt_are_not_made_where_it_is_not() -> None:

@@ -120,7 +120,7 @@ async def measured(*, quick: bool) -> tuple[harness.Json, harness.Json]:
     own = {"EDGEAGENT__ENGINE__SPECULATION": "off", "EDGEAGENT__ENGINE__KEPT_DISK_BYTES": "0"}
     settings = load_settings(environment=env | own)
     async with open_house(settings, role="bench") as house, house.pool.lease(harness.CHAT_MODEL) as resident:
-        model = resident.local
+        model = resident.whole
         await model.facts()
         load = model.settings
         bare = RawSettings(load.path, load.threads, load.context_tokens, load.sequences, load.extra_buffers)

@@ -149,7 +149,7 @@ async def _run(
 async def measured(*, quick: bool) -> tuple[harness.Json, harness.Json]:
     settings = load_settings(environment=harness.state_env() | harness.UNGOVERNED)
     async with open_house(settings, role="bench") as house:
-        model = (await house.pool.get(harness.CHAT_MODEL)).local
+        model = (await house.pool.get(harness.CHAT_MODEL)).whole
         outcome = await disturb(model, await generations_of(model), QUICK_RUNS if quick else RUNS)
         invariance = model.settings.invariance.model_dump(exclude={"max_abs_logit"})
     waits = outcome.added_wait_s

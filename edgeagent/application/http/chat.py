@@ -40,7 +40,7 @@ class ChatRoute:
         if card := self._backend.offered(wanted):
             return card.id
         elsewhere = self._backend.elsewhere()
-        if wanted in elsewhere:
+        if wanted is not None and wanted in elsewhere:
             return wanted
         names = [*(card.id for card in self._backend.models()), *elsewhere]
         if wanted is None and names:

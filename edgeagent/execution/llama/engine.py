@@ -13,6 +13,7 @@ from edgeagent.execution.llama.context import Context
 from edgeagent.execution.llama.drafting import Drafting, make_drafting
 from edgeagent.execution.llama.generating import generate
 from edgeagent.execution.llama.library import engine_version, system_info
+from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.opening import open_model, settings_for
 from edgeagent.execution.llama.pace import Pace
 from edgeagent.execution.llama.rig import shape_of, write_rig
@@ -99,7 +100,7 @@ class LlamaEngine:
                 self._encode(request)
             case "tokenize":
                 text = str(request.params["text"])
-                request.reply(tokens=self._loaded().model.tokenize(text, add_special=False, parse_special=False))
+                request.reply(tokens=self._model().tokenize(text, add_special=False, parse_special=False))
             case "count":
                 self._count(request)
             case "set_threads":
@@ -155,6 +156,10 @@ class LlamaEngine:
             raise EngineError("no model is loaded in this worker")
         return self._context
 
+    def _model(self) -> Model:
+        """Whole, or a stage: each has the vocabulary and the template."""
+        return self._stages.model if self._stages is not None else self._loaded().model
+
     def _load(self, request: Request) -> None:
         p = request.params
         model = open_model(p)
@@ -187,11 +192,11 @@ class LlamaEngine:
         if not turns:
             raise RequestError("there are no messages; send at least one")
         prefix = str(request.params.get("answer_prefix", ""))
-        tokens, note = prompt.encode(self._loaded().model, turns, answer_prefix=prefix)
+        tokens, note = prompt.encode(self._model(), turns, answer_prefix=prefix)
         request.reply(tokens=tokens, note=note)
 
     def _count(self, request: Request) -> None:
-        model = self._loaded().model
+        model = self._model()
         texts = [str(text) for text in request.params["texts"]]
         request.reply(counts=[len(model.tokenize(t, add_special=False, parse_special=False)) for t in texts])
 

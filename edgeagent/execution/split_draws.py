@@ -1,0 +1,91 @@
+"""Who draws the tokens of a split model's answer: the peer, or this machine from the final hidden states."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from edgeagent.core.errors import PeerError, WireError
+from edgeagent.core.generation import TokenStep
+from edgeagent.execution.executors import Traffic, step_of
+from edgeagent.execution.session import BlockArrived, Session
+from edgeagent.execution.stage_sessions import Draw, StageSession
+from edgeagent.wire.messages import MAX_GUESSES, Done, Failed, Open, Token
+
+OUTPUT_TOKENS = 1 + MAX_GUESSES
+"""Context of an output head: each step begins at its first cell, as no token looks at another there."""
+
+Tokens = AsyncGenerator[TokenStep, None]
+
+
+class Draws(Protocol):
+    def expect(self, block: int, guesses: tuple[int, ...]) -> None:
+        """A step was sent: the newest token and these behind it, as hidden states in this block."""
+        ...
+
+    def tokens(self, sending: asyncio.Task[None]) -> Tokens:
+        """Every token in order, until the peer ends the answer. Raises PeerError, and what `sending` ended with."""
+        ...
+
+
+class DrawnThere:
+    """The peer draws, and sends tokens."""
+
+    def __init__(self, session: Session, traffic: Traffic) -> None:
+        self._session, self._traffic = session, traffic
+
+    def expect(self, block: int, guesses: tuple[int, ...]) -> None:
+        del block, guesses  # the peer ends a step's tokens where a guess was wrong
+
+    async def tokens(self, sending: asyncio.Task[None]) -> Tokens:
+        position = 0
+        while True:
+            match await received(self._session, sending):
+                case Token() as token:
+                    if token.position != position:
+                        raise WireError(f"token {token.position} came where token {position} was due")
+                    position += 1
+                    self._traffic.peer_tokens += not token.is_end
+                    yield step_of(token)
+                case Done():
+                    return
+                case _:
+                    continue
+
+
+class DrawnHere:
+    """The peer sends final hidden states; `output`, an output head here, draws from them. No token crosses."""
+
+    def __init__(self, session: Session, output: StageSession, job: Open) -> None:
+        self._session, self._output, self._job = session, output, job
+        self._block, self._guesses = len(job.block_sizes()) - 1, tuple[int, ...]()
+        session.expect({self._block: job.step_bytes(1)})
+
+    def expect(self, block: int, guesses: tuple[int, ...]) -> None:
+        self._block, self._guesses = block, guesses
+        self._session.receiver.expect({block: self._job.step_bytes(1 + len(guesses))})
+
+    async def tokens(self, sending: asyncio.Task[None]) -> Tokens:
+        while True:
+            match await received(self._session, sending):
+                case BlockArrived(index) if index == self._block:
+                    draw = Draw(self._job.max_tokens, self._guesses)
+                    rows, spans = self._session.receiver.pop(index), [1 + len(self._guesses)]
+                    async with contextlib.aclosing(self._output.run_hidden(rows, 0, spans, draw=draw)) as events:
+                        async for event in events:
+                            if isinstance(event, TokenStep):
+                                yield event
+                case _:
+                    continue
+
+
+async def received(session: Session, sending: asyncio.Task[None]) -> object:
+    """The next of the peer's that is no failure. Raises PeerError, and what `sending` ended with."""
+    while True:
+        match await session.receive():
+            case Failed(message=message):
+                raise PeerError(f"the peer failed: {message}")
+            case arrived:
+                if sending.done():  # it never comes to an end when the head has failed
+                    sending.result()
+                return arrived

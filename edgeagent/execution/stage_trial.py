@@ -1,0 +1,120 @@
+"""What a stage by itself can do on this machine: how many tokens may share a batch, and how fast a head is."""
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from edgeagent.core.generation import MAX_TOP_LOGPROBS, Sampling, TokenStep
+from edgeagent.execution import canonical
+from edgeagent.execution.local import LocalModel
+from edgeagent.execution.stage_sessions import Draw, HiddenRows, StageEvent, StageSession, open_head
+from edgeagent.execution.stages import StageModel
+
+PROMPT_TOKENS = 320
+"""Over 256: from there on ggml splits one token's attention among threads (`LoadSettings.is_thread_invariant`)."""
+BATCHES = (2, 4, 8, 16)
+MAX_DRAWS = 1024
+GREEDY = Sampling(temperature=0.0, logprobs=MAX_TOP_LOGPROBS)
+ASKED = [
+    {
+        "role": "user",
+        "content": "The ferry left the small harbour at nine with 23 passengers, and came back before the storm. " * 20,
+    }
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Tokens a second through the layers of this stage. `max_rows` tokens behind a prompt give, in one batch, the bits
+    that they give one by one."""
+
+    prompt_tokens: int
+    prefill_tok_s: float
+    decode_tok_s: float
+    max_rows: int
+    rows: bytes = b""
+    """Hidden states of BATCHES[-1] tokens, for trying what comes behind."""
+
+
+async def try_head(stage: StageModel) -> Trial:
+    """Takes some hundred tokens' time. Raises as `StageModel.session`, and EngineError."""
+    most = (await stage.facts()).context_tokens - BATCHES[-1]
+    text = await stage.encode(ASKED)
+    num_prompt = min(PROMPT_TOKENS, most, len(text) - BATCHES[-1])
+    prompt, behind = text[:num_prompt], text[num_prompt : num_prompt + BATCHES[-1]]
+    async with stage.session(num_prompt + len(behind)) as session:
+        spans = canonical.spans(len(prompt), 0, stage.settings.chunk_tokens)
+        prefill_s, _ = await _timed(session.run_tokens(prompt, 0, spans))
+        decode_s, singles = await _timed(session.run_tokens(behind, num_prompt, [1] * len(behind)))
+        max_rows = await _most_rows(session, behind, num_prompt, singles, stage.settings.chunk_tokens)
+    return Trial(num_prompt, num_prompt / prefill_s, len(behind) / decode_s, max_rows, singles)
+
+
+async def try_output(stage: StageModel, rows: bytes) -> int:
+    """How many tokens' draws from an output head may share a batch. `rows` are any hidden states of BATCHES[-1] tokens.
+
+    Raises as `try_head`.
+    """
+    async with stage.session(BATCHES[-1], sampling=GREEDY) as session:
+        return await _most_drawn(session, rows, [0] * BATCHES[-1])
+
+
+async def try_tail(stage: StageModel, whole: LocalModel) -> int:
+    """The same of a tail, behind a prompt whose hidden states the whole model gives. Raises as `try_head`."""
+    text, k, chunk_tokens = await whole.encode(ASKED), stage.cut.begin, stage.settings.chunk_tokens
+    prompt, behind = text[:chunk_tokens], text[chunk_tokens : chunk_tokens + BATCHES[-1]]
+    async with open_head(whole, k, len(prompt) + len(behind), "f32") as head:
+        _, before = await _timed(head.run_tokens(prompt, 0, [len(prompt)]))
+        _, rows = await _timed(head.run_tokens(behind, len(prompt), [1] * len(behind)))
+    async with stage.session(len(prompt) + len(behind), sampling=GREEDY) as session:
+        await _timed(session.run_hidden(before, 0, [len(prompt)]))
+        return await _most_drawn(session, rows, [len(prompt) + i for i in range(len(behind))])
+
+
+async def _most_drawn(session: StageSession, rows: bytes, positions: Sequence[int]) -> int:
+    """Log-probabilities are compared, which all logits go into."""
+    row_bytes, found = len(rows) // len(positions), 1
+    singles: list[TokenStep] = []
+    for i, position in enumerate(positions):
+        singles += await _drawn(session, rows[i * row_bytes : (i + 1) * row_bytes], position, ())
+    for size in BATCHES:
+        guesses = tuple(step.token for step in singles[: size - 1])
+        together = await _drawn(session, rows[: size * row_bytes], positions[0], guesses)
+        if [_told(step) for step in together] != [_told(step) for step in singles[:size]]:
+            break
+        found = size
+    return found
+
+
+async def _drawn(session: StageSession, rows: bytes, position: int, guesses: tuple[int, ...]) -> list[TokenStep]:
+    run = session.run_hidden(rows, position, [1 + len(guesses)], draw=Draw(MAX_DRAWS, guesses))
+    async with contextlib.aclosing(run) as events:
+        return [event async for event in events if isinstance(event, TokenStep)]
+
+
+def _told(step: TokenStep) -> tuple[object, ...]:
+    return (step.token, step.logprob, step.top)
+
+
+async def _most_rows(
+    session: StageSession, tokens: Sequence[int], position: int, singles: bytes, chunk_tokens: int
+) -> int:
+    """Each batch is evaluated in place of tokens that are dropped: so dropping was tried, too."""
+    row_bytes, found = len(singles) // len(tokens), 1
+    for size in (size for size in BATCHES if size <= chunk_tokens):
+        _, together = await _timed(session.run_tokens(tokens[:size], position, [size]))
+        if together != singles[: size * row_bytes]:
+            break
+        found = size
+    return found
+
+
+async def _timed(events: AsyncGenerator[StageEvent, None]) -> tuple[float, bytes]:
+    """Seconds, and the hidden states."""
+    started, rows = time.monotonic(), list[bytes]()
+    async with contextlib.aclosing(events) as stream:
+        async for event in stream:
+            if isinstance(event, HiddenRows):
+                rows.append(event.data)
+    return max(time.monotonic() - started, 1e-6), b"".join(rows)
