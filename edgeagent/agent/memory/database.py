@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeagent.agent.memory.forgetting import make_up
 from edgeagent.agent.memory.schema import APPLICATION_ID, VERSION, migrate
 from edgeagent.core.errors import MemoryStoreError
 
@@ -49,6 +50,7 @@ def open_database(path: Path, dimensions: int) -> "apsw.Connection":
                 with transaction(connection):
                     migrate(connection, dimensions)
             _check_dimensions(connection, path, dimensions)
+            _make_up(connection)
         except BaseException:
             connection.close()
             raise
@@ -78,6 +80,7 @@ def store_errors(path: Path) -> Iterator[None]:
         apsw.CorruptError: "restore a copy, or move the file away to start with an empty one",
         apsw.BusyError: "another process is writing; try again",
         apsw.FullError: "free some space on the disk",
+        apsw.IOError: "check the disk, and the system's log",
         apsw.ReadOnlyError: "make the file and its folder writable",
         apsw.CantOpenError: "make the file and its folder readable and writable",
     }
@@ -92,10 +95,35 @@ def store_errors(path: Path) -> Iterator[None]:
 
 
 def _create(path: Path) -> None:
-    """An empty file that only its owner can read; SQLite gives its journal files the same mode."""
+    """An empty file that only its owner can read; SQLite gives its journal files the same mode.
+
+    SQLite syncs what it writes. That the file and its folders have names at all is ours to sync.
+    """
+    if path.exists():
+        return
+    missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    for folder in (path.parent, *(made.parent for made in missing)):
+        _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_up(connection: "apsw.Connection") -> None:
+    """As far as it goes without waiting: on a full disk, or beside a process that reads, the rest can be used."""
+    import apsw
+
+    connection.set_busy_timeout(0)
+    with contextlib.suppress(apsw.Error):
+        make_up(connection)
+    connection.set_busy_timeout(BUSY_MS)
 
 
 def _load_vectors(connection: "apsw.Connection") -> None:

@@ -7,16 +7,18 @@ removed is no longer in the file.
 import contextlib
 import hashlib
 import secrets
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeagent.agent.memory.database import open_database, store_errors, transaction
+from edgeagent.agent.memory.database import BUSY_MS, open_database, store_errors, transaction
+from edgeagent.agent.memory.forgetting import Gone, remove, wipe
 from edgeagent.agent.memory.recall import Namespace, Question, candidates, recall, speakers
 from edgeagent.agent.memory.rows import Row, insert
 from edgeagent.agent.memory.scoring import Scorer, shipped
-from edgeagent.core.errors import NotFoundError
+from edgeagent.core.errors import MemoryStoreError
 from edgeagent.core.memory import MemoryHit, MemoryItem, MemoryStats, Vector
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: an id may be read aloud
 ID_LENGTH = 12  # 60 random bits
+_LETTERS = (8 * ID_ALPHABET).encode()  # of each byte, as `bytes.translate` takes them
+
+WIPE_MS, WIPE_ATTEMPTS = 25, 100
+"""How long one attempt to wipe what was forgotten waits for other processes, twice over, and how many there are."""
 
 _ITEMS = "SELECT id, user, kind, text, source, created_at FROM memories JOIN namespaces ON number = namespace WHERE "
 _NAMESPACE = "(SELECT number FROM namespaces WHERE user = ?1)"
@@ -45,6 +51,7 @@ class MemoryStore:
         self._path = path
         self._db = connection
         self._scorer = scorer
+        self._unwiped: list[Gone] = []
 
     @classmethod
     def open(cls, path: Path, dimensions: int, scorer: Scorer | None = None) -> "MemoryStore":
@@ -52,25 +59,39 @@ class MemoryStore:
         return cls(path, open_database(path, dimensions), scorer or shipped())
 
     def close(self) -> None:
+        self._try_to_wipe()
         with store_errors(self._path):
             self._db.close()
 
     def add(self, user: str, memories: Sequence[NewMemory]) -> list[str]:
         """Their ids, in order; a text the user has already keeps its id. All or none are stored."""
         with store_errors(self._path), transaction(self._db):
-            return [self._add(user, memory) for memory in memories]
+            ids = self._add(user, memories)
+        self._try_to_wipe()
+        return ids
+
+    def _add(self, user: str, memories: Sequence[NewMemory]) -> list[str]:
+        digests = [_digest(memory.text) for memory in memories]
+        ids = self._ids(user, set(digests))
+        new = {d: memory for d, memory in zip(digests, memories, strict=True) if d not in ids}
+        made = dict(zip(new, _new_ids(len(new)), strict=True))
+        rows = [Row(made[d], m.kind, m.text, m.source, m.created_at, d, m.vector) for d, m in new.items()]
+        if rows:
+            insert(self._db, user, rows)
+        ids |= made
+        return [ids[digest] for digest in digests]
 
     def ids(self, user: str, texts: Sequence[str]) -> list[str | None]:
         """The id of each text; None for one that is not stored."""
-        select = f"SELECT id FROM memories WHERE namespace = {_NAMESPACE} AND digest = ?2"  # noqa: S608  (a literal)
+        digests = [_digest(text) for text in texts]
         with store_errors(self._path):
-            return [self._db.execute(select, (user, _digest(text))).get for text in texts]
+            found = self._ids(user, digests)
+            return [found.get(digest) for digest in digests]
 
-    def _add(self, user: str, memory: NewMemory) -> str:
-        bits = self._db.execute("SELECT vec_quantize_binary(?)", (memory.vector,)).get
-        digest, id_ = _digest(memory.text), _new_id()
-        row = Row(id_, user, memory.kind, memory.text, memory.source, memory.created_at, digest, bits)
-        return id_ if insert(self._db, row) else str(self.ids(user, [memory.text])[0])
+    def _ids(self, user: str, digests: Iterable[bytes]) -> dict[bytes, str]:
+        select = f"SELECT id FROM memories WHERE namespace = {_NAMESPACE} AND digest = ?2"  # noqa: S608  (a literal)
+        found = ((digest, self._db.execute(select, (user, digest)).get) for digest in digests)
+        return {digest: id_ for digest, id_ in found if id_ is not None}
 
     def speakers(self, user: str) -> "list[str]":
         """Who speaks in the user's turns (`Name: what was said`)."""
@@ -105,7 +126,8 @@ class MemoryStore:
         try:
             yield
         finally:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # an error of the disk may have ended it
+                self._db.execute("ROLLBACK")
 
     def list(self, user: str, limit: int) -> "list[MemoryItem]":
         """The newest first."""
@@ -125,18 +147,42 @@ class MemoryStore:
         for id_, user, kind, text, source, created_at in self._db.execute(_ITEMS + condition, values):
             yield MemoryItem(id=id_, user=user, kind=kind, text=text, source=source, created_at=created_at)
 
-    def forget(self, user: str, id_: str) -> None:
-        """Remove text, words and vector from the file and its journal. Raises NotFoundError.
+    def forget(self, user: str, *ids: str) -> None:
+        """Remove texts, words and vectors from the file and its journal: all of them, or none. Raises NotFoundError.
 
-        A process that reads at this very moment can keep the journal's copy alive until the next checkpoint.
+        Raises MemoryStoreError, too, when they are removed and traces are left: another process reads at this
+        moment, or the disk is full. The next change, or the next opening, makes up for it.
         """
-        with store_errors(self._path):
-            with transaction(self._db):
-                delete = f"DELETE FROM memories WHERE namespace = {_NAMESPACE} AND id = ?2 RETURNING 1"  # noqa: S608
-                is_gone = self._db.execute(delete, (user, id_)).get is not None
-            if not is_gone:
-                raise NotFoundError(f"user '{user}' has no memory '{id_}'; list shows the ids there are")
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with store_errors(self._path), transaction(self._db):
+            self._unwiped += remove(self._db, user, ids)
+        if (hindrance := self._wiped(WIPE_ATTEMPTS)) is not None:
+            raise MemoryStoreError(
+                f"{', '.join(ids)} is forgotten, but traces are left until the next change or opening; {hindrance}"
+            )
+
+    def _wiped(self, attempts: int) -> str | None:
+        """What keeps traces of removed memories in the file; None when there are none.
+
+        SQLite itself does not wait for a process that moves the journal, so this does.
+        """
+        self._db.set_busy_timeout(WIPE_MS)
+        try:
+            with store_errors(self._path):
+                for _ in range(attempts):
+                    if wipe(self._db, self._path, self._unwiped):
+                        self._unwiped.clear()
+                        return None
+                    time.sleep(WIPE_MS / 1e3)
+                return "end the other process that uses the file"
+        except MemoryStoreError as error:
+            return str(error)
+        finally:
+            self._db.set_busy_timeout(BUSY_MS)
+
+    def _try_to_wipe(self) -> None:
+        """Without waiting for other processes: this is on the way of something else."""
+        if self._unwiped:
+            self._wiped(attempts=1)
 
     def stats(self, user: str) -> MemoryStats:
         """Counts of this user; size and versions of the whole file. `documents` counts distinct sources."""
@@ -162,5 +208,6 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _new_id() -> str:
-    return "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH))
+def _new_ids(count: int) -> list[str]:
+    letters = secrets.token_bytes(ID_LENGTH * count).translate(_LETTERS).decode()
+    return [letters[i : i + ID_LENGTH] for i in range(0, len(letters), ID_LENGTH)]
