@@ -5,8 +5,28 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict
 
 
+class Record(BaseModel):
+    """What facts, skills and experiences carry beside their text.
+
+    Of one topic, one holds at a time. `body` is a fact's value, a skill's steps (one a line), what was done; `worth`
+    is the mean of the judgements, from -1 to 1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    topic: str
+    body: str
+    worth: float = 0.0
+    num_judged: int = 0
+    valid_from: float
+    valid_until: float | None = None
+
+
 class MemoryItem(BaseModel):
-    """One stored memory. Times are Unix seconds; `kind` is `note`, `document` or `turn`."""
+    """One stored memory. Times are Unix seconds; `user` is its namespace: a user, or `user/agent`.
+
+    `kind` is `note`, `document`, `turn`, `event` or `summary`; or, with a record, `fact`, `skill` or `experience`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -16,6 +36,7 @@ class MemoryItem(BaseModel):
     text: str
     source: str
     created_at: float
+    record: Record | None = None
 
 
 class MemoryHit(BaseModel):

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeagent.agent.memory.forgetting import make_up
 from edgeagent.agent.memory.schema import APPLICATION_ID, VERSION, migrate
 from edgeagent.core.errors import MemoryStoreError
 
@@ -50,7 +49,6 @@ def open_database(path: Path, dimensions: int) -> "apsw.Connection":
                 with transaction(connection):
                     migrate(connection, dimensions)
             _check_dimensions(connection, path, dimensions)
-            _make_up(connection)
         except BaseException:
             connection.close()
             raise
@@ -114,16 +112,6 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _make_up(connection: "apsw.Connection") -> None:
-    """As far as it goes without waiting: on a full disk, or beside a process that reads, the rest can be used."""
-    import apsw
-
-    connection.set_busy_timeout(0)
-    with contextlib.suppress(apsw.Error):
-        make_up(connection)
-    connection.set_busy_timeout(BUSY_MS)
 
 
 def _load_vectors(connection: "apsw.Connection") -> None:

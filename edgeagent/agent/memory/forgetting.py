@@ -4,15 +4,17 @@ The file says while this is under way, so that a process that dies in between is
 """
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeagent.agent.memory.cues import speaker_of
+from edgeagent.agent.memory.database import BUSY_MS, store_errors
 from edgeagent.agent.memory.residue import page_size, unused_parts
 from edgeagent.agent.memory.words import stems
-from edgeagent.core.errors import NotFoundError
+from edgeagent.core.errors import MemoryStoreError, NotFoundError
 
 if TYPE_CHECKING:
     import apsw
@@ -22,6 +24,8 @@ MAX_LOCAL_BYTES = 4096
 TILE_BYTES = 8
 """Any 15 bytes of a text that stay behind are found: they hold a whole tile."""
 READ_PAGES = 256
+WIPE_MS, WIPE_ATTEMPTS = 25, 100
+"""How long one attempt to wipe what was forgotten waits for other processes, twice over, and how many there are."""
 
 _GONE = """
 DELETE FROM memories WHERE namespace = (SELECT number FROM namespaces WHERE user = ?1) AND id = ?2
@@ -46,21 +50,69 @@ def remove(db: "apsw.Connection", user: str, ids: Sequence[str]) -> list[Gone]:
 
 
 def _removed(db: "apsw.Connection", user: str, id_: str) -> Gone:
-    signature = "SELECT bits FROM traces JOIN memories USING (row) WHERE id = ?"
-    bits = db.execute(signature, (id_,)).get
+    beside = (
+        "SELECT bits, topic, body FROM memories LEFT JOIN traces USING (row) LEFT JOIN records USING (row) WHERE id = ?"
+    )
+    bits, topic, body = db.execute(beside, (id_,)).fetchone() or (None, None, None)
     found = db.execute(_GONE, (user, id_)).fetchone()
     if found is None:
         raise NotFoundError(f"user '{user}' has no memory '{id_}'; list shows the ids there are")
     _, text, source, digest = found
     names = (user, source, speaker_of(text) or "")
     whole = {id_.encode(), digest, bits, *(name.encode() for name in names if len(name) >= TILE_BYTES)}
-    return Gone(frozenset(whole | set(_tiles(text.encode()))) - {None, b""}, frozenset(stems(db, text)))
+    tiles = {tile for part in (text, topic, body) if part for tile in _tiles(part.encode())}
+    return Gone(frozenset(whole | tiles) - {None, b""}, frozenset(stems(db, text)))
 
 
 def _tiles(text: bytes) -> Iterator[bytes]:
     local = text[:MAX_LOCAL_BYTES]
     for at in range(0, max(1, len(local) - TILE_BYTES + 1), TILE_BYTES):
         yield local[at : at + TILE_BYTES]
+
+
+class Wiper:
+    """Sees to it that nothing is left of what was removed, now or as soon as other processes allow."""
+
+    def __init__(self, db: "apsw.Connection", path: Path) -> None:
+        self._db = db
+        self._path = path
+        self._due: list[Gone] = []
+
+    def add(self, gone: Iterable[Gone]) -> None:
+        self._due += gone
+
+    def make_up(self) -> None:
+        """Wipe what a process removed that did not live to wipe it, as far as it goes without waiting.
+
+        On a full disk, or beside a process that reads, the memories can be used all the same.
+        """
+        import apsw
+
+        self._db.set_busy_timeout(0)
+        with contextlib.suppress(apsw.Error):
+            make_up(self._db)
+        self._db.set_busy_timeout(BUSY_MS)
+
+    def work(self, attempts: int) -> str | None:
+        """What keeps traces of removed memories in the file; None when there are none.
+
+        SQLite itself does not wait for a process that moves the journal, so this does.
+        """
+        if not self._due:
+            return None
+        self._db.set_busy_timeout(WIPE_MS)
+        try:
+            with store_errors(self._path):
+                for _ in range(attempts):
+                    if wipe(self._db, self._path, self._due):
+                        self._due.clear()
+                        return None
+                    time.sleep(WIPE_MS / 1e3)
+                return "end the other process that uses the file"
+        except MemoryStoreError as error:
+            return str(error)
+        finally:
+            self._db.set_busy_timeout(BUSY_MS)
 
 
 def wipe(db: "apsw.Connection", path: Path, gone: Iterable[Gone]) -> bool:

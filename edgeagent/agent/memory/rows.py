@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgeagent.agent.memory.cues import cues_of, speaker_of
 from edgeagent.agent.memory.words import stems, telling
+from edgeagent.core.memory import Record
 
 if TYPE_CHECKING:
     import apsw
@@ -17,6 +18,7 @@ NAMESPACE_BITS = 32
 _MEMORY = "INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _WORDS = "INSERT INTO memory_words (rowid, text) VALUES (?, ?)"
 _TRACE = "INSERT INTO traces VALUES (?, vec_quantize_binary(?), ?, ?, ?, ?, ?, ?)"
+_RECORD = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _COUNT = "UPDATE namespaces SET num_memories = num_memories + ?, num_terms = num_terms + ? WHERE number = ?"
 
 
@@ -31,6 +33,11 @@ class Row:
     created_at: float
     digest: bytes
     vector: bytes
+    record: Record | None = None
+
+    @property
+    def is_recalled(self) -> bool:
+        return self.record is None or self.record.valid_until is None
 
 
 def rows_of(number: int) -> tuple[int, int]:
@@ -41,14 +48,25 @@ def rows_of(number: int) -> tuple[int, int]:
 def insert(connection: "apsw.Connection", user: str, rows: Sequence[Row]) -> None:
     """Store rows whose texts are distinct and new to the user, one statement a table."""
     namespace = _number(connection, "namespaces", "user = ?", user)
-    speakers = _speakers(connection, namespace, rows)
     first = _next_row(connection, namespace)
-    terms = [len(telling(stems(connection, row.text))) for row in rows]
     numbered = list(enumerate(rows, start=first))
     connection.executemany(
         _MEMORY, ((n, r.id, namespace, r.kind, r.text, r.source, r.created_at, r.digest) for n, r in numbered)
     )
     connection.executemany(_WORDS, ((n, r.text) for n, r in numbered))
+    connection.executemany(_RECORD, (_record(n, namespace, r.record) for n, r in numbered if r.record))
+    _trace(connection, namespace, [(n, r) for n, r in numbered if r.is_recalled])
+
+
+def _record(number: int, namespace: int, record: Record) -> tuple[int | float | str | None, ...]:
+    held = (record.worth, record.num_judged, record.valid_from, record.valid_until)
+    return (number, namespace, record.topic, record.body, *held)
+
+
+def _trace(connection: "apsw.Connection", namespace: int, numbered: Sequence[tuple[int, Row]]) -> None:
+    """What recall weighs of each, and their count."""
+    speakers = _speakers(connection, namespace, [row for _, row in numbered])
+    terms = [len(telling(stems(connection, row.text))) for _, row in numbered]
     connection.executemany(
         _TRACE,
         (
@@ -56,7 +74,7 @@ def insert(connection: "apsw.Connection", user: str, rows: Sequence[Row]) -> Non
             for (n, r), speaker, num_terms in zip(numbered, speakers, terms, strict=True)
         ),
     )
-    connection.execute(_COUNT, (len(rows), sum(terms), namespace))
+    connection.execute(_COUNT, (len(numbered), sum(terms), namespace))
 
 
 def _next_row(connection: "apsw.Connection", namespace: int) -> int:
@@ -66,7 +84,8 @@ def _next_row(connection: "apsw.Connection", namespace: int) -> int:
 
 
 def _session(row: Row) -> int | None:
-    return None if row.kind == "note" else zlib.crc32(f"{row.kind} {row.source}".encode())
+    """Memories of one are neighbours; notes and records stand alone."""
+    return None if row.kind == "note" or row.record else zlib.crc32(f"{row.kind} {row.source}".encode())
 
 
 def _speakers(connection: "apsw.Connection", namespace: int, rows: Sequence[Row]) -> list[int | None]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edgeagent.agent.memory.steps import batches, first, ranges
+from edgeagent.agent.memory.steps import batches, first, ranges, records
 
 if TYPE_CHECKING:
     import apsw
@@ -22,6 +22,7 @@ MIGRATIONS: tuple[Step, ...] = (
     (first.SQL, _nothing_more),
     (ranges.SQL, ranges.move),
     (batches.SQL, _nothing_more),
+    (records.SQL, records.move),
 )
 """Step `n` leads from `user_version` n to n + 1. Steps are only ever added."""
 

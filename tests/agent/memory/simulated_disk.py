@@ -118,6 +118,8 @@ class Journal:
     def __init__(self, base: Image, *, syncs: bool = True) -> None:
         self._base = base
         self._syncs = syncs
+        self._played = 0
+        self._disk = _Platters(base)
         self.events: list[Event] = []
 
     def changed(self, name: str, change: Write | Truncate) -> None:
@@ -146,11 +148,13 @@ class Journal:
         self.events.append(delete)
 
     def image(self, num_events: int, mode: Mode, draw: random.Random) -> Image:
-        """The files after power was lost behind so many events."""
-        disk = _Platters(self._base)
-        for event in self.events[:num_events]:
-            event(disk)
-        return disk.image(mode, draw)
+        """The files after power was lost behind so many events. It plays on from the last time, if that was earlier."""
+        if num_events < self._played:
+            self._played, self._disk = 0, _Platters(self._base)
+        for event in self.events[self._played : num_events]:
+            event(self._disk)
+        self._played = num_events
+        return self._disk.image(mode, draw)
 
 
 class _JournalingFile(apsw.VFSFile):
@@ -172,7 +176,7 @@ class _JournalingFile(apsw.VFSFile):
         self._journal.changed(self._name, Truncate(newsize))
 
     def xSync(self, flags: int) -> None:
-        super().xSync(flags)
+        """In the journal only: no power is lost below."""
         self._journal.synced(self._name, with_folder=self._names_journal)
         self._names_journal = False
 

@@ -13,7 +13,7 @@ from edgeagent.agent.memory.recall import Question
 from edgeagent.agent.memory.store import MemoryStore
 from edgeagent.core.errors import MemoryStoreError
 from tests.agent.memory.faulty_disk import CHANGES, READS, Faults, failing
-from tests.agent.memory.workload import DIMENSIONS, State, Workload, left_in
+from tests.agent.memory.workload import DIMENSIONS, State, Workload, described, left_in
 
 FILE = "memory.sqlite"
 QUESTION = Question("Who said padding?", b"\0\0\x80\x3f" * DIMENSIONS, 1.7e9)
@@ -39,7 +39,7 @@ def filled(path: Path) -> Workload:
 def read_all(store: MemoryStore) -> State:
     assert store.search("ann", QUESTION, 3)
     assert store.stats("ann").memories
-    return frozenset(item.text for item in store.list("ann", 1000))
+    return frozenset(map(described, store.list("ann", 1000)))
 
 
 def changed_under_faults(store: MemoryStore, workload: Workload, faults: Faults, at: int) -> bool:

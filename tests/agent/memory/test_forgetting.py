@@ -98,9 +98,9 @@ def test_forgetting_that_is_killed_is_made_up_for_at_the_next_opening(tmp_path: 
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from edgeagent.agent.memory import store\n"
+        "from edgeagent.agent.memory import forgetting, store\n"
         f"opened = store.MemoryStore.open(Path(sys.argv[1]), {DIMENSIONS})\n"
-        "store.wipe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "forgetting.wipe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "opened.forget(*sys.argv[2:])\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "memory.sqlite"), *victim[:2]]

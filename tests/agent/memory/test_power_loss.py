@@ -42,7 +42,7 @@ class Life:
 
 
 class Outage:
-    """Lives one after the other, each cut at some moments; the next starts from what the last cut left."""
+    """Lives one after the other, each cut at some moments; the next starts from what one of them left."""
 
     def __init__(self, folder: Path, seed: int, *, syncs: bool = True) -> None:
         self._folder = folder
@@ -55,11 +55,14 @@ class Outage:
         state: State = frozenset()
         for _ in range(num_lives):
             life = Life(self._folder / "running", base, state, self._draw.getrandbits(32), syncs=self._syncs)
-            for _ in range(cuts_a_life):
-                moment, mode = self._draw.randint(0, len(life.journal.events)), self._draw.choice(MODES)
-                image = life.journal.image(moment, mode, self._draw)
+            moments = sorted(self._draw.randint(0, len(life.journal.events)) for _ in range(cuts_a_life))
+            survived = []
+            for moment in moments:
+                image = life.journal.image(moment, self._draw.choice(MODES), self._draw)
                 if (left := self._left(life, moment, image)) is not None:
-                    base, state = image, left
+                    survived.append((image, left))
+            if survived:
+                base, state = self._draw.choice(survived)
 
     def _left(self, life: Life, moment: int, image: Image) -> State | None:
         put(image, self._folder / "cut")
