@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Record(BaseModel):
@@ -16,8 +16,8 @@ class Record(BaseModel):
 
     topic: str
     body: str
-    worth: float = 0.0
-    num_judged: int = 0
+    worth: float = Field(default=0.0, ge=-1, le=1)
+    num_judged: int = Field(default=0, ge=0, lt=2**31)
     valid_from: float
     valid_until: float | None = None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeagent.agent.memory.schema import APPLICATION_ID, VERSION, migrate
-from edgeagent.core.errors import MemoryStoreError
+from edgeagent.core.errors import MemoryStoreError, RequestError
 
 if TYPE_CHECKING:
     import apsw
@@ -70,7 +70,7 @@ def transaction(connection: "apsw.Connection") -> Iterator[None]:
 
 @contextlib.contextmanager
 def store_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors, and the file system's, as one clear MemoryStoreError."""
+    """SQLite's errors, and the file system's, as one clear MemoryStoreError; RequestError for what is no text."""
     import apsw
 
     advice = {
@@ -87,6 +87,8 @@ def store_errors(path: Path) -> Iterator[None]:
     except apsw.Error as error:
         hint = next((text for kind, text in advice.items() if isinstance(error, kind)), "see the database's state")
         raise MemoryStoreError(f"memory database {path}: {error}; {hint}") from None
+    except UnicodeEncodeError:
+        raise RequestError("an id or a text is not valid Unicode (a lone surrogate); correct its encoding") from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise MemoryStoreError(f"memory database {path}: {reason}; choose another path in [memory]") from None

@@ -247,6 +247,9 @@ def _draft_of(item: MemoryItem) -> _Draft:
     times = (item.created_at, *((item.record.valid_from, item.record.valid_until or 0.0) if item.record else ()))
     if item.kind not in kinds or not all(map(math.isfinite, times)):
         raise RequestError(f"memory '{item.id}' has no valid kind or time; correct or remove it")
+    if item.record:
+        _checked_text(item.record.topic)
+        _checked_text(item.record.body)
     return _Draft(item.kind, _checked_text(item.text), _checked_source(item.source), item.created_at, item.record)
 
 

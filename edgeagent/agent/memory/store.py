@@ -94,15 +94,20 @@ class MemoryStore:
             for digest, memory in zip(digests, memories, strict=True):
                 if digest not in ids:
                     new.setdefault(digest, memory)
-            self._check_quota(user, len(new))
+            self._check_quota(user, list(new.values()))
             rows = [memory.row(id_) for memory, id_ in zip(new.values(), _new_ids(len(new)), strict=True)]
             self._insert(user, rows)
         self._wiper.work(attempts=1)
         ids |= {digest: row.id for digest, row in zip(new, rows, strict=True)}
         return [ids[digest] for digest in digests]
 
-    def _check_quota(self, user: str, num_new: int) -> None:
-        if self._max_memories and num_new and upkeep.size(self._db, user) + num_new > self._max_memories:
+    def _check_quota(self, user: str, new: Sequence[NewMemory]) -> None:
+        """History counts when records are added, which make it."""
+        if not self._max_memories or not new:
+            return
+        has_records = any(memory.record is not None for memory in new)
+        present = (upkeep.size if has_records else upkeep.recalled)(self._db, user)
+        if present + len(new) > self._max_memories:
             raise QuotaError(
                 f"user '{user}' would have over {self._max_memories} memories; forget some, "
                 "run 'edgeagent memory tidy', or raise memory.max_memories"

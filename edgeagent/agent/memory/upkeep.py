@@ -76,6 +76,11 @@ def faded(db: "apsw.Connection", user: str, count: int) -> list[str]:
     return [str(id_) for (id_,) in db.execute(_FADED, (user, MEMORY_S, count))]
 
 
+def recalled(db: "apsw.Connection", user: str) -> int:
+    """Memories that recall knows: kept as a count, since every insertion asks for it."""
+    return int(db.execute("SELECT num_memories FROM namespaces WHERE user = ?", (user,)).get or 0)
+
+
 def size(db: "apsw.Connection", user: str) -> int:
     """Memories of the user, superseded ones too."""
     select = "SELECT count(*) FROM memories WHERE namespace = (SELECT number FROM namespaces WHERE user = ?)"

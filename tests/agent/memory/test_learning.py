@@ -11,6 +11,7 @@ from edgeagent.agent.memory import portable
 from edgeagent.agent.memory.learning import Learning
 from edgeagent.agent.memory.memory import Memory
 from edgeagent.core.errors import NotFoundError, RequestError
+from edgeagent.core.memory import MemoryItem, Record
 
 OpenMemory = Callable[..., AbstractAsyncContextManager[Memory]]
 STEPS = ("Close the valve.", "Drain the pump.", "Fill in citric acid.")
@@ -133,5 +134,88 @@ def test_record_without_a_proper_name_is_a_request_error(open_memory: OpenMemory
                 await Learning(memory).fact("ann", name, "is", "x")
             with pytest.raises(RequestError):
                 await Learning(memory).experience("ann", name, "did", "well")
+
+    asyncio.run(body())
+
+
+HOSTILE = ("'; DROP TABLE records; --", 'x" OR 1=1 --', "a\x00b", "%", "\x1f", "NEAR(a b)", "🦜", "ﬁ ß İ")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_name_is_only_a_name(open_memory: OpenMemory, name: str) -> None:
+    async def body() -> None:
+        async with open_memory() as memory:
+            learn = Learning(memory)
+            await learn.fact("ann", "Clara", "lives in", "Lisbon")
+            if name.strip():
+                id_ = await learn.fact("ann", name, name, name, name)
+                assert [item.id for item in await learn.facts("ann", name, name)] == [id_]
+                assert await learn.facts("bob", name, name) == ()
+            for work in (memory.forget("ann", name), memory.correct("ann", name, "x"), learn.procedure("ann", name)):
+                with pytest.raises(NotFoundError):
+                    await work
+            with pytest.raises(NotFoundError):
+                await memory.judge("ann", name, is_good=True)
+            assert [item.text for item in await learn.facts("ann", "clara", "lives in")] == ["Clara lives in Lisbon"]
+
+    asyncio.run(body())
+
+
+def test_what_is_no_unicode_is_a_request_error(open_memory: OpenMemory) -> None:
+    async def body() -> None:
+        async with open_memory() as memory:
+            learn = Learning(memory)
+            calls = (
+                learn.fact("ann", "\ud800", "is", "x"),
+                learn.facts("ann", "\ud800", "is"),
+                learn.skill("ann", "x", "y", ("\ud800",)),
+                learn.procedure("ann", "\ud800"),
+                memory.forget("ann", "\ud800"),
+                memory.correct("ann", "\ud800", "x"),
+                memory.judge("ann", "\ud800", is_good=True),
+            )
+            for call in calls:
+                with pytest.raises(RequestError, match="not valid Unicode"):
+                    await call
+            assert await memory.list("ann") == []
+
+    asyncio.run(body())
+
+
+def test_ids_of_another_user_or_agent_are_unknown(open_memory: OpenMemory) -> None:
+    async def body() -> None:
+        async with open_memory() as memory:
+            id_ = await Learning(memory).fact("ann", "the code", "is", "1234")
+            note = await memory.add("ann", "Salt is on the left.")
+            for other in ("bob", "ann/cook", "ann.phone"):
+                for work in (
+                    memory.forget(other, id_),
+                    memory.forget(other, note),
+                    memory.correct(other, note, "mine"),
+                ):
+                    with pytest.raises(NotFoundError):
+                        await work
+                with pytest.raises(NotFoundError):
+                    await memory.judge(other, id_, is_good=False)
+                assert (await memory.tidy(other, 0)).faded == ()
+                assert await memory.search(other, "code") == []
+            assert {item.id for item in await memory.list("ann")} == {id_, note}
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"topic": ""}, {"body": "x" * 70_000}, {"body": "\ud800"}, {"valid_until": float("inf")}],
+)
+def test_import_of_a_malformed_record_is_a_request_error(open_memory: OpenMemory, change: dict[str, object]) -> None:
+    record = Record(topic="t", body="b", valid_from=0.0).model_copy(update=change)
+    item = MemoryItem(id="x", user="ann", kind="fact", text="t", source="", created_at=0.0, record=record)
+
+    async def body() -> None:
+        async with open_memory() as memory:
+            with pytest.raises(RequestError):
+                await memory.import_("ann", [item])
+            assert await memory.list("ann") == []
 
     asyncio.run(body())
