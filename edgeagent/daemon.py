@@ -99,11 +99,24 @@ class House:
         return await self.assistant.price(query)
 
     async def memories(self, user: str, query: str | None, limit: int) -> list[MemoryHit]:
+        if query:
+            return await self._remembering.search(user, query, limit)
+        return [MemoryHit(item=item, score=0.0) for item in await self._remembering.list(user, limit)]
+
+    async def remember(self, user: str, text: str, source: str) -> str:
+        return await self._remembering.add(user, text, "note", source)
+
+    async def correct(self, user: str, id_: str, text: str) -> None:
+        await self._remembering.correct(user, id_, text)
+
+    async def forget(self, user: str, id_: str) -> None:
+        await self._remembering.forget(user, id_)
+
+    @property
+    def _remembering(self) -> Memory:
         if self.memory is None:
             raise MemoryStoreError("memory is switched off; set memory.enabled = true")
-        if query:
-            return await self.memory.search(user, query, limit)
-        return [MemoryHit(item=item, score=0.0) for item in await self.memory.list(user, limit)]
+        return self.memory
 
     def is_ready(self) -> tuple[bool, str]:
         default = self.settings.config.models.default
@@ -153,7 +166,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         stack.push_async_callback(pool.drain, config.engine.drain_s)
         memory = None
         if config.memory.enabled:
-            memory = await Memory.open(memory_path(settings), vectors, time.time)
+            memory = await Memory.open(memory_path(settings), vectors, time.time, config.memory.max_memories)
             stack.push_async_callback(memory.close)
         peers = await stack.enter_async_context(_peers(settings, role))
         await stack.enter_async_context(background(pool.unload_idle(), "unload-idle"))

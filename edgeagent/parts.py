@@ -223,7 +223,7 @@ async def open_memory(settings: Settings) -> AsyncIterator[Memory]:
     """The memory file with its encoder. Raises MemoryStoreError."""
     encoder = embedder(settings, model_store(settings))
     try:
-        memory = await Memory.open(memory_path(settings), encoder, time.time)
+        memory = await Memory.open(memory_path(settings), encoder, time.time, settings.config.memory.max_memories)
         try:
             yield memory
         finally:

@@ -52,6 +52,18 @@ class Backend(Protocol):
         """At most `limit` memories of `user`: the best matches of `query`, or without one the newest (score 0)."""
         ...
 
+    async def remember(self, user: str, text: str, source: str) -> str:
+        """The id of a new memory."""
+        ...
+
+    async def correct(self, user: str, id_: str, text: str) -> None:
+        """Put another text in a memory's place. Raises NotFoundError."""
+        ...
+
+    async def forget(self, user: str, id_: str) -> None:
+        """Remove a memory for good. Raises NotFoundError."""
+        ...
+
     def is_ready(self) -> tuple[bool, str]:
         """Whether a question would be answered now, and why or why not."""
         ...

@@ -1,33 +1,28 @@
 """`edgeagent memory`: what is remembered, for whom, and how to add, find and forget it."""
 
-import asyncio
-import json
-import time
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
-from edgeagent import parts
 from edgeagent.agent.memory import portable
 from edgeagent.agent.memory.memory import MAX_DOCUMENT_BYTES, Memory
-from edgeagent.core.errors import ConfigError, RequestError
-from edgeagent.core.memory import MemoryItem
-from edgeagent.settings import load_settings
+from edgeagent.cli.memory_records import RECORD_COMMANDS
+from edgeagent.cli.memory_upkeep import UPKEEP_COMMANDS
+from edgeagent.cli.remembering import as_json_option, line, print_facts, user_option, with_memory
+from edgeagent.core.errors import RequestError
 
-LINE_CHARS = 100
 MAX_IMPORT_BYTES = 256 * 2**20
 
-_Result = TypeVar("_Result")
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-user_option = click.option("--user", metavar="U", help="Whose memories; without it the configured user's.")
 path_type = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 
 
 @click.group()
 def memory() -> None:
-    """Memories: add, search, list, forget, stats, export, import."""
+    """Memories: add, search, list, correct, forget, and what was learned: facts, skills, experiences."""
+
+
+for _command in (*RECORD_COMMANDS, *UPKEEP_COMMANDS):
+    memory.add_command(_command)
 
 
 @memory.command()
@@ -47,9 +42,9 @@ def add(text: str | None, file: Path | None, user: str | None, as_json: bool) ->
             return await store.add_document(user, _read(file, MAX_DOCUMENT_BYTES), str(file))
         return [await store.add(user, text or "")]
 
-    ids, user = _with_memory(user, work)
+    ids, user = with_memory(user, work)
     facts = {"user": user, "ids": ids} if file else {"user": user, "id": ids[0]}
-    _print(facts, as_json, f"remembered as {', '.join(ids)}")
+    print_facts(facts, as_json, f"remembered as {', '.join(ids)}")
 
 
 @memory.command()
@@ -59,10 +54,10 @@ def add(text: str | None, file: Path | None, user: str | None, as_json: bool) ->
 @as_json_option
 def search(query: str, k: int, user: str | None, as_json: bool) -> None:
     """Find what matters to QUERY, best first."""
-    hits, user = _with_memory(user, lambda store, user: store.search(user, query, k))
+    hits, user = with_memory(user, lambda store, user: store.search(user, query, k))
     rows = [{"score": round(hit.score, 4), **hit.item.model_dump()} for hit in hits]
-    lines = [f"{hit.score:.2f}  {_line(hit.item)}" for hit in hits]
-    _print({"user": user, "query": query, "hits": rows}, as_json, "\n".join(lines) or "nothing found")
+    lines = [f"{hit.score:.2f}  {line(hit.item)}" for hit in hits]
+    print_facts({"user": user, "query": query, "hits": rows}, as_json, "\n".join(lines) or "nothing found")
 
 
 @memory.command("list")
@@ -71,9 +66,9 @@ def search(query: str, k: int, user: str | None, as_json: bool) -> None:
 @as_json_option
 def list_memories(limit: int, user: str | None, as_json: bool) -> None:
     """Show memories, the newest first."""
-    items, user = _with_memory(user, lambda store, user: store.list(user, limit))
+    items, user = with_memory(user, lambda store, user: store.list(user, limit))
     facts = {"user": user, "memories": [item.model_dump() for item in items]}
-    _print(facts, as_json, "\n".join(map(_line, items)) or "no memories")
+    print_facts(facts, as_json, "\n".join(map(line, items)) or "no memories")
 
 
 @memory.command()
@@ -82,8 +77,8 @@ def list_memories(limit: int, user: str | None, as_json: bool) -> None:
 @as_json_option
 def forget(memory_id: str, user: str | None, as_json: bool) -> None:
     """Remove a memory from the database for good."""
-    _, user = _with_memory(user, lambda store, user: store.forget(user, memory_id))
-    _print({"user": user, "forgotten": memory_id}, as_json, f"forgot {memory_id}")
+    _, user = with_memory(user, lambda store, user: store.forget(user, memory_id))
+    print_facts({"user": user, "forgotten": memory_id}, as_json, f"forgot {memory_id}")
 
 
 @memory.command()
@@ -91,9 +86,9 @@ def forget(memory_id: str, user: str | None, as_json: bool) -> None:
 @as_json_option
 def stats(user: str | None, as_json: bool) -> None:
     """Count memories, and say where they are."""
-    found, user = _with_memory(user, lambda store, user: store.stats(user))
+    found, user = with_memory(user, lambda store, user: store.stats(user))
     lines = [f"{name}: {value}" for name, value in found.model_dump().items()]
-    _print(found.model_dump(), as_json, "\n".join(lines))
+    print_facts(found.model_dump(), as_json, "\n".join(lines))
 
 
 @memory.command("export")
@@ -104,9 +99,9 @@ def export_memories(file: Path, user: str | None, as_json: bool) -> None:
     """Write a user's memories to F as JSON lines ('-': standard output)."""
     if str(file) == "-" and as_json:
         raise click.UsageError("--json needs standard output for itself; export to a file")
-    count, user = _with_memory(user, lambda store, user: _export(store, user, file))
+    count, user = with_memory(user, lambda store, user: _export(store, user, file))
     if str(file) != "-":
-        _print({"user": user, "exported": count, "file": str(file)}, as_json, f"{count} memories are in {file}")
+        print_facts({"user": user, "exported": count, "file": str(file)}, as_json, f"{count} memories are in {file}")
 
 
 @memory.command("import")
@@ -117,33 +112,17 @@ def import_memories(file: Path, user: str | None, as_json: bool) -> None:
     """Add the memories of an export to a user's own; those that are there already stay as they are."""
     text = _read(file, MAX_IMPORT_BYTES)
     items = list(portable.parse(text.split("\n"), str(file)))  # all of it is checked before any is stored
-    done, user = _with_memory(user, lambda store, user: store.import_(user, items))
+    done, user = with_memory(user, lambda store, user: store.import_(user, items))
     facts = {"user": user, "imported": done.added, "known": done.known}
-    _print(facts, as_json, f"{done.added} memories imported, {done.known} were there already")
-
-
-def _with_memory(
-    user: str | None, work: Callable[[Memory, str], Coroutine[object, object, _Result]]
-) -> tuple[_Result, str]:
-    """The result of `work` on the configured memory, and the user it was done for."""
-    settings = load_settings()
-    if not settings.config.memory.enabled:
-        raise ConfigError("memory is switched off; set memory.enabled = true")
-    owner = settings.config.memory.user if user is None else user
-
-    async def session() -> _Result:
-        async with parts.open_memory(settings) as store:
-            return await work(store, owner)
-
-    return asyncio.run(session()), owner
+    print_facts(facts, as_json, f"{done.added} memories imported, {done.known} were there already")
 
 
 async def _export(store: Memory, user: str, file: Path) -> int:
     count = -1  # the header is no memory
     try:
         with click.open_file(str(file), "w", encoding="utf-8", atomic=str(file) != "-") as out:
-            async for line in portable.lines(store.export(user)):
-                out.write(line + "\n")
+            async for text in portable.lines(store.export(user)):
+                out.write(text + "\n")
                 count += 1
     except OSError as error:
         raise RequestError(f"cannot write {file} ({error.strerror}); choose another file") from None
@@ -161,14 +140,3 @@ def _read(file: Path, max_bytes: int) -> str:
         raise RequestError(f"cannot read {file} ({error.strerror}); name a readable file") from None
     except UnicodeDecodeError:
         raise RequestError(f"{file} is not UTF-8 text; convert it first") from None
-
-
-def _line(item: MemoryItem) -> str:
-    day = time.strftime("%Y-%m-%d", time.localtime(item.created_at))
-    text = " ".join(item.text.split())
-    shown = text if len(text) <= LINE_CHARS else text[: LINE_CHARS - 1] + "…"
-    return f"{item.id}  {day}  {shown}" + (f"  [{item.source}]" if item.source else "")
-
-
-def _print(facts: object, as_json: bool, text: str) -> None:
-    click.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else text)

@@ -145,6 +145,8 @@ class MemoryConfig(Section):
     user: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")] = "default"
     path: str = ""
     """Empty: `memory.sqlite` in the state folder."""
+    max_memories: Annotated[int, Field(ge=0)] = 100_000
+    """Of each user, and of each agent of a user; 0: no limit."""
 
 
 class ToolsConfig(Section):

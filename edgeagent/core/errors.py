@@ -172,6 +172,13 @@ class MemoryStoreError(EdgeAgentError):
     code = "memory_store_error"
 
 
+class QuotaError(EdgeAgentError):
+    """What was to be stored is more than may be."""
+
+    code = "quota_exceeded"
+    status = 507
+
+
 class ToolError(EdgeAgentError):
     """A tool was called wrongly or failed; the model sees this text and may try again."""
 

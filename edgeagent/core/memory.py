@@ -2,11 +2,31 @@
 
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Record(BaseModel):
+    """What facts, skills and experiences carry beside their text.
+
+    Of one topic, one holds at a time. `body` is a fact's value, a skill's steps (one a line), what was done; `worth`
+    is the mean of the judgements, from -1 to 1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    topic: str
+    body: str
+    worth: float = Field(default=0.0, ge=-1, le=1)
+    num_judged: int = Field(default=0, ge=0, lt=2**31)
+    valid_from: float
+    valid_until: float | None = None
 
 
 class MemoryItem(BaseModel):
-    """One stored memory. Times are Unix seconds; `kind` is `note`, `document` or `turn`."""
+    """One stored memory. Times are Unix seconds; `user` is its namespace: a user, or `user/agent`.
+
+    `kind` is `note`, `document`, `turn`, `event` or `summary`; or, with a record, `fact`, `skill` or `experience`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -16,6 +36,7 @@ class MemoryItem(BaseModel):
     text: str
     source: str
     created_at: float
+    record: Record | None = None
 
 
 class MemoryHit(BaseModel):

@@ -14,7 +14,7 @@ from edgeagent.application.http.server import HttpServer, start_http
 from edgeagent.core.cards import Architecture, ModelCard, QuantizedSource, Variant
 from edgeagent.core.chat import ChatRequest, ToolCall
 from edgeagent.core.config import HttpConfig
-from edgeagent.core.errors import EdgeAgentError
+from edgeagent.core.errors import EdgeAgentError, NotFoundError
 from edgeagent.core.events import (
     Event,
     Finished,
@@ -111,6 +111,8 @@ class Scripted:
     ready: tuple[bool, str] = (True, "the model is loaded")
     asked: list[tuple[ChatRequest, str]] = field(default_factory=list)
     planned: list[PlanQuery] = field(default_factory=list)
+    remembered: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Text by user and id."""
     began: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -177,6 +179,18 @@ class Scripted:
     async def memories(self, user: str, query: str | None, limit: int) -> list[MemoryHit]:
         item = MemoryItem(id="m-1", user=user, kind="note", text=query or "newest", source="", created_at=1.0)
         return [MemoryHit(item=item, score=0.5)] * min(limit, 2)
+
+    async def remember(self, user: str, text: str, source: str) -> str:
+        self.remembered[user, "m-2"] = text
+        return "m-2"
+
+    async def correct(self, user: str, id_: str, text: str) -> None:
+        await self.forget(user, id_)
+        self.remembered[user, id_] = text
+
+    async def forget(self, user: str, id_: str) -> None:
+        if self.remembered.pop((user, id_), None) is None:
+            raise NotFoundError(f"user '{user}' has no memory '{id_}'; list shows the ids there are")
 
     def is_ready(self) -> tuple[bool, str]:
         return self.ready

@@ -129,6 +129,57 @@ def test_bad_input_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monkey
     assert isinstance(failure("list"), ConfigError)
 
 
-@pytest.mark.parametrize("arguments", [["add"], ["add", "text", "--file", "f"], ["search"], ["export", "-", "--json"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["add"],
+        ["add", "text", "--file", "f"],
+        ["search"],
+        ["export", "-", "--json"],
+        ["skill", "x", "--step", "y"],
+        ["experience", "x", "--did", "y"],
+        ["judge", "id", "fine"],
+    ],
+)
 def test_bad_usage_exits_with_2(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
+
+
+def test_fact_tells_what_held_when_and_recall_only_what_holds() -> None:
+    facts("fact", "Clara", "lives in", "Lisbon", "--source", "a letter")
+    facts("fact", "Clara", "lives in", "Porto")
+    known = facts("fact", "clara", "lives in")["facts"]
+    assert isinstance(known, list)
+    assert [(item["record"]["body"], item["record"]["valid_until"]) for item in known] == [
+        ("Lisbon", 1.7e9),
+        ("Porto", None),
+    ]
+    hits = facts("search", "Where does Clara live?")["hits"]
+    assert isinstance(hits, list)
+    assert [hit["text"] for hit in hits] == ["Clara lives in Porto"]
+    assert re.search(r"2023-11-1[45] to now +Porto", run("fact", "Clara", "lives in").stdout)
+    assert run("fact", "Clara", "works as").stdout == "nothing is known\n"
+
+
+def test_skill_and_experience_can_be_called_again() -> None:
+    facts("skill", "descale", "--purpose", "the pump is loud", "--step", "Drain it.", "--step", "Fill in acid.")
+    assert run("skill", "Descale").stdout == "descale: the pump is loud\n1. Drain it.\n2. Fill in acid.\n"
+    id_ = facts("experience", "the pump is loud", "--did", "descale it", "--outcome", "it was quiet")["id"]
+    assert facts("judge", str(id_), "good")["worth"] == 1.0
+    assert str(id_) in run("experience", "loud pump").stdout
+    assert isinstance(failure("skill", "unknown"), NotFoundError)
+    assert isinstance(failure("judge", "unknown", "bad"), NotFoundError)
+
+
+def test_memory_is_corrected_tidied_and_backed_up(tmp_path: Path) -> None:
+    id_ = facts("add", "The pump was descaled in June.", "--user", "ann/cook")["id"]
+    facts("correct", str(id_), "The pump was descaled in May.", "--user", "ann/cook")
+    facts("add", "The pump was descaled in May", "--user", "ann/cook")
+    assert len(str(facts("tidy", "--dry-run", "--user", "ann/cook")["repeated"])) > 10
+    assert re.fullmatch(r"forgot \w+: \w+ says it, too\n", run("tidy", "--user", "ann/cook").stdout)
+    assert run("tidy", "--user", "ann/cook").stdout == "nothing to forget\n"
+    copy = tmp_path / "copy.sqlite"
+    assert facts("backup", str(copy))["bytes"] == copy.stat().st_size
+    assert "there already" in str(failure("backup", str(copy)))
+    assert facts("stats", "--user", "ann/cook")["memories"] == 1
+    assert facts("stats", "--user", "ann")["memories"] == 0

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import apsw
 import harness
+import insert_rates
 import numpy as np
 import recall_data
 import recall_encoder
@@ -50,6 +51,8 @@ async def measure(folder: Path, *, quick: bool) -> tuple[harness.Json, harness.J
         table, recall_conditions = await recall_table(folder, embedder, conversations, quick=quick)
         asked = [Question(i.text, (await embedder.embed([i.text]))[0], 1.7e9) for i in questions(conversations, quick)]
     figures, conditions = scale(folder, conversations, asked)
+    rates, rate_conditions = insert_rates.measure(folder, made_up(conversations), num_batches=5 if quick else 20)
+    figures, conditions = figures | rates, conditions | rate_conditions
     learned = table["learned"]["all"]
     figures = {"recall_at_10": learned["at_10"], "recall_at_5": learned["at_5"]} | figures | {"recall": table}
     return figures, recall_conditions | conditions
@@ -167,9 +170,7 @@ def scale(
     path = folder / "large.sqlite"
     large = MemoryStore.open(path, recall_encoder.DIMENSIONS)
     fill(large, "own", islice(memories, OWN))
-    started = time.process_time()
     text_bytes = fill(large, "one", islice(memories, LARGE - OWN))
-    conditions["inserts_per_cpu_s"] = round((LARGE - OWN) / (time.process_time() - started))
     time_queries(large, "own", "2k_of_100k")
     text_bytes += fill(large, "one", islice(memories, OWN))
     time_queries(large, "one", "100k")

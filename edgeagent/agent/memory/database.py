@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeagent.agent.memory.schema import APPLICATION_ID, VERSION, migrate
-from edgeagent.core.errors import MemoryStoreError
+from edgeagent.core.errors import MemoryStoreError, RequestError
 
 if TYPE_CHECKING:
     import apsw
@@ -70,7 +70,7 @@ def transaction(connection: "apsw.Connection") -> Iterator[None]:
 
 @contextlib.contextmanager
 def store_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors, and the file system's, as one clear MemoryStoreError."""
+    """SQLite's errors, and the file system's, as one clear MemoryStoreError; RequestError for what is no text."""
     import apsw
 
     advice = {
@@ -78,6 +78,7 @@ def store_errors(path: Path) -> Iterator[None]:
         apsw.CorruptError: "restore a copy, or move the file away to start with an empty one",
         apsw.BusyError: "another process is writing; try again",
         apsw.FullError: "free some space on the disk",
+        apsw.IOError: "check the disk, and the system's log",
         apsw.ReadOnlyError: "make the file and its folder writable",
         apsw.CantOpenError: "make the file and its folder readable and writable",
     }
@@ -86,16 +87,33 @@ def store_errors(path: Path) -> Iterator[None]:
     except apsw.Error as error:
         hint = next((text for kind, text in advice.items() if isinstance(error, kind)), "see the database's state")
         raise MemoryStoreError(f"memory database {path}: {error}; {hint}") from None
+    except UnicodeEncodeError:
+        raise RequestError("an id or a text is not valid Unicode (a lone surrogate); correct its encoding") from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise MemoryStoreError(f"memory database {path}: {reason}; choose another path in [memory]") from None
 
 
 def _create(path: Path) -> None:
-    """An empty file that only its owner can read; SQLite gives its journal files the same mode."""
+    """An empty file that only its owner can read; SQLite gives its journal files the same mode.
+
+    SQLite syncs what it writes. That the file and its folders have names at all is ours to sync.
+    """
+    if path.exists():
+        return
+    missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    for folder in (path.parent, *(made.parent for made in missing)):
+        _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _load_vectors(connection: "apsw.Connection") -> None:

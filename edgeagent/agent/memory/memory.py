@@ -1,4 +1,4 @@
-"""Long-term memory as the house uses it: asynchronous, one namespace a user.
+"""Long-term memory as the house uses it: asynchronous, one namespace a user, or an agent of a user.
 
 SQLite runs on one thread of its own; vectors come from the embedder that was given.
 """
@@ -17,11 +17,14 @@ from typing import Literal, ParamSpec, TypeVar, get_args
 from edgeagent.agent.memory.chunking import chunk
 from edgeagent.agent.memory.cues import spoken, without_names
 from edgeagent.agent.memory.recall import Question
+from edgeagent.agent.memory.records import digest_of
 from edgeagent.agent.memory.store import MemoryStore, NewMemory
 from edgeagent.core.errors import RequestError
-from edgeagent.core.memory import Embedder, MemoryHit, MemoryItem, MemoryStats
+from edgeagent.core.memory import Embedder, MemoryHit, MemoryItem, MemoryStats, Record, Vector
 
-Kind = Literal["note", "document", "turn"]
+Kind = Literal["note", "document", "turn", "event", "summary"]
+RecordKind = Literal["fact", "skill", "experience"]
+KINDS = (*get_args(Kind), *get_args(RecordKind))
 Clock = Callable[[], float]
 """Unix seconds."""
 
@@ -34,7 +37,8 @@ MAX_RESULTS = 1000
 PAGE = 64
 """Memories that are read or embedded in one go by export and import."""
 
-_USER = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+_USER = re.compile(r"[A-Za-z0-9_.@-]{1,64}(?:/[A-Za-z0-9_.@-]{1,64})?")
+"""A user, or `user/agent`: what an agent keeps for a user apart from that user's own memories."""
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
 
@@ -53,6 +57,19 @@ class _Draft:
     text: str
     source: str
     created_at: float
+    record: Record | None = None
+
+    @property
+    def digest(self) -> bytes:
+        return digest_of(self.text, self.record)
+
+
+@dataclass(frozen=True, slots=True)
+class Tidied:
+    """Ids of memories that were removed: those another one covers (with its id), and the weakest."""
+
+    repeated: dict[str, str]
+    faded: tuple[str, ...]
 
 
 class Memory:
@@ -68,11 +85,11 @@ class Memory:
         self._thread = thread
 
     @classmethod
-    async def open(cls, path: Path, embedder: Embedder, clock: Clock) -> "Memory":
+    async def open(cls, path: Path, embedder: Embedder, clock: Clock, max_memories: int | None = None) -> "Memory":
         """The memory in the file at `path`, made when absent. The embedder stays the caller's to close."""
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory")
         try:
-            opening = thread.submit(MemoryStore.open, path, embedder.dimensions)
+            opening = thread.submit(MemoryStore.open, path, embedder.dimensions, None, max_memories)
             store = await asyncio.wrap_future(opening)
         except BaseException:
             thread.shutdown(wait=False, cancel_futures=True)
@@ -83,11 +100,55 @@ class Memory:
         await self._run(self._store.close)
         self._thread.shutdown(wait=False)
 
-    async def add(self, user: str, text: str, kind: Kind = "note", source: str = "") -> str:
-        """Its id. A text the user has stored already keeps its id, kind and source."""
-        draft = _Draft(kind, _checked_text(text), _checked_source(source), self._clock())
+    def now(self) -> float:
+        """Unix seconds by the memory's clock."""
+        return self._clock()
+
+    async def add(self, user: str, text: str, kind: Kind = "note", source: str = "", at: float | None = None) -> str:
+        """Its id. A text the user has stored already keeps its id, kind and source. `at`: when it happened."""
+        draft = _Draft(kind, _checked_text(text), _checked_source(source), self._clock() if at is None else at)
         [id_] = await self._add(_checked_user(user), [draft])
         return id_
+
+    async def add_record(self, user: str, kind: RecordKind, text: str, record: Record, source: str = "") -> str:
+        """Its id. It supersedes what the user knows of the record's topic; see `learning`."""
+        draft = _Draft(kind, _checked_text(text), _checked_source(source), record.valid_from, record)
+        [id_] = await self._add(_checked_user(user), [draft])
+        return id_
+
+    async def history(self, user: str, topic: str) -> tuple[MemoryItem, ...]:
+        """Records of a topic, the oldest first; the one that holds has no `valid_until`."""
+        return await self._run(self._store.history, _checked_user(user), topic)
+
+    async def judge(self, user: str, id_: str, *, is_good: bool) -> float:
+        """The worth of a record, -1 to 1, after this judgement. Raises NotFoundError."""
+        return await self._run(self._store.judge, _checked_user(user), id_, is_good=is_good)
+
+    async def correct(self, user: str, id_: str, text: str) -> None:
+        """Put another text in a memory's place; the former is forgotten. Raises NotFoundError.
+
+        A fact is corrected by the newer fact, which keeps the history.
+        """
+        former = await self._run(self._store.item, _checked_user(user), id_)
+        if former.record is not None:
+            raise RequestError(f"memory '{id_}' is a {former.kind}; add it anew, which supersedes it, or forget it")
+        draft = _Draft(former.kind, _checked_text(text), former.source, former.created_at)
+        [vector] = await self._embedder.embed([_matter(draft)])
+        await self._run(self._store.correct, user, id_, _memory(draft, vector))
+
+    async def tidy(self, user: str, keep: int | None = None, *, only_look: bool = False) -> Tidied:
+        """Forget what another memory says as well and, beyond `keep` memories, what has faded most."""
+        repeated = await self._run(self._store.repeated, _checked_user(user))
+        if repeated and not only_look:
+            await self._run(self._store.forget, user, *repeated)
+        faded = await self._run(self._store.faded, user, keep) if keep is not None else ()
+        if faded and not only_look:
+            await self._run(self._store.forget, user, *faded)
+        return Tidied(repeated, faded)
+
+    async def back_up(self, file: Path) -> int:
+        """Bytes of a copy of the whole file, of all users. Raises RequestError when `file` is there already."""
+        return await self._run(self._store.back_up, file)
 
     async def add_document(self, user: str, text: str, source: str) -> list[str]:
         """The ids of its chunks, in order; all are stored, or none."""
@@ -145,8 +206,8 @@ class Memory:
         remaining = iter(items)
         num_added = num_seen = 0
         while page := list(islice(remaining, PAGE)):
-            drafts = list({draft.text: draft for draft in map(_draft_of, page)}.values())
-            ids = await self._run(self._store.ids, _checked_user(user), [draft.text for draft in drafts])
+            drafts = list({draft.digest: draft for draft in map(_draft_of, page)}.values())
+            ids = await self._ids(_checked_user(user), drafts)
             new = [draft for draft, known in zip(drafts, ids, strict=True) if known is None]
             await self._add(user, new)
             num_added += len(new)
@@ -155,17 +216,17 @@ class Memory:
 
     async def _add(self, user: str, drafts: Sequence[_Draft]) -> tuple[str, ...]:
         """Their ids. Only texts that are not stored yet are embedded."""
-        ids = await self._run(self._store.ids, user, [draft.text for draft in drafts])
+        ids = await self._ids(user, drafts)
         new = [draft for draft, known in zip(drafts, ids, strict=True) if known is None]
         if not new:
             return tuple(known for known in ids if known is not None)
         vectors = await self._embedder.embed([_matter(draft) for draft in new])
-        memories = [
-            NewMemory(draft.kind, draft.text, draft.source, draft.created_at, vector)
-            for draft, vector in zip(new, vectors, strict=True)
-        ]
+        memories = [_memory(draft, vector) for draft, vector in zip(new, vectors, strict=True)]
         added = iter(await self._run(self._store.add, user, memories))
         return tuple(known or next(added) for known in ids)
+
+    async def _ids(self, user: str, drafts: Sequence[_Draft]) -> Sequence[str | None]:
+        return await self._run(self._store.ids_of, user, [draft.digest for draft in drafts])
 
     async def _run(self, work: Callable[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
         loop = asyncio.get_running_loop()
@@ -177,15 +238,26 @@ def _matter(draft: _Draft) -> str:
     return spoken(draft.text) if draft.kind == "turn" else draft.text
 
 
+def _memory(draft: _Draft, vector: Vector) -> NewMemory:
+    return NewMemory(draft.kind, draft.text, draft.source, draft.created_at, vector, draft.record)
+
+
 def _draft_of(item: MemoryItem) -> _Draft:
-    if item.kind not in get_args(Kind) or not math.isfinite(item.created_at):
+    kinds = get_args(Kind) if item.record is None else get_args(RecordKind)
+    times = (item.created_at, *((item.record.valid_from, item.record.valid_until or 0.0) if item.record else ()))
+    if item.kind not in kinds or not all(map(math.isfinite, times)):
         raise RequestError(f"memory '{item.id}' has no valid kind or time; correct or remove it")
-    return _Draft(item.kind, _checked_text(item.text), _checked_source(item.source), item.created_at)
+    if item.record:
+        _checked_text(item.record.topic)
+        _checked_text(item.record.body)
+    return _Draft(item.kind, _checked_text(item.text), _checked_source(item.source), item.created_at, item.record)
 
 
 def _checked_user(user: str) -> str:
     if not _USER.fullmatch(user):
-        raise RequestError(f"{user!r} is no user name; use 1 to 64 letters, digits or any of _ . @ -")
+        raise RequestError(
+            f"{user!r} is no user name; use 1 to 64 letters, digits or any of _ . @ - (an agent's own: user/agent)"
+        )
     return user
 
 

@@ -8,7 +8,9 @@ from pydantic import ValidationError
 from edgeagent.core.errors import RequestError
 from edgeagent.core.memory import MemoryItem
 
-HEADER = '{"format":"edgeagent-memories","version":1}'
+VERSION = 2
+"""Version 1 had no records."""
+HEADER = f'{{"format":"edgeagent-memories","version":{VERSION}}}'
 
 
 async def lines(items: AsyncIterator[MemoryItem]) -> AsyncIterator[str]:
@@ -34,6 +36,7 @@ def parse(text_lines: Iterable[str], origin: str) -> Iterator[MemoryItem]:
 
 def _is_header(line: str) -> bool:
     try:
-        return bool(json.loads(line) == json.loads(HEADER))
+        header = json.loads(line)
     except ValueError:
         return False
+    return header in [{"format": "edgeagent-memories", "version": version} for version in range(1, VERSION + 1)]

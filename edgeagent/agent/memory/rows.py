@@ -1,11 +1,13 @@
-"""How one memory becomes rows: its namespace, speaker, cues, text and signature, inside the caller's transaction."""
+"""How memories become rows: their namespace, speakers, cues, texts and signatures, inside the caller's transaction."""
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeagent.agent.memory.cues import cues_of, speaker_of
 from edgeagent.agent.memory.words import stems, telling
+from edgeagent.core.memory import Record
 
 if TYPE_CHECKING:
     import apsw
@@ -13,25 +15,29 @@ if TYPE_CHECKING:
 NAMESPACE_BITS = 32
 """A namespace holds 2^32 rows, and there can be 2^31 namespaces."""
 
-
-_INSERT = """
-INSERT INTO memories SELECT coalesce(max(row), ?1 - 1) + 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9
-FROM memories WHERE row BETWEEN ?1 AND ?2 ON CONFLICT (namespace, digest) DO NOTHING RETURNING row
-"""
+_MEMORY = "INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_WORDS = "INSERT INTO memory_words (rowid, text) VALUES (?, ?)"
+_TRACE = "INSERT INTO traces VALUES (?, vec_quantize_binary(?), ?, ?, ?, ?, ?, ?)"
+_RECORD = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_COUNT = "UPDATE namespaces SET num_memories = num_memories + ?, num_terms = num_terms + ? WHERE number = ?"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A memory as it is stored. `bits` are the signs of its vector's values, eight a byte."""
+    """A memory as it is stored; of its vector the signs are kept."""
 
     id: str
-    user: str
     kind: str
     text: str
     source: str
     created_at: float
     digest: bytes
-    bits: bytes
+    vector: bytes
+    record: Record | None = None
+
+    @property
+    def is_recalled(self) -> bool:
+        return self.record is None or self.record.valid_until is None
 
 
 def rows_of(number: int) -> tuple[int, int]:
@@ -39,19 +45,57 @@ def rows_of(number: int) -> tuple[int, int]:
     return (number << NAMESPACE_BITS) + 1, ((number + 1) << NAMESPACE_BITS) - 1
 
 
-def insert(connection: "apsw.Connection", row: Row) -> bool:
-    """Whether it was stored; False for a text its namespace has already."""
-    namespace = _number(connection, "namespaces", "user = ?", row.user)
-    made = (row.id, namespace, row.kind, row.text, row.source, row.created_at, row.digest)
-    added = connection.execute(_INSERT, (*rows_of(namespace), *made)).get
-    if added is not None:
-        name = speaker_of(row.text) if row.kind == "turn" else None
-        speaker = _number(connection, "speakers", "namespace = ? AND name = ?", namespace, name) if name else None
-        session = None if row.kind == "note" else zlib.crc32(f"{row.kind} {row.source}".encode())
-        num_terms = len(telling(stems(connection, row.text)))
-        trace = (added, row.bits, namespace, session, speaker, num_terms, cues_of(row.text), row.created_at)
-        connection.execute("INSERT INTO traces VALUES (?, ?, ?, ?, ?, ?, ?, ?)", trace)
-    return added is not None
+def insert(connection: "apsw.Connection", user: str, rows: Sequence[Row]) -> None:
+    """Store rows whose texts are distinct and new to the user, one statement a table."""
+    namespace = _number(connection, "namespaces", "user = ?", user)
+    first = _next_row(connection, namespace)
+    numbered = list(enumerate(rows, start=first))
+    connection.executemany(
+        _MEMORY, ((n, r.id, namespace, r.kind, r.text, r.source, r.created_at, r.digest) for n, r in numbered)
+    )
+    connection.executemany(_WORDS, ((n, r.text) for n, r in numbered))
+    connection.executemany(_RECORD, (_record(n, namespace, r.record) for n, r in numbered if r.record))
+    _trace(connection, namespace, [(n, r) for n, r in numbered if r.is_recalled])
+
+
+def _record(number: int, namespace: int, record: Record) -> tuple[int | float | str | None, ...]:
+    held = (record.worth, record.num_judged, record.valid_from, record.valid_until)
+    return (number, namespace, record.topic, record.body, *held)
+
+
+def _trace(connection: "apsw.Connection", namespace: int, numbered: Sequence[tuple[int, Row]]) -> None:
+    """What recall weighs of each, and their count."""
+    speakers = _speakers(connection, namespace, [row for _, row in numbered])
+    terms = [len(telling(stems(connection, row.text))) for _, row in numbered]
+    connection.executemany(
+        _TRACE,
+        (
+            (n, r.vector, namespace, _session(r), speaker, num_terms, cues_of(r.text), r.created_at)
+            for (n, r), speaker, num_terms in zip(numbered, speakers, terms, strict=True)
+        ),
+    )
+    connection.execute(_COUNT, (len(numbered), sum(terms), namespace))
+
+
+def _next_row(connection: "apsw.Connection", namespace: int) -> int:
+    first, last = rows_of(namespace)
+    select = "SELECT coalesce(max(row), ? - 1) + 1 FROM memories WHERE row BETWEEN ? AND ?"
+    return int(connection.execute(select, (first, first, last)).get)
+
+
+def _session(row: Row) -> int | None:
+    """Memories of one are neighbours; notes and records stand alone."""
+    return None if row.kind == "note" or row.record else zlib.crc32(f"{row.kind} {row.source}".encode())
+
+
+def _speakers(connection: "apsw.Connection", namespace: int, rows: Sequence[Row]) -> list[int | None]:
+    """The number of who speaks in each row; None where nobody is named."""
+    names = [speaker_of(row.text) if row.kind == "turn" else None for row in rows]
+    numbers: dict[str | None, int | None] = {None: None}
+    for name in names:
+        if name is not None and name not in numbers:
+            numbers[name] = _number(connection, "speakers", "namespace = ? AND name = ?", namespace, name)
+    return [numbers[name] for name in names]
 
 
 def _number(connection: "apsw.Connection", table: str, condition: str, *values: str | int) -> int:

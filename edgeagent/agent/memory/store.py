@@ -5,27 +5,35 @@ removed is no longer in the file.
 """
 
 import contextlib
-import hashlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeagent.agent.memory import records, upkeep
+from edgeagent.agent.memory.backup import back_up
 from edgeagent.agent.memory.database import open_database, store_errors, transaction
+from edgeagent.agent.memory.forgetting import WIPE_ATTEMPTS, Gone, Wiper, remove
 from edgeagent.agent.memory.recall import Namespace, Question, candidates, recall, speakers
+from edgeagent.agent.memory.records import digest_of
 from edgeagent.agent.memory.rows import Row, insert
 from edgeagent.agent.memory.scoring import Scorer, shipped
-from edgeagent.core.errors import NotFoundError
-from edgeagent.core.memory import MemoryHit, MemoryItem, MemoryStats, Vector
+from edgeagent.core.errors import MemoryStoreError, NotFoundError, QuotaError, RequestError
+from edgeagent.core.memory import MemoryHit, MemoryItem, MemoryStats, Record, Vector
 
 if TYPE_CHECKING:
     import apsw
 
 ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: an id may be read aloud
 ID_LENGTH = 12  # 60 random bits
+_LETTERS = (8 * ID_ALPHABET).encode()  # of each byte, as `bytes.translate` takes them
 
-_ITEMS = "SELECT id, user, kind, text, source, created_at FROM memories JOIN namespaces ON number = namespace WHERE "
+_ITEMS = (
+    "SELECT id, user, kind, text, source, created_at, topic, body, worth, num_judged, valid_from, valid_until "
+    "FROM memories JOIN namespaces ON number = memories.namespace LEFT JOIN records USING (row) WHERE "
+)
+_FIELDS = ("id", "user", "kind", "text", "source", "created_at")
 _NAMESPACE = "(SELECT number FROM namespaces WHERE user = ?1)"
 
 
@@ -38,39 +46,93 @@ class NewMemory:
     source: str
     created_at: float
     vector: Vector
+    record: Record | None = None
+
+    @property
+    def digest(self) -> bytes:
+        return digest_of(self.text, self.record)
+
+    def row(self, id_: str) -> Row:
+        return Row(id_, self.kind, self.text, self.source, self.created_at, self.digest, self.vector, self.record)
 
 
 class MemoryStore:
-    def __init__(self, path: Path, connection: "apsw.Connection", scorer: Scorer) -> None:
+    """`max_memories` is what a namespace may hold."""
+
+    def __init__(
+        self, path: Path, connection: "apsw.Connection", scorer: Scorer, max_memories: int | None = None
+    ) -> None:
         self._path = path
         self._db = connection
         self._scorer = scorer
+        self._wiper = Wiper(connection, path)
+        self._max_memories = max_memories
 
     @classmethod
-    def open(cls, path: Path, dimensions: int, scorer: Scorer | None = None) -> "MemoryStore":
+    def open(
+        cls, path: Path, dimensions: int, scorer: Scorer | None = None, max_memories: int | None = None
+    ) -> "MemoryStore":
         """Scores by the shipped weights unless others are given. Raises MemoryStoreError."""
-        return cls(path, open_database(path, dimensions), scorer or shipped())
+        store = cls(path, open_database(path, dimensions), scorer or shipped(), max_memories)
+        store._wiper.make_up()
+        return store
 
     def close(self) -> None:
+        self._wiper.work(attempts=1)
         with store_errors(self._path):
             self._db.close()
 
     def add(self, user: str, memories: Sequence[NewMemory]) -> list[str]:
-        """Their ids, in order; a text the user has already keeps its id. All or none are stored."""
+        """Their ids, in order; a text the user has already keeps its id. All or none are stored.
+
+        A record supersedes what held on its topic before. Raises QuotaError.
+        """
+        digests = [memory.digest for memory in memories]
         with store_errors(self._path), transaction(self._db):
-            return [self._add(user, memory) for memory in memories]
+            ids = self._ids(user, set(digests))
+            new: dict[bytes, NewMemory] = {}
+            for digest, memory in zip(digests, memories, strict=True):
+                if digest not in ids:
+                    new.setdefault(digest, memory)
+            self._check_quota(user, list(new.values()))
+            rows = [memory.row(id_) for memory, id_ in zip(new.values(), _new_ids(len(new)), strict=True)]
+            self._insert(user, rows)
+        self._wiper.work(attempts=1)
+        ids |= {digest: row.id for digest, row in zip(new, rows, strict=True)}
+        return [ids[digest] for digest in digests]
+
+    def _check_quota(self, user: str, new: Sequence[NewMemory]) -> None:
+        """History counts when records are added, which make it."""
+        if not self._max_memories or not new:
+            return
+        has_records = any(memory.record is not None for memory in new)
+        present = (upkeep.size if has_records else upkeep.recalled)(self._db, user)
+        if present + len(new) > self._max_memories:
+            raise QuotaError(
+                f"user '{user}' would have over {self._max_memories} memories; forget some, "
+                "run 'edgeagent memory tidy', or raise memory.max_memories"
+            )
+
+    def _insert(self, user: str, rows: Sequence[Row]) -> None:
+        if plain := [row for row in rows if row.record is None]:
+            insert(self._db, user, plain)
+        for row in rows:
+            if row.record is not None:
+                records.store(self._db, user, row, row.record)
 
     def ids(self, user: str, texts: Sequence[str]) -> list[str | None]:
         """The id of each text; None for one that is not stored."""
-        select = f"SELECT id FROM memories WHERE namespace = {_NAMESPACE} AND digest = ?2"  # noqa: S608  (a literal)
-        with store_errors(self._path):
-            return [self._db.execute(select, (user, _digest(text))).get for text in texts]
+        return self.ids_of(user, [digest_of(text) for text in texts])
 
-    def _add(self, user: str, memory: NewMemory) -> str:
-        bits = self._db.execute("SELECT vec_quantize_binary(?)", (memory.vector,)).get
-        digest, id_ = _digest(memory.text), _new_id()
-        row = Row(id_, user, memory.kind, memory.text, memory.source, memory.created_at, digest, bits)
-        return id_ if insert(self._db, row) else str(self.ids(user, [memory.text])[0])
+    def ids_of(self, user: str, digests: Sequence[bytes]) -> "list[str | None]":
+        with store_errors(self._path):
+            found = self._ids(user, digests)
+            return [found.get(digest) for digest in digests]
+
+    def _ids(self, user: str, digests: Iterable[bytes]) -> dict[bytes, str]:
+        select = f"SELECT id FROM memories WHERE namespace = {_NAMESPACE} AND digest = ?2"  # noqa: S608  (a literal)
+        found = ((digest, self._db.execute(select, (user, digest)).get) for digest in digests)
+        return {digest: id_ for digest, id_ in found if id_ is not None}
 
     def speakers(self, user: str) -> "list[str]":
         """Who speaks in the user's turns (`Name: what was said`)."""
@@ -105,38 +167,105 @@ class MemoryStore:
         try:
             yield
         finally:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # an error of the disk may have ended it
+                self._db.execute("ROLLBACK")
 
     def list(self, user: str, limit: int) -> "list[MemoryItem]":
         """The newest first."""
         with store_errors(self._path):
             return list(
-                self._items(f"namespace = {_NAMESPACE} ORDER BY created_at DESC, row DESC LIMIT ?2", user, limit)
+                self._items(
+                    f"memories.namespace = {_NAMESPACE} ORDER BY created_at DESC, row DESC LIMIT ?2", user, limit
+                )
             )
+
+    def item(self, user: str, id_: str) -> MemoryItem:
+        """Raises NotFoundError."""
+        with store_errors(self._path):
+            for item in self._items(f"memories.namespace = {_NAMESPACE} AND id = ?2", user, id_):
+                return item
+        raise NotFoundError(f"user '{user}' has no memory '{id_}'; list shows the ids there are")
 
     def page(self, user: str, after: str | None, limit: int) -> tuple[MemoryItem, ...]:
         """The oldest first, in the order they were stored, from behind the memory with id `after`."""
-        own = f"namespace = {_NAMESPACE}"
+        own = f"memories.namespace = {_NAMESPACE}"
         behind = f"row > coalesce((SELECT row FROM memories WHERE {own} AND id = ?2), 0)"  # noqa: S608  (literals)
         with store_errors(self._path):
             return tuple(self._items(f"{own} AND {behind} ORDER BY row LIMIT ?3", user, after, limit))
 
     def _items(self, condition: str, *values: str | int | None) -> Iterator[MemoryItem]:
-        for id_, user, kind, text, source, created_at in self._db.execute(_ITEMS + condition, values):
-            yield MemoryItem(id=id_, user=user, kind=kind, text=text, source=source, created_at=created_at)
+        for *fields, topic, body, worth, num_judged, valid_from, valid_until in self._db.execute(
+            _ITEMS + condition, values
+        ):
+            record = None
+            if topic is not None:
+                record = Record(
+                    topic=topic,
+                    body=body,
+                    worth=worth,
+                    num_judged=num_judged,
+                    valid_from=valid_from,
+                    valid_until=valid_until,
+                )
+            yield MemoryItem(**dict(zip(_FIELDS, fields, strict=True)), record=record)
 
-    def forget(self, user: str, id_: str) -> None:
-        """Remove text, words and vector from the file and its journal. Raises NotFoundError.
-
-        A process that reads at this very moment can keep the journal's copy alive until the next checkpoint.
-        """
+    def history(self, user: str, topic: str) -> tuple[MemoryItem, ...]:
+        """What was and is known on a topic, the oldest first; what holds has no `valid_until`."""
+        own = f"records.namespace = {_NAMESPACE} AND topic = ?2 ORDER BY valid_from, row"
         with store_errors(self._path):
-            with transaction(self._db):
-                delete = f"DELETE FROM memories WHERE namespace = {_NAMESPACE} AND id = ?2 RETURNING 1"  # noqa: S608
-                is_gone = self._db.execute(delete, (user, id_)).get is not None
-            if not is_gone:
-                raise NotFoundError(f"user '{user}' has no memory '{id_}'; list shows the ids there are")
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            return tuple(self._items(own, user, topic))
+
+    def judge(self, user: str, id_: str, *, is_good: bool) -> float:
+        """The worth of a record, from -1 to 1, after one more judgement. Raises NotFoundError."""
+        with store_errors(self._path), transaction(self._db):
+            worth = records.judge(self._db, user, id_, is_good=is_good)
+        if worth is None:
+            raise NotFoundError(f"user '{user}' has no fact, skill or experience '{id_}'; list shows the ids there are")
+        return worth
+
+    def correct(self, user: str, id_: str, memory: NewMemory) -> None:
+        """Put a memory in the place of another, whose id it gets; of the former no trace is left, as after `forget`.
+
+        Raises RequestError when the user has that text already, and what `forget` raises.
+        """
+        with store_errors(self._path), transaction(self._db):
+            gone = remove(self._db, user, [id_])
+            if self._ids(user, [memory.digest]):
+                raise RequestError(f"user '{user}' has this text already; forget '{id_}' instead")
+            self._insert(user, [memory.row(id_)])
+        self._wipe(gone, id_)
+
+    def forget(self, user: str, *ids: str) -> None:
+        """Remove texts, words and vectors from the file and its journal: all of them, or none. Raises NotFoundError.
+
+        Raises MemoryStoreError, too, when they are removed and traces are left: another process reads at this
+        moment, or the disk is full. The next change, or the next opening, makes up for it.
+        """
+        with store_errors(self._path), transaction(self._db):
+            gone = remove(self._db, user, ids)
+        self._wipe(gone, *ids)
+
+    def _wipe(self, gone: Sequence[Gone], *ids: str) -> None:
+        self._wiper.add(gone)
+        if (hindrance := self._wiper.work(WIPE_ATTEMPTS)) is not None:
+            raise MemoryStoreError(
+                f"{', '.join(ids)} is forgotten, but traces are left until the next change or opening; {hindrance}"
+            )
+
+    def repeated(self, user: str) -> dict[str, str]:
+        """Ids of memories that say nothing that another one does not say, and the ids of those others."""
+        with store_errors(self._path), self._snapshot():
+            return upkeep.repeated(self._db, user)
+
+    def faded(self, user: str, keep: int) -> tuple[str, ...]:
+        """Ids of the weakest memories, so many that `keep` stay, as far as there are some that fade."""
+        with store_errors(self._path), self._snapshot():
+            return tuple(upkeep.faded(self._db, user, max(0, upkeep.size(self._db, user) - keep)))
+
+    def back_up(self, file: Path) -> int:
+        """Bytes of a copy of the whole file, of all users. Raises RequestError when it is there already."""
+        with store_errors(self._path):
+            return back_up(self._db, file)
 
     def stats(self, user: str) -> MemoryStats:
         """Counts of this user; size and versions of the whole file. `documents` counts distinct sources."""
@@ -158,9 +287,6 @@ class MemoryStore:
             )
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
-
-
-def _new_id() -> str:
-    return "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH))
+def _new_ids(count: int) -> list[str]:
+    letters = secrets.token_bytes(ID_LENGTH * count).translate(_LETTERS).decode()
+    return [letters[i : i + ID_LENGTH] for i in range(0, len(letters), ID_LENGTH)]

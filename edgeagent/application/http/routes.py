@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from edgeagent import __version__
 from edgeagent.application.backend import Backend
@@ -12,20 +12,11 @@ from edgeagent.application.http.chat import ChatRoute
 from edgeagent.application.http.completion import Json
 from edgeagent.application.http.errors import from_validation
 from edgeagent.application.http.guards import Gate, read_body
+from edgeagent.application.http.memories import Memories
 from edgeagent.application.http.page import Page
 from edgeagent.core.cards import ModelCard
 from edgeagent.core.errors import ModelNotFoundError
 from edgeagent.core.plan import PlanQuery
-
-
-class MemoryQuery(BaseModel):
-    """The query string of /api/edge/memory."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    query: str | None = Field(default=None, min_length=1, max_length=4096)
-    limit: int = Field(default=20, ge=1, le=200)
-    user: str | None = None
 
 
 class Facts:
@@ -67,18 +58,8 @@ class Facts:
             raise from_validation(error) from None
         return _document(await self._backend.plan(query))
 
-    async def memory(self, request: web.Request) -> web.Response:
-        try:
-            query = MemoryQuery.model_validate(dict(request.query))
-        except ValidationError as error:
-            raise from_validation(error) from None
-        user = self._gate.narrowed(request, query.user)
-        hits = await self._backend.memories(user, query.query, query.limit)
-        found = [hit.item.model_dump(mode="json") | {"score": hit.score} for hit in hits]
-        return web.json_response({"user": user, "memories": found})
 
-
-def routes(chat: ChatRoute, facts: Facts, page: Page) -> Iterable[web.RouteDef]:
+def routes(chat: ChatRoute, facts: Facts, memories: Memories, page: Page) -> Iterable[web.RouteDef]:
     return [
         web.get("/", page.index),
         web.get("/ui/{name}", page.asset),
@@ -89,7 +70,10 @@ def routes(chat: ChatRoute, facts: Facts, page: Page) -> Iterable[web.RouteDef]:
         web.get("/ready", facts.ready),
         web.get("/api/edge/profile", facts.profile),
         web.post("/api/edge/plan", facts.plan),
-        web.get("/api/edge/memory", facts.memory),
+        web.get("/api/edge/memory", memories.get),
+        web.post("/api/edge/memory", memories.post),
+        web.put("/api/edge/memory/{id}", memories.put),
+        web.delete("/api/edge/memory/{id}", memories.delete),
     ]
 
 

@@ -12,6 +12,7 @@ from aiohttp.http import HttpProcessingError
 from edgeagent.application.backend import Backend
 from edgeagent.application.http.chat import ChatRoute
 from edgeagent.application.http.guards import MAX_BODY_BYTES, Gate, add_headers, middleware
+from edgeagent.application.http.memories import Memories
 from edgeagent.application.http.page import Page
 from edgeagent.application.http.routes import Facts, routes
 from edgeagent.core.config import HttpConfig
@@ -80,7 +81,7 @@ async def start_http(
     facts = Facts(backend, gate)
     app = web.Application(middlewares=[middleware(gate, log)], client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(add_headers)
-    app.add_routes(routes(ChatRoute(backend, gate, now, log), facts, Page()))
+    app.add_routes(routes(ChatRoute(backend, gate, now, log), facts, Memories(backend, gate), Page()))
     runner = web.AppRunner(
         app,
         access_log=log,

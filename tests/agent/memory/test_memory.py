@@ -151,7 +151,7 @@ def test_add_malformed_text_is_a_request_error(open_memory: OpenMemory, text: st
     asyncio.run(body())
 
 
-@pytest.mark.parametrize("user", ["", "a b", "a/b", "x" * 65, "ann\n", "änn"])
+@pytest.mark.parametrize("user", ["", "a b", "a/b/c", "a/", "/a", "x" * 65, "ann\n", "änn"])
 def test_every_method_refuses_a_malformed_user(open_memory: OpenMemory, user: str) -> None:
     async def body() -> None:
         async with open_memory() as memory:

@@ -11,6 +11,7 @@ import pytest
 from edgeagent.agent.memory import database, schema
 from edgeagent.agent.memory.recall import Question
 from edgeagent.agent.memory.schema import APPLICATION_ID, MIGRATIONS, VERSION
+from edgeagent.agent.memory.steps import ranges
 from edgeagent.agent.memory.store import MemoryStore
 from edgeagent.core.errors import MemoryStoreError
 
@@ -54,10 +55,23 @@ def version_1(path: Path, rows: list[Former]) -> None:
     connection.close()
 
 
-def test_version_1_opens_with_every_memory_word_and_vector(tmp_path: Path) -> None:
+def brought_to(version: int, path: Path) -> None:
+    """The file as the release with this version of the schema left it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", MIGRATIONS[:version])
+        for module in (schema, database):
+            patch.setattr(module, "VERSION", version)
+        connection = database.open_database(path, DIMENSIONS)
+        assert connection.pragma("user_version") == version
+        connection.close()
+
+
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_earlier_version_opens_with_every_memory_word_and_vector(tmp_path: Path, version: int) -> None:
     path = tmp_path / "memory.sqlite"
     rows = former_rows()
     version_1(path, rows)
+    brought_to(version, path)
     del rows[4]
     store = MemoryStore.open(path, DIMENSIONS)
     for user in USERS:
@@ -69,6 +83,11 @@ def test_version_1_opens_with_every_memory_word_and_vector(tmp_path: Path) -> No
         [hit] = store.search(user, Question(f"Who said {own[7][3].split()[1]}?", own[7][6], 1e9), 1)
         assert hit.item.id == own[7][0]
     assert store._db.pragma("user_version") == VERSION
+    counted = "SELECT user, num_memories, num_terms FROM namespaces ORDER BY user"
+    weighed = (
+        "SELECT user, count(*), sum(traces.num_terms) FROM traces JOIN namespaces ON number = namespace GROUP BY user"
+    )
+    assert store._db.execute(counted).fetchall() == store._db.execute(weighed).fetchall()
     assert store._db.pragma("integrity_check") == "ok"
     store._db.execute("INSERT INTO memory_words (memory_words) VALUES ('integrity-check')")
     tables = {name for (name,) in store._db.execute("SELECT name FROM sqlite_schema")}
@@ -82,11 +101,11 @@ def test_migration_that_breaks_off_leaves_version_1(tmp_path: Path, monkeypatch:
     version_1(path, rows)
 
     def full(connection: apsw.Connection) -> None:
-        schema._to_ranges(connection)
+        ranges.move(connection)
         raise apsw.FullError("database or disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "MIGRATIONS", (MIGRATIONS[0], (MIGRATIONS[1][0], full)))
+        patch.setattr(schema, "MIGRATIONS", (MIGRATIONS[0], (MIGRATIONS[1][0], full), *MIGRATIONS[2:]))
         with pytest.raises(MemoryStoreError, match="free some space"):
             MemoryStore.open(path, DIMENSIONS)
     connection = apsw.Connection(str(path))

@@ -1,0 +1,61 @@
+"""Facts, skills and experiences: until when they hold, what superseded them, and what they proved to be worth."""
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edgeagent.agent.memory.rows import Row, insert
+from edgeagent.core.memory import Record
+
+if TYPE_CHECKING:
+    import apsw
+
+LEAST_STEP = 0.1
+"""A judgement moves the worth by at least a tenth of the way: what worked once may stop to."""
+
+
+def topic_of(kind: str, *names: str) -> str:
+    """What memories that contradict each other share: kind and names, without regard to case and spaces."""
+    return "\x1f".join(" ".join(name.casefold().split()) for name in (kind, *names))
+
+
+def digest_of(text: str, record: Record | None = None) -> bytes:
+    """What a namespace has only once: the text, or a superseded one with the end of its time."""
+    until = record.valid_until if record else None
+    return hashlib.sha256((text if until is None else f"{text}\0{until}").encode()).digest()
+
+
+def store(db: "apsw.Connection", user: str, row: Row, record: Record) -> None:
+    """Store one whose text is new. It supersedes what holds on its topic, or is superseded when it is the older."""
+    select = (
+        "SELECT records.row, valid_from, text FROM records JOIN memories USING (row) "
+        "WHERE records.namespace = (SELECT number FROM namespaces WHERE user = ?) AND topic = ? AND valid_until IS NULL"
+    )
+    present = db.execute(select, (user, record.topic)).fetchone() if record.valid_until is None else None
+    if present is not None and present[1] > record.valid_from:
+        record = record.model_copy(update={"valid_until": present[1]})
+        row = replace(row, digest=digest_of(row.text, record))
+    insert(db, user, [replace(row, record=record)])
+    if present is not None and record.valid_until is None:
+        _supersede(db, present[0], present[2], record.valid_from)
+
+
+def _supersede(db: "apsw.Connection", row: int, text: str, until: float) -> None:
+    """What held stays as history; without a trace recall does not find it."""
+    record = db.execute("UPDATE records SET valid_until = ?2 WHERE row = ?1 RETURNING topic, body", (row, until)).get
+    topic, body = record
+    digest = digest_of(text, Record(topic=topic, body=body, valid_from=until, valid_until=until))
+    db.execute("DELETE FROM traces WHERE row = ?", (row,))
+    db.execute("UPDATE memories SET digest = ? WHERE row = ?", (digest, row))
+
+
+def judge(db: "apsw.Connection", user: str, id_: str, *, is_good: bool) -> float | None:
+    """The worth after one more judgement; None when the user has no such record."""
+    update = (
+        "UPDATE records SET num_judged = num_judged + 1, "
+        "worth = worth + (?3 - worth) * max(1.0 / (num_judged + 1), ?4) "
+        "WHERE row = (SELECT row FROM memories WHERE namespace = (SELECT number FROM namespaces WHERE user = ?1) "
+        "AND id = ?2) RETURNING worth"
+    )
+    worth: float | None = db.execute(update, (user, id_, 1.0 if is_good else -1.0, LEAST_STEP)).get
+    return worth

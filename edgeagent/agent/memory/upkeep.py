@@ -1,0 +1,87 @@
+"""Keeping a namespace within bounds: what says nothing new, and what has faded most."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from edgeagent.agent.memory.words import stems, telling
+
+if TYPE_CHECKING:
+    import apsw
+
+BAND_BITS = 16
+"""Signatures that agree in a band are compared: of pairs that differ in 33 of 384 bits 99.8 %, in 48 95 %."""
+NEAR_SHARE = 1 / 8
+"""Of the bits, in which near ones may differ. MiniLM: a final full stop 33 of 384, "I'm" for "I am" 40, a city 64."""
+NEGATIONS = frozenset(("no", "not", "never", "none", "nor", "nobodi", "noth", "cannot", "without", "t"))
+"""Stems that turn a statement round; "t" is what an apostrophe leaves of "isn't"."""
+MEMORY_S = 30 * 86400.0
+"""A memory fades to 1/e of its strength in this time, and a worth of 1 makes it e times as strong."""
+
+_TEXTS = """
+SELECT id, bits, text FROM memories JOIN traces USING (row)
+WHERE memories.namespace = (SELECT number FROM namespaces WHERE user = ?)
+AND kind IN ('note', 'document', 'event', 'summary') ORDER BY row
+"""
+_FADED = """
+SELECT id FROM memories LEFT JOIN records USING (row)
+WHERE memories.namespace = (SELECT number FROM namespaces WHERE user = ?1)
+AND (kind IN ('turn', 'event', 'document', 'experience') OR valid_until IS NOT NULL)
+ORDER BY valid_until IS NULL, created_at / ?2 + coalesce(worth, 0.0), memories.row LIMIT ?3
+"""
+
+
+def repeated(db: "apsw.Connection", user: str) -> dict[str, str]:
+    """Ids of memories near another one that says all they say and more, and the ids of those others."""
+    rows: list[Any] = db.execute(_TEXTS, (user,)).fetchall()
+    found = [(id_, bits, _said(stems(db, text))) for id_, bits, text in rows]
+    said = {id_: words for id_, _, words in found}
+    num_bits = 8 * len(found[0][1]) if found else 0
+    repeats: dict[str, str] = {}
+    for one, other in _near([(id_, int.from_bytes(bits, "big")) for id_, bits, _ in found], num_bits):
+        for less, more in ((other, one), (one, other)):
+            if not {less, more} & repeats.keys() and _is_part(said[less], said[more]):
+                repeats[less] = more
+    return repeats
+
+
+_Said = tuple[tuple[str, ...], frozenset[str]]
+"""Telling words in order, and the negations among all words."""
+
+
+def _said(words: list[str]) -> _Said:
+    return tuple(telling(words)), frozenset(words) & NEGATIONS
+
+
+def _is_part(less: _Said, more: _Said) -> bool:
+    """Whether the words of one occur in the other in the same order, with the same negations: no fact gets lost."""
+    rest = iter(more[0])
+    return less[1] == more[1] and all(word in rest for word in less[0])
+
+
+def _near(signatures: list[tuple[str, int]], num_bits: int) -> Iterator[tuple[str, str]]:
+    """Pairs of ids in order; a pair that agrees in several bands comes several times."""
+    for band in range(num_bits // BAND_BITS):
+        buckets: defaultdict[int, list[tuple[str, int]]] = defaultdict(list)
+        for id_, bits in signatures:
+            bucket = buckets[(bits >> band * BAND_BITS) & (2**BAND_BITS - 1)]
+            for earlier, others in bucket:
+                if (bits ^ others).bit_count() <= NEAR_SHARE * num_bits:
+                    yield earlier, id_
+            bucket.append((id_, bits))
+
+
+def faded(db: "apsw.Connection", user: str, count: int) -> list[str]:
+    """Ids of the `count` weakest: superseded ones first, then by age and worth. Notes, facts and skills do not fade."""
+    return [str(id_) for (id_,) in db.execute(_FADED, (user, MEMORY_S, count))]
+
+
+def recalled(db: "apsw.Connection", user: str) -> int:
+    """Memories that recall knows: kept as a count, since every insertion asks for it."""
+    return int(db.execute("SELECT num_memories FROM namespaces WHERE user = ?", (user,)).get or 0)
+
+
+def size(db: "apsw.Connection", user: str) -> int:
+    """Memories of the user, superseded ones too."""
+    select = "SELECT count(*) FROM memories WHERE namespace = (SELECT number FROM namespaces WHERE user = ?)"
+    return int(db.execute(select, (user,)).get)
