@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from edgeagent.agent.memory import measures
 from edgeagent.agent.memory.rows import Row, insert
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _nothing_more(_: "apsw.Connection") -> None:
     """The SQL was all."""
 
 
-MIGRATIONS: tuple[Step, ...] = ((_FIRST, _nothing_more), (_RANGES, _to_ranges))
+MIGRATIONS: tuple[Step, ...] = ((_FIRST, _nothing_more), (_RANGES, _to_ranges), (measures.STEP, _nothing_more))
 """Step `n` leads from `user_version` n to n + 1. Steps are only ever added."""
 
 VERSION = len(MIGRATIONS)

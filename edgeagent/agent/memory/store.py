@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeagent.agent.memory import measures
 from edgeagent.agent.memory.database import open_database, store_errors, transaction
+from edgeagent.agent.memory.measures import Measure, Unmeasured
 from edgeagent.agent.memory.recall import Namespace, Question, candidates, recall, speakers
 from edgeagent.agent.memory.rows import Row, insert
 from edgeagent.agent.memory.scoring import Scorer, shipped
@@ -134,9 +136,34 @@ class MemoryStore:
             with transaction(self._db):
                 delete = f"DELETE FROM memories WHERE namespace = {_NAMESPACE} AND id = ?2 RETURNING 1"  # noqa: S608
                 is_gone = self._db.execute(delete, (user, id_)).get is not None
+                if is_gone:
+                    measures.forget_summaries(self._db, user)  # one may tell the same
             if not is_gone:
                 raise NotFoundError(f"user '{user}' has no memory '{id_}'; list shows the ids there are")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def unmeasured(self, limit: int) -> tuple[Unmeasured, ...]:
+        """Memories of all users that `keep_measures` has nothing of."""
+        with store_errors(self._path):
+            return measures.unmeasured(self._db, limit)
+
+    def keep_measures(self, found: Sequence[tuple[Unmeasured, Measure]]) -> None:
+        with store_errors(self._path), transaction(self._db):
+            measures.keep(self._db, found)
+
+    def measures(self, user: str, texts: Sequence[str]) -> tuple[Measure | None, ...]:
+        """Of texts that the user has stored; None where there is none."""
+        with store_errors(self._path):
+            return measures.measures(self._db, user, [_digest(text) for text in texts])
+
+    def summary(self, user: str, conversation: bytes) -> str | None:
+        """What sums up the messages with this hash."""
+        with store_errors(self._path):
+            return measures.summary(self._db, user, conversation)
+
+    def keep_summary(self, user: str, conversation: bytes, num_messages: int, text: str, created_at: float) -> None:
+        with store_errors(self._path), transaction(self._db):
+            measures.keep_summary(self._db, user, conversation, num_messages, text, created_at)
 
     def stats(self, user: str) -> MemoryStats:
         """Counts of this user; size and versions of the whole file. `documents` counts distinct sources."""
