@@ -18,6 +18,7 @@ from edgeagent.agent.memory.memory import Memory
 from edgeagent.agent.prompting import as_first_asked, question_of, split_pasted, system_of
 from edgeagent.agent.seen_prompts import SeenPrompts
 from edgeagent.agent.selection import ToolSelector
+from edgeagent.agent.stored import Stored
 from edgeagent.agent.toolcall import ToolCaller
 from edgeagent.agent.tools import Tool, ToolRegistry
 from edgeagent.core.chat import ChatRequest, Message, ToolChoice
@@ -133,6 +134,10 @@ class Assistant:
     def answerer(self) -> Answerer:
         return self._answerer
 
+    def stored(self, request: ChatRequest, user: str) -> Stored | None:
+        """What the user's memory knows of texts; None where the request leaves memory out."""
+        return Stored(self._memory, user) if self._memory and request.edgeagent.memory else None
+
     def laid_out(self, request: ChatRequest, user: str, messages: Sequence[Message]) -> Layout:
         """Where the instructions' lines go: those that change, to the newest question, if there is one."""
         system, wanted = system_of(messages), request.edgeagent.layout or self._layout
@@ -227,7 +232,16 @@ class _Turn:
         kept, pasted = split_pasted(shown)
         documents = (*self.request.documents, pasted) if pasted else self.request.documents
         layout = self.assistant.laid_out(self.request, self.user, kept)
-        material = Material(kept, documents, self.memories, question_of(kept), layout, _ids(self.earlier))
+        material = Material(
+            kept,
+            documents,
+            self.memories,
+            question_of(kept),
+            layout,
+            _ids(self.earlier),
+            said=messages,
+            stored=self.assistant.stored(self.request, self.user),
+        )
         if (cascade := self.assistant.cascade) and grammar is None and cascade.takes(self.request, messages):
             return cascade.answer(self.request, material, self.resident, self.started_at, self.claim)
         return self.assistant.answerer.answer(
