@@ -16,9 +16,12 @@ STEP_QUESTIONS = 2
 MAX_TRIED = 3
 """Cuts that are looked at for one request, the newest first."""
 MAX_SUMMARY_TOKENS = 96
+ROLE = "You sum up conversations."
 INSTRUCTION = (
-    "Sum up this conversation in at most three short sentences. Keep names, numbers, dates and what was decided."
+    "Sum up the conversation above in at most three short sentences. Keep names, numbers, dates and what was decided."
 )
+MIN_SUMMARY_WORDS = 5
+"""Small models now and then go on with the conversation instead; such a text stands for nothing."""
 LEAD = "Earlier in this conversation: "
 
 
@@ -54,7 +57,8 @@ def to_sum_up(messages: Sequence[Message], earlier: str | None = None) -> list[M
     """What the model is asked, to sum up these messages, behind an `earlier` summary of those before them."""
     lines = [f"{LEAD}{earlier}"] if earlier else []
     lines += [f"{message.role}: {message.content}" for message in _said(messages) if message.content]
-    return [Message(role="system", content=INSTRUCTION), Message(role="user", content="\n".join(lines))]
+    told = "\n".join(lines)
+    return [Message(role="system", content=ROLE), Message(role="user", content=f"{told}\n\n{INSTRUCTION}")]
 
 
 def with_summary(messages: Sequence[Message], num_messages: int, summary: str) -> tuple[Message, ...]:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 
-from edgeagent.agent.rolling import MAX_SUMMARY_TOKENS, STEP_QUESTIONS, Cut, to_sum_up
+from edgeagent.agent.rolling import MAX_SUMMARY_TOKENS, MIN_SUMMARY_WORDS, STEP_QUESTIONS, Cut, to_sum_up
 from edgeagent.agent.stored import Stored
 from edgeagent.core.chat import Message
 from edgeagent.core.generation import Generation, Sampling, TokenStep
@@ -21,7 +21,7 @@ async def sum_up(
 ) -> str | None:
     """A summary up to the newest cut, made from an earlier one and the turns since, where there is one.
 
-    None when there is too little to sum up. The caller has a turn at the engine.
+    None when there is too little to sum up, or nothing came of it. The caller has a turn at the engine.
     """
     if not cuts:
         return None
@@ -41,9 +41,11 @@ async def sum_up(
     async with contextlib.aclosing(local.generate(generation, urgency)) as steps:
         pieces = [step.piece async for step in steps if isinstance(step, TokenStep) and not step.is_end]
     text = " ".join(b"".join(pieces).decode(errors="replace").split())
-    if text and stored is not None:
+    if len(text.split()) < MIN_SUMMARY_WORDS:
+        return None
+    if stored is not None:
         await stored.keep_summary(newest.key, newest.num_messages, text)
-    return text or None
+    return text
 
 
 async def _earlier(cuts: Sequence[Cut], stored: Stored | None) -> tuple[str | None, int]:

@@ -134,6 +134,10 @@ class MemoryConfig(Section):
     user: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")] = "default"
     path: str = ""
     """Empty: `memory.sqlite` in the state folder."""
+    write_back: bool = True
+    """Whether the assistant remembers, without being told to, what a user tells of himself."""
+    idle_work: bool = True
+    """Whether old turns are summed up and stored texts measured while nobody asks anything."""
 
 
 class ToolsConfig(Section):

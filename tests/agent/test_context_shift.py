@@ -115,8 +115,8 @@ def with_answerer(
     extra_buffers: bool = True,
 ) -> None:
     settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, CONTEXT, "q8_0", flash_attention=True, threads=1, extra_buffers=extra_buffers,
-        chunk_tokens=64,
+        str(smollm2.path), smollm2.sha256, CONTEXT, "q8_0", flash_attention=True, threads=1,
+        extra_buffers=extra_buffers, chunk_tokens=64,
     )  # fmt: skip
 
     async def locate() -> Encoder:

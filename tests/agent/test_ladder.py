@@ -79,7 +79,7 @@ def talk(num_questions: int) -> tuple[Message, ...]:
     for number in range(num_questions):
         said += [
             Message(role="user", content=f"{OLD} Year {1800 + number}?"),
-            Message(role="assistant", content="Rye."),
+            Message(role="assistant", content="They ground rye."),
         ]
     return (*said, Message(role="user", content=QUESTION))
 
