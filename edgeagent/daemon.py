@@ -10,6 +10,7 @@ from edgeagent.agent.answering import Answerer
 from edgeagent.agent.arriving import Door
 from edgeagent.agent.assistant import Assistant
 from edgeagent.agent.cascading import Cascade
+from edgeagent.agent.idle import IdleWork
 from edgeagent.agent.memory.memory import Memory
 from edgeagent.agent.situation import Surroundings
 from edgeagent.application.backend import Load
@@ -172,6 +173,9 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         await stack.enter_async_context(background(pool.unload_idle(), "unload-idle"))
         await stack.enter_async_context(background(governing.run(), "governor"))
         await stack.enter_async_context(background(rechecking.run(), "recheck-rates"))
+        idle = IdleWork(pool, memory) if memory and config.memory.idle_work else None
+        if idle:
+            await stack.enter_async_context(background(idle.run(), "idle-work"))
         standing_in = StandingIn(pool, store.registry, config.models.default)
         answerer = Answerer(Surroundings(config.policy, config.models, peers), vectors, standing_in.lease)
         assistant = Assistant(
@@ -185,6 +189,8 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
             layout=config.policy.layout,
             cascade=_cascade(settings, pool, answerer),
             on_local_answer=rechecking.note,
+            writes_back=config.memory.write_back,
+            idle=idle,
         )
         yield House(settings, store, pool, memory, assistant, peers)
 

@@ -15,6 +15,7 @@ from edgeagent.core.governor import Levers
 from edgeagent.core.hardware import Profile
 from edgeagent.execution.embedding import CPU, Encoder, OnnxEmbedder, choose_provider
 from edgeagent.execution.kvstore.store import KvLimits, KvStore
+from edgeagent.execution.local import LocalModel
 from edgeagent.execution.supervisor import Worker
 from edgeagent.model import overlay
 from edgeagent.model.choosing import probe_of
@@ -24,6 +25,7 @@ from edgeagent.model.fetch_url import UrlFetcher
 from edgeagent.model.fetch_wheel import WheelFetcher
 from edgeagent.model.limits import Limits
 from edgeagent.model.machine import Machine
+from edgeagent.model.pool import ModelPool
 from edgeagent.model.quota import Quota
 from edgeagent.model.registry import Registry
 from edgeagent.model.requantize import ensure_computing_in_int8, spawn_onnx
@@ -230,3 +232,27 @@ async def open_memory(settings: Settings) -> AsyncIterator[Memory]:
             await memory.close()
     finally:
         await encoder.close()
+
+
+@contextlib.asynccontextmanager
+async def open_model(settings: Settings) -> AsyncIterator[LocalModel | None]:
+    """The default chat model, loaded when it is first used; None when no file of it is here.
+
+    Raises ModelFileError, OutOfMemoryError, ConfigError, EngineError.
+    """
+    store, model = model_store(settings), settings.config.models.default
+    pool = ModelPool(
+        store,
+        settings.config.engine,
+        lambda probed: profile_with(settings, probed),
+        lambda: selection_limits(settings),
+        lambda profile: selection_machine(settings, profile),
+    )
+    if not pool.has_whole(model):
+        yield None
+        return
+    try:
+        async with pool.lease(model) as resident:
+            yield resident.whole
+    finally:
+        await pool.close()

@@ -5,18 +5,21 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from edgeagent.agent.drafting import (
     MIN_PRUNED_TOKENS,
+    MIN_REDUCIBLE_TOKENS,
     Draft,
     Material,
     draft_pruned,
-    draft_selected,
     draft_whole,
     shifted,
 )
+from edgeagent.agent.ladder import Ladder
 from edgeagent.agent.running import Run, StandIn, nobody
 from edgeagent.agent.situation import Surroundings, imagined
+from edgeagent.agent.summing import sum_up
 from edgeagent.agent.tally import Tally
 from edgeagent.core.chat import ChatRequest, Message
 from edgeagent.core.errors import ContextLengthError, DeadlineError, EdgeAgentError, ModelNotFoundError, NoPlanError
@@ -33,7 +36,7 @@ from edgeagent.core.plan import (
     Recalled,
     ReductionLevel,
 )
-from edgeagent.execution.admission import ANYONE, Claim
+from edgeagent.execution.admission import ANYONE, Claim, Urgency
 from edgeagent.execution.executors import PATIENCE_S, PeerModel
 from edgeagent.model.resident import Resident
 from edgeagent.resource.planner import Ask, PeerOption, PromptOption, Situation, decide
@@ -80,11 +83,11 @@ class Answerer:
         async with contextlib.AsyncExitStack() as stack:
             urgency = await stack.enter_async_context(resident.local.lease(claim))
             try:
-                tally = await self._plan(request, material, resident, started_at, adapter)
+                tally = await self._plan(request, material, resident, started_at, adapter, urgency)
             except NoPlanError as error:
                 other = await self._instead(stack, resident, error)
                 urgency = await stack.enter_async_context(other.local.lease(replace(claim, since_s=None)))
-                tally = await self._plan(_for(other, request), material, other, started_at, None)
+                tally = await self._plan(_for(other, request), material, other, started_at, None, urgency)
                 tally.handovers.insert(0, _lost(resident, other, error))
                 resident = other
             yield Reduced(tally.draft.report)
@@ -139,12 +142,18 @@ class Answerer:
         return decide(ask, imagined(query, await self._surroundings.situation(resident)))
 
     async def _plan(
-        self, request: ChatRequest, material: Material, resident: Resident, started_at: float, adapter: Adapter | None
+        self,
+        request: ChatRequest,
+        material: Material,
+        resident: Resident,
+        started_at: float,
+        adapter: Adapter | None,
+        urgency: Urgency,
     ) -> Tally:
         needs_peer = request.edgeagent.plan not in ("auto", PlanKind.LOCAL)
         situation = await self._surroundings.situation(resident, needs_peer=needs_peer)
         spent_s = time.monotonic() - started_at
-        choice = await self._chosen(request, material, resident, situation, spent_s, adapter)
+        choice = await self._chosen(request, material, resident, situation, spent_s, adapter, urgency)
         material, decision = choice.material, choice.decision
         recalled = tuple(Recalled(id=hit.item.id, score=hit.score) for hit in material.memories)
         draft = next(d for d in choice.drafts if d.level is decision.chosen.reduction)
@@ -176,6 +185,7 @@ class Answerer:
         situation: Situation,
         spent_s: float,
         adapter: Adapter | None,
+        urgency: Urgency,
     ) -> "_Choice":
         """Drafts and a decision on them; where nothing fits and it is allowed, of a shorter conversation.
 
@@ -183,7 +193,7 @@ class Answerer:
         """
         room = situation.local.context_tokens - (request.max_tokens or ANSWER_ROOM)
         least = request.max_tokens or LEAST_ANSWER
-        drafts = await self._drafts(request, material, resident)
+        drafts = await self._drafts(request, material, resident, urgency)
         while True:
             prompts = [await _option(draft, resident, adapter) for draft in drafts]
             ask = _ask(request, prompts, least, situation, self._surroundings, spent_s)
@@ -193,7 +203,7 @@ class Answerer:
                 may_shift = request.edgeagent.reduce is not ReductionLevel.L0
                 if may_shift and (shorter := await shifted(material, resident.local, room, drafts)):
                     material, room = shorter, room * 3 // 4
-                    drafts = await self._drafts(request, material, resident)
+                    drafts = await self._drafts(request, material, resident, urgency)
                 elif request.max_tokens is None and least > 1:
                     least = 1
                 else:
@@ -219,15 +229,18 @@ class Answerer:
             lost = Handover(at_token=0, from_=f"plan {ask.plan}", to=f"plan {chosen}", reason=str(error))
             return decision.model_copy(update={"why": why}), [lost]
 
-    async def _drafts(self, request: ChatRequest, material: Material, resident: Resident) -> list[Draft]:
+    async def _drafts(
+        self, request: ChatRequest, material: Material, resident: Resident, urgency: Urgency
+    ) -> list[Draft]:
         whole = await draft_whole(material, resident.local)
         if request.edgeagent.reduce is ReductionLevel.L5:
             pruned = await draft_pruned(material, resident.local, whole)
             return [whole, pruned] if pruned else [whole]
-        if request.edgeagent.reduce is ReductionLevel.L0 or not material.documents:
+        if request.edgeagent.reduce is ReductionLevel.L0:
             return [whole]
-        selected = await draft_selected(material, resident.local, self._embedder, whole)
-        return [whole, selected] if selected else [whole]
+        write = partial(sum_up, material.said, material.cuts, resident, material.stored, urgency)
+        ladder = Ladder(material, resident.local, self._embedder, whole, request.edgeagent.reduce, write)
+        return [whole, *await ladder.drafts()]
 
 
 def _for(other: Resident, request: ChatRequest) -> ChatRequest:
@@ -272,10 +285,15 @@ class _Limit:
 
 
 def _level_note(request: ChatRequest, decision: Decision) -> str | None:
-    """What to tell when positions were to be dropped and none could be."""
-    if request.edgeagent.reduce is not ReductionLevel.L5 or decision.chosen.reduction is ReductionLevel.L5:
+    """What to tell when a reduction was asked for and there was nothing to reduce."""
+    asked = request.edgeagent.reduce
+    if asked in ("auto", ReductionLevel.L0) or decision.chosen.reduction is asked:
         return None
-    return f"reduction L5 dropped nothing: fewer than {MIN_PRUNED_TOKENS} positions stand outside of what is protected"
+    if asked is ReductionLevel.L5:
+        few = f"fewer than {MIN_PRUNED_TOKENS} positions stand outside of what is protected"
+        return f"reduction L5 dropped nothing: {few}"
+    old = " and the conversation has no old turns worth a summary" if asked is ReductionLevel.L4 else ""
+    return f"reduction {asked} dropped nothing: the documents have fewer than {MIN_REDUCIBLE_TOKENS} tokens{old}"
 
 
 def _limit(request: ChatRequest, draft: Draft, chosen: Candidate, situation: Situation) -> _Limit:

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgeagent.agent.answering import Answerer, adapter_of
@@ -12,12 +12,15 @@ from edgeagent.agent.builtin import CalculatorTool, ClockTool, MemoryTool
 from edgeagent.agent.cascading import Cascade
 from edgeagent.agent.drafting import Material
 from edgeagent.agent.earlier import EarlierTurns
+from edgeagent.agent.idle import IdleWork
 from edgeagent.agent.layout import Layout
 from edgeagent.agent.loop import Agent
 from edgeagent.agent.memory.memory import Memory
+from edgeagent.agent.notebook import Notebook
 from edgeagent.agent.prompting import as_first_asked, question_of, split_pasted, system_of
 from edgeagent.agent.seen_prompts import SeenPrompts
 from edgeagent.agent.selection import ToolSelector
+from edgeagent.agent.stored import Stored
 from edgeagent.agent.toolcall import ToolCaller
 from edgeagent.agent.tools import Tool, ToolRegistry
 from edgeagent.core.chat import ChatRequest, Message, ToolChoice
@@ -39,22 +42,6 @@ UNEMBEDDED = (ReductionLevel.L0, ReductionLevel.L5)
 """Levels of reduction that compare no sentences."""
 
 
-@dataclass(slots=True)
-class _Notebook:
-    """The memory as a tool of one request sees it: it notes what it wrote."""
-
-    memory: Memory
-    written: list[str] = field(default_factory=list)
-
-    async def search(self, user: str, query: str, k: int) -> Sequence[MemoryHit]:
-        return await self.memory.search(user, query, k)
-
-    async def add(self, user: str, text: str, kind: str, source: str) -> str:
-        id_ = await self.memory.add(user, text, "note", source)
-        self.written.append(id_)
-        return id_
-
-
 class Assistant:
     """`memory` is None when it is switched off; `now` gives Unix seconds."""
 
@@ -71,6 +58,8 @@ class Assistant:
         layout: Literal["stable", "as_given"] = "stable",
         cascade: Cascade | None = None,
         on_local_answer: Callable[[Resident, Sample], None] = lambda _resident, _sample: None,
+        writes_back: bool = False,
+        idle: IdleWork | None = None,
     ) -> None:
         self._door = door
         self._answerer = answerer
@@ -85,10 +74,14 @@ class Assistant:
         self._earlier = EarlierTurns()
         self.cascade = cascade
         self._on_local_answer = on_local_answer
+        self._writes_back = writes_back
+        self._idle = idle
 
     async def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
         """The events of one answer, `Finished` last. Raises EdgeAgentError."""
         started_at = time.monotonic()
+        if self._idle:
+            self._idle.disturb()
         async with self._door.entered(request, claim_of(request, user, started_at)) as (resident, claim):
             await adapter_of(request, resident)  # an unknown name is an error before anything is done
             events = self._answered(request, user, resident, claim, started_at)
@@ -109,7 +102,7 @@ class Assistant:
         memories = await self._recall(request, user)
         if memories:
             yield RecalledMemories(tuple((Recalled(id=h.item.id, score=h.score), h.item.text) for h in memories))
-        notebook = _Notebook(self._memory) if self._memory and request.edgeagent.memory else None
+        notebook = Notebook(self._memory) if self._memory and request.edgeagent.memory else None
         earlier = await self._kept(request, user)
         self._earlier.keep(user, request.messages, [hit.item for hit in memories])
         turn = _Turn(self, request, user, resident, memories, earlier, started_at, claim)
@@ -123,11 +116,20 @@ class Assistant:
                 if (reasons := self._door.reasons_since(started_at)) != told:
                     told = reasons
                     yield Governed(reasons)
-                if isinstance(last, Finished) and (sample := _sample(last)):
-                    self._on_local_answer(resident, sample)
-                yield _with_notes(_with_written(last, notebook), lack, *told)
+                if isinstance(last, Finished):
+                    await self._ended(request, user, notebook)
+                    if sample := _sample(last):
+                        self._on_local_answer(resident, sample)
+                yield _with_notes(notebook.reported(last) if notebook else last, lack, *told)
         if not isinstance(last, Finished):
             yield _with_notes(await self._finished(request, resident, memories, last), *told)
+
+    async def _ended(self, request: ChatRequest, user: str, notebook: Notebook | None) -> None:
+        """What an answer leaves behind: memories, and work for quiet times."""
+        if notebook and self._writes_back and request.edgeagent.agent:
+            await notebook.write_back(user, question_of(request.messages))
+        if notebook and self._idle:
+            self._idle.note(user, request.messages)
 
     async def price(self, query: PlanQuery) -> Decision:
         """What the planner would choose for a request of that size now. Raises NoPlanError, ContextLengthError."""
@@ -137,6 +139,10 @@ class Assistant:
     @property
     def answerer(self) -> Answerer:
         return self._answerer
+
+    def stored(self, request: ChatRequest, user: str) -> Stored | None:
+        """What the user's memory knows of texts; None where the request leaves memory out."""
+        return Stored(self._memory, user) if self._memory and request.edgeagent.memory else None
 
     def laid_out(self, request: ChatRequest, user: str, messages: Sequence[Message]) -> Layout:
         """Where the instructions' lines go: those that change, to the newest question, if there is one."""
@@ -186,7 +192,7 @@ class Assistant:
         held = {text for text, is_held in zip(texts, await self._memory.holds(user, texts), strict=True) if is_held}
         return {at: [item for item in items if item.text in held] for at, items in earlier.items()}
 
-    def _agent(self, request: ChatRequest, resident: Resident, notebook: _Notebook | None, claim: Claim) -> Agent:
+    def _agent(self, request: ChatRequest, resident: Resident, notebook: Notebook | None, claim: Claim) -> Agent:
         available: dict[str, Tool] = {"clock": ClockTool(self._now), "calculator": CalculatorTool()}
         if notebook:
             available["memory"] = MemoryTool(notebook)
@@ -243,7 +249,16 @@ class _Turn:
         kept, pasted = split_pasted(shown)
         documents = (*self.request.documents, pasted) if pasted else self.request.documents
         layout = self.assistant.laid_out(self.request, self.user, kept)
-        material = Material(kept, documents, self.memories, question_of(kept), layout, _ids(self.earlier))
+        material = Material(
+            kept,
+            documents,
+            self.memories,
+            question_of(kept),
+            layout,
+            _ids(self.earlier),
+            said=messages,
+            stored=self.assistant.stored(self.request, self.user),
+        )
         if (cascade := self.assistant.cascade) and grammar is None and cascade.takes(self.request, messages):
             return cascade.answer(self.request, material, self.resident, self.started_at, self.claim)
         return self.assistant.answerer.answer(
@@ -308,10 +323,3 @@ def _with_notes(event: Event, *found: str | None) -> Event:
     if not isinstance(event, Finished) or not notes:
         return event
     return replace(event, report=event.report.model_copy(update={"notes": (*notes, *event.report.notes)}))
-
-
-def _with_written(event: Event, notebook: _Notebook | None) -> Event:
-    if not isinstance(event, Finished) or notebook is None or not notebook.written:
-        return event
-    memory = event.report.memory.model_copy(update={"written": tuple(notebook.written)})
-    return replace(event, report=event.report.model_copy(update={"memory": memory}))

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field, replace
 from edgeagent.agent.context_shift import shift
 from edgeagent.agent.layout import Layout
 from edgeagent.agent.prompting import compose
+from edgeagent.agent.rolling import Cut, cuts
+from edgeagent.agent.stored import Stored
 from edgeagent.core.chat import Document, Message
 from edgeagent.core.generation import Pruning
-from edgeagent.core.memory import Embedder, MemoryHit
+from edgeagent.core.memory import MemoryHit
 from edgeagent.core.plan import Dropped, Moved, ReductionLevel, ReductionReport
 from edgeagent.execution.loaded import LoadedModel
 from edgeagent.execution.pruning import WINDOW, num_droppable
-from edgeagent.model.reduction import Sentence, select, similarity
-from edgeagent.model.sentences import split_sentences
 
 REDUCTION_FACTOR = 4
 """Selection keeps a quarter. Measured on long conversations with this recall: the answer's log-probability rose."""
@@ -41,6 +41,11 @@ class Draft:
     tokens: tuple[int, ...]
     report: ReductionReport
     pruning: Pruning | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """What is left of each document."""
+
+    def at(self, level: ReductionLevel) -> "Draft":
+        return replace(self, level=level, report=self.report.model_copy(update={"level": level}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,15 @@ class Material:
     """Ids of the memories in front of earlier questions, by the number of the user's message."""
     gone: "Gone | None" = None
     """The oldest part of the conversation, when there was no room for it."""
+    said: Sequence[Message] = ()
+    """The messages as the client sent them: what a summary is known by."""
+    stored: Stored | None = None
+    """What the user's memory knows of these texts; None: it is switched off."""
+
+    @property
+    def cuts(self) -> list[Cut]:
+        """Where a summary could stand for what came before. A conversation that was cut to fit has none."""
+        return cuts(self.said) if len(self.said) == len(self.messages) else []
 
     @property
     def recalled(self) -> list[str]:
@@ -98,35 +112,7 @@ async def draft_whole(material: Material, model: LoadedModel) -> Draft:
         dropped=_dropped(material.gone, len(tokens)),
         layout=moved,
     )
-    return Draft(ReductionLevel.L0, turns, tokens, report)
-
-
-async def draft_selected(material: Material, model: LoadedModel, embedder: Embedder, whole: Draft) -> Draft | None:
-    """Level L2: the sentences of the documents that are most relevant to the question. None if too short for it."""
-    units = [
-        (document.source, index, text)
-        for document in material.documents
-        for index, text in enumerate(split_sentences(document.text))
-    ]
-    counts = await model.count([text for _, _, text in units]) if units else []
-    if sum(counts) < MIN_REDUCIBLE_TOKENS:
-        return None
-    sentences = [Sentence(source, i, text, tokens=n) for (source, i, text), n in zip(units, counts, strict=True)]
-    asked, *vectors = await embedder.embed([material.question, *(s.text for s in sentences)])
-    relevance = [similarity(asked, vector) for vector in vectors]
-    chosen = select(sentences, relevance, sum(counts) // REDUCTION_FACTOR)
-    turns = compose(material.messages, chosen.texts, material.recalled, material.layout)
-    tokens = await model.encode(turns)
-    report = chosen.report.model_copy(
-        update={
-            "level": ReductionLevel.L2,
-            "tokens_in": whole.report.tokens_in,
-            "tokens_kept": len(tokens),
-            "dropped": (*whole.report.dropped, *chosen.report.dropped),
-            "layout": whole.report.layout,
-        }
-    )
-    return Draft(ReductionLevel.L2, turns, tokens, report)
+    return Draft(ReductionLevel.L0, turns, tokens, report, texts=documents)
 
 
 async def draft_pruned(material: Material, model: LoadedModel, whole: Draft) -> Draft | None:

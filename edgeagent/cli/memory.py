@@ -4,12 +4,16 @@ from pathlib import Path
 
 import click
 
+from edgeagent import parts
+from edgeagent.agent.measuring import measure
 from edgeagent.agent.memory import portable
 from edgeagent.agent.memory.memory import MAX_DOCUMENT_BYTES, Memory
+from edgeagent.agent.memory.reading import text_of
 from edgeagent.cli.memory_records import RECORD_COMMANDS
 from edgeagent.cli.memory_upkeep import UPKEEP_COMMANDS
 from edgeagent.cli.remembering import as_json_option, line, print_facts, user_option, with_memory
 from edgeagent.core.errors import RequestError
+from edgeagent.settings import load_settings
 
 MAX_IMPORT_BYTES = 256 * 2**20
 
@@ -28,7 +32,11 @@ for _command in (*RECORD_COMMANDS, *UPKEEP_COMMANDS):
 @memory.command()
 @click.argument("text", required=False)
 @click.option(
-    "--file", "file", type=path_type, metavar="P", help="Remember a text file, in chunks ('-': standard input)."
+    "--file",
+    "file",
+    type=path_type,
+    metavar="P",
+    help="Remember a file, in parts: text, Markdown, a chat log, PDF ('-': standard input).",
 )
 @user_option
 @as_json_option
@@ -37,14 +45,30 @@ def add(text: str | None, file: Path | None, user: str | None, as_json: bool) ->
     if (text is None) == (file is None):
         raise click.UsageError("give either TEXT or --file P")
 
-    async def work(store: Memory, user: str) -> list[str]:
-        if file is not None:
-            return await store.add_document(user, _read(file, MAX_DOCUMENT_BYTES), str(file))
-        return [await store.add(user, text or "")]
+    if file is not None:
+        _add_file(file, user, as_json)
+        return
+    id_, user = with_memory(user, lambda store, user: store.add(user, text or ""))
+    print_facts({"user": user, "id": id_}, as_json, f"remembered as {id_}")
 
-    ids, user = with_memory(user, work)
-    facts = {"user": user, "ids": ids} if file else {"user": user, "id": ids[0]}
+
+def _add_file(file: Path, user: str | None, as_json: bool) -> None:
+    """In parts; then the chat model, if it is here, measures them, which later reductions need."""
+    settings = load_settings()
+    document = text_of(_read_bytes(file, MAX_DOCUMENT_BYTES), str(file))
+
+    async def work(store: Memory, user: str) -> tuple[list[str], int]:
+        ids = await store.add_document(user, document, str(file))
+        async with parts.open_model(settings) as local:
+            if local is None:
+                return ids, 0
+            return ids, await measure(store, local, settings.config.models.default, len(ids))
+
+    (ids, num_measured), user = with_memory(user, work)
+    facts = {"user": user, "ids": ids, "measured": num_measured}
     print_facts(facts, as_json, f"remembered as {', '.join(ids)}")
+    if num_measured == 0:
+        click.echo("surprisals were not measured now; the daemon does it when it has nothing to do", err=True)
 
 
 @memory.command()
@@ -131,12 +155,17 @@ async def _export(store: Memory, user: str, file: Path) -> int:
 
 def _read(file: Path, max_bytes: int) -> str:
     try:
-        with click.open_file(str(file), "rb") as source:
-            content: bytes = source.read(max_bytes + 1)  # a device or a pipe may never end
-        if len(content) > max_bytes:
-            raise RequestError(f"{file} is over {max_bytes} bytes; split it")
-        return content.decode("utf-8")
-    except OSError as error:
-        raise RequestError(f"cannot read {file} ({error.strerror}); name a readable file") from None
+        return _read_bytes(file, max_bytes).decode("utf-8")
     except UnicodeDecodeError:
         raise RequestError(f"{file} is not UTF-8 text; convert it first") from None
+
+
+def _read_bytes(file: Path, max_bytes: int) -> bytes:
+    try:
+        with click.open_file(str(file), "rb") as source:
+            content: bytes = source.read(max_bytes + 1)  # a device or a pipe may never end
+    except OSError as error:
+        raise RequestError(f"cannot read {file} ({error.strerror}); name a readable file") from None
+    if len(content) > max_bytes:
+        raise RequestError(f"{file} is over {max_bytes} bytes; split it")
+    return content

@@ -147,6 +147,10 @@ class MemoryConfig(Section):
     """Empty: `memory.sqlite` in the state folder."""
     max_memories: Annotated[int, Field(ge=0)] = 100_000
     """Of each user, and of each agent of a user; 0: no limit."""
+    write_back: bool = True
+    """Whether the assistant remembers, without being told to, what a user tells of himself."""
+    idle_work: bool = True
+    """Whether old turns are summed up and stored texts measured while nobody asks anything."""
 
 
 class ToolsConfig(Section):

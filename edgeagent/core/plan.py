@@ -20,13 +20,17 @@ class PlanKind(StrEnum):
 
 
 class ReductionLevel(StrEnum):
-    """`L0` keeps every line, those that change last; `L2` selects sentences by relevance to the question.
+    """`L0` keeps every line, those that change last; `L1` leaves out what is said twice; `L2` selects sentences by
+    relevance to the question; `L3` also drops words that could be guessed; `L4` also has a summary of old turns.
 
     `L5` reads all, then drops what the end of the prompt attends to least from the cache; only where it was asked for.
     """
 
     L0 = "L0"
+    L1 = "L1"
     L2 = "L2"
+    L3 = "L3"
+    L4 = "L4"
     L5 = "L5"
 
 

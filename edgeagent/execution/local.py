@@ -109,6 +109,15 @@ class LocalModel(LoadedModel):
         assert self._facts is not None
         return self._facts
 
+    async def surprisals(self, texts: Sequence[str]) -> list[list[tuple[int, float | None]]]:
+        """Of each text the bytes of every token and its surprisal in bits; None for one that nothing comes before.
+
+        Costs as much as reading the texts. Cancelled, it ends with the chunk under way.
+        """
+        worker = await self.worker()
+        reply, _ = await worker.call("surprisal", texts=list(texts))
+        return [[(int(size), bits) for size, bits in tokens] for tokens in reply["tokens"]]
+
     async def num_warm(self, prompt: Sequence[int], adapter: str = "") -> int:
         """How many of a prompt's tokens, from the first on, need not be evaluated now. Raises EngineLostError.
 

@@ -1,4 +1,5 @@
-"""Reduction level L2: keep the sentences that matter to the question, under a token budget. Pure.
+"""Reduction level L2: keep the sentences that matter to the question, under a token budget; what all levels report.
+Pure.
 
 Extractive: kept text is the author's own, in the author's order, and every dropped span is reported.
 """
@@ -7,7 +8,7 @@ import math
 import sys
 from array import array
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import mul
 
@@ -65,20 +66,47 @@ def select(
     query_similarity: Sequence[float],
     budget_tokens: int,
     neighbour_weight: float = NEIGHBOUR_WEIGHT,
+    gone: Mapping[int, str] | None = None,
 ) -> Selection:
     """The most relevant sentences that fit `budget_tokens`; one similarity a sentence, in the same order.
 
-    Repeats of a sentence are dropped first, whatever their source; if the rest fits, all of it is kept.
-    Protected sentences are always kept, also when they alone exceed the budget.
+    Repeats of a sentence are dropped first, whatever their source (or those in `gone`: index and reason); if the rest
+    fits, all of it is kept. Protected sentences are always kept, also when they alone exceed the budget.
     """
     scores = _scores(sentences, query_similarity, neighbour_weight)
-    reasons = dict.fromkeys(_duplicates(sentences), DUPLICATE)
+    reasons = dict.fromkeys(_duplicates(sentences), DUPLICATE) if gone is None else dict(gone)
     room = budget_tokens - sum(s.tokens for s in sentences if s.protected)
     candidates = [i for i, s in enumerate(sentences) if not s.protected and i not in reasons]
     by_relevance = sorted(candidates, key=lambda i: (-scores[i], i))
     reasons |= _overflow(sentences, by_relevance, room)
+    return selection_without(sentences, reasons, ReductionLevel.L2, excess_tokens=max(0, -room))
+
+
+def selection_without(
+    sentences: Sequence[Sentence], reasons: Mapping[int, str], level: ReductionLevel, excess_tokens: int = 0
+) -> Selection:
+    """All but those that go for a reason, by index."""
     kept = tuple(s for i, s in enumerate(sentences) if i not in reasons)
-    return Selection(kept, _texts(sentences, reasons), _report(sentences, reasons), max(0, -room))
+    return Selection(kept, _texts(sentences, reasons), _report(sentences, reasons, level), excess_tokens)
+
+
+def with_texts(
+    selection: Selection, texts: Sequence[str], counts: Sequence[int], reason: str, level: ReductionLevel
+) -> Selection:
+    """The selection with other texts for its sentences; what they have fewer tokens goes for `reason`."""
+    kept = tuple(replace(s, text=t, tokens=n) for s, t, n in zip(selection.kept, texts, counts, strict=True))
+    lost: dict[str, int] = {}
+    for before, after in zip(selection.kept, kept, strict=True):
+        lost[before.source] = lost.get(before.source, 0) + max(0, before.tokens - after.tokens)
+    dropped = tuple(Dropped(source=source, tokens=n, reason=reason) for source, n in lost.items() if n)
+    report = selection.report.model_copy(
+        update={
+            "level": level,
+            "tokens_kept": selection.report.tokens_kept - sum(d.tokens for d in dropped),
+            "dropped": (*selection.report.dropped, *dropped),
+        }
+    )
+    return Selection(kept, _texts(kept, ()), report, selection.excess_tokens)
 
 
 def _scores(sentences: Sequence[Sentence], similarities: Sequence[float], weight: float) -> list[float]:
@@ -121,14 +149,14 @@ def _overflow(sentences: Sequence[Sentence], by_relevance: Sequence[int], room: 
     return dropped | dict.fromkeys(pending, LESS_RELEVANT)
 
 
-def _report(sentences: Sequence[Sentence], reasons: dict[int, str]) -> ReductionReport:
+def _report(sentences: Sequence[Sentence], reasons: Mapping[int, str], level: ReductionLevel) -> ReductionReport:
     merged: dict[tuple[str, str], int] = {}
     for i, reason in sorted(reasons.items()):
         key = (sentences[i].source, reason)
         merged[key] = merged.get(key, 0) + sentences[i].tokens
     tokens_in = sum(s.tokens for s in sentences)
     return ReductionReport(
-        level=ReductionLevel.L2,
+        level=level,
         tokens_in=tokens_in,
         tokens_kept=tokens_in - sum(merged.values()),
         dropped=tuple(Dropped(source=source, tokens=n, reason=reason) for (source, reason), n in merged.items()),

@@ -1,4 +1,5 @@
-"""Text as units that can be kept or dropped one by one: sentences, headings, lists, tables, code blocks. Pure.
+"""Text as units that can be kept or dropped one by one: sentences, headings, lists, tables, code blocks, and the turns
+of a conversation. Pure.
 
 Every pattern is possessive and every line is looked at once, so the time is linear in the text, whatever it holds.
 """
@@ -17,6 +18,14 @@ _FIRST_ITEM = re.compile(
     r"\s*+(?:[-*+•]|1[.)])\s"
 )  # only these may interrupt a paragraph: `2024. ` may be a wrapped year
 _HEADING = re.compile(r" {0,3}#{1,6}\s")
+_STAMP = r"(?:\[?\d[\d :./,T-]{3,22}Z?(?: ?[AaPp]\.?[Mm]\.?)?\]?[ ,]*(?:- )?)?"
+_NAMED = r"(?P<name>[^\W\d_][\w.'\u2019-]*(?: [^\W\d_][\w.'\u2019-]*){0,2})"
+SPEAKER = re.compile(rf"{_NAMED}: (?=\S)")
+TURN = re.compile(rf"(?P<stamp>{_STAMP})(?:<(?P<nick>[^<>\s]{{1,32}})> |{_NAMED}: )(?=\S)")
+"""`Name: words`, `[12:03] Name: words`, `2024-01-02 12:03 - Name: words` and `<nick> words`."""
+MIN_TURNS, MIN_TURN_SHARE = 3, 1 / 3
+"""Lines that begin a turn, at least, and of all lines, for a text to be a conversation."""
+
 _WIDE_ENDS = "\u3002\uff01\uff1f"  # the ideographic full stop, the full-width ! and ?
 _CLOSERS = "\"')\\]\u2019\u201d\u00bb\u300d\u300f\uff09"  # quotes and brackets that belong to the sentence they end
 _SENTENCE_END = re.compile(
@@ -38,10 +47,39 @@ class _Kind(Enum):
 
 def split_sentences(text: str) -> tuple[str, ...]:
     """The units of `text` in order; each keeps the white space behind it, so joined they are `text` again."""
+    if is_conversation(text):
+        return tuple(part for turn in turns_of(text) for part in _bounded(turn))
     units = [unit for block in _blocks(text) for unit in block.units()]
     if len(units) > 1 and not units[0].strip():
         units[:2] = [units[0] + units[1]]
     return tuple(units)
+
+
+def is_conversation(text: str) -> bool:
+    """Whether the text is a log of turns: enough of its lines begin with who speaks."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    turns = sum(1 for line in lines if TURN.match(line))
+    return turns >= MIN_TURNS and turns >= MIN_TURN_SHARE * len(lines)
+
+
+def turns_of(text: str) -> Iterator[str]:
+    """A conversation's turns, each with the lines behind it that begin no other; joined they are the text again."""
+    lines: list[str] = []
+    for line in text.splitlines(keepends=True):
+        if TURN.match(line) and any(each.strip() for each in lines):
+            yield "".join(lines)
+            lines = []
+        lines.append(line)
+    if lines:
+        yield "".join(lines)
+
+
+def _bounded(turn: str) -> Iterator[str]:
+    if len(turn) <= MAX_UNIT_CHARS:
+        yield turn
+        return
+    for sentence in _sentences(turn):
+        yield from _lines(sentence) if len(sentence) > MAX_UNIT_CHARS else [sentence]
 
 
 @dataclass(slots=True)

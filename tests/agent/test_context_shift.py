@@ -112,10 +112,12 @@ def with_answerer(
     encoder: Encoder,
     use: Callable[[Answerer, Resident], Awaitable[None]],
     models: ModelsConfig = ModelsConfig(context_tokens=CONTEXT),  # noqa: B008  (frozen)
+    *,
+    extra_buffers: bool = REPACKS,
 ) -> None:
     settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, CONTEXT, "q8_0", flash_attention=True, threads=1, extra_buffers=REPACKS,
-        chunk_tokens=64,
+        str(smollm2.path), smollm2.sha256, CONTEXT, "q8_0", flash_attention=True, threads=1,
+        extra_buffers=extra_buffers, chunk_tokens=64,
     )  # fmt: skip
 
     async def locate() -> Encoder:

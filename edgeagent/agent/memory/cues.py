@@ -3,10 +3,11 @@
 import re
 from enum import IntFlag
 
+from edgeagent.model.sentences import SPEAKER
+
 MAX_COUNTED_NAMES = 3
 _NAMES_SHIFT = 5
 
-_SPEAKER = re.compile(r"(?P<name>[^\W\d_][\w.'\u2019-]*(?: [^\W\d_][\w.'\u2019-]*){0,2}): (?=\S)")
 _MONTH = "january|february|march|april|june|july|august|september|october|november|december"
 # Both read lower case: sre takes three times as long to ignore it.
 _TIME = re.compile(
@@ -48,13 +49,13 @@ class Wish(IntFlag):
 
 def speaker_of(text: str) -> str | None:
     """Who says a text that begins `Name: `; None for other texts."""
-    found = _SPEAKER.match(text)
+    found = SPEAKER.match(text)
     return found["name"] if found else None
 
 
 def spoken(text: str) -> str:
     """The text without its speaker: the embedding compares matters better than names."""
-    found = _SPEAKER.match(text)
+    found = SPEAKER.match(text)
     return text[found.end() :] if found else text
 
 

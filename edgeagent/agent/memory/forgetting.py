@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeagent.agent.memory import measures
 from edgeagent.agent.memory.cues import speaker_of
 from edgeagent.agent.memory.database import BUSY_MS, store_errors
 from edgeagent.agent.memory.residue import page_size, unused_parts
@@ -46,7 +47,9 @@ class Gone:
 def remove(db: "apsw.Connection", user: str, ids: Sequence[str]) -> list[Gone]:
     """Inside the caller's transaction. Raises NotFoundError, and then the caller must roll back."""
     db.execute(_BEGUN)
-    return [_removed(db, user, id_) for id_ in ids]
+    gone = [_removed(db, user, id_) for id_ in ids]
+    summaries = (text.encode() for text in measures.forget_summaries(db, user))  # one may tell the same
+    return [*gone, *(Gone(frozenset(_tiles(text)), frozenset()) for text in summaries)]
 
 
 def _removed(db: "apsw.Connection", user: str, id_: str) -> Gone:

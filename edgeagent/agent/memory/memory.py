@@ -14,8 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar, get_args
 
-from edgeagent.agent.memory.chunking import chunk
+from edgeagent.agent.memory.chunking import Piece, pieces
 from edgeagent.agent.memory.cues import spoken, without_names
+from edgeagent.agent.memory.measures import Measure, Unmeasured
 from edgeagent.agent.memory.recall import Question
 from edgeagent.agent.memory.records import digest_of
 from edgeagent.agent.memory.store import MemoryStore, NewMemory
@@ -154,12 +155,11 @@ class Memory:
         """The ids of its chunks, in order; all are stored, or none."""
         if _utf8_bytes(text) > MAX_DOCUMENT_BYTES:
             raise RequestError(f"document {source} is over {MAX_DOCUMENT_BYTES} bytes; split it")
-        chunks = list(dict.fromkeys(chunk(text)))
-        if not chunks:
+        now, checked_source = self._clock(), _checked_source(source)
+        drafts = {piece.stored: _of_piece(piece, checked_source, now) for piece in pieces(text)}
+        if not drafts:
             raise RequestError(f"document {source} holds no text; nothing was stored")
-        now = self._clock()
-        checked_source = _checked_source(source)
-        return list(await self._add(_checked_user(user), [_Draft("document", c, checked_source, now) for c in chunks]))
+        return list(await self._add(_checked_user(user), list(drafts.values())))
 
     async def search(self, user: str, query: str, k: int = 5) -> list[MemoryHit]:
         """At most `k` memories, best first; a score in 0..1 says how likely a memory holds what was asked for."""
@@ -186,6 +186,25 @@ class Memory:
         """Whether each text is stored, and not forgotten."""
         ids = await self._run(self._store.ids, _checked_user(user), texts)
         return tuple(id_ is not None for id_ in ids)
+
+    async def unmeasured(self, limit: int) -> tuple[Unmeasured, ...]:
+        """Memories of all users whose surprisal was not measured yet, the newest first."""
+        return await self._run(self._store.unmeasured, limit)
+
+    async def keep_measures(self, found: Sequence[tuple[Unmeasured, Measure]]) -> None:
+        await self._run(self._store.keep_measures, found)
+
+    async def measures(self, user: str, texts: Sequence[str]) -> tuple[Measure | None, ...]:
+        """What was measured of texts that the user has stored; None where nothing was."""
+        return await self._run(self._store.measures, _checked_user(user), [text.strip() for text in texts])
+
+    async def summary(self, user: str, conversation: bytes) -> str | None:
+        """What sums up the messages with this hash; None when nothing does yet."""
+        return await self._run(self._store.summary, _checked_user(user), conversation)
+
+    async def keep_summary(self, user: str, conversation: bytes, num_messages: int, text: str) -> None:
+        now = self._clock()
+        await self._run(self._store.keep_summary, _checked_user(user), conversation, num_messages, text, now)
 
     async def stats(self, user: str) -> MemoryStats:
         return await self._run(self._store.stats, _checked_user(user))
@@ -240,6 +259,12 @@ def _matter(draft: _Draft) -> str:
 
 def _memory(draft: _Draft, vector: Vector) -> NewMemory:
     return NewMemory(draft.kind, draft.text, draft.source, draft.created_at, vector, draft.record)
+
+
+def _of_piece(piece: Piece, source: str, now: float) -> _Draft:
+    """A turn of a log is remembered like any other, at its own time where the log tells it."""
+    said_at = now if piece.said_at is None else piece.said_at
+    return _Draft("turn" if piece.is_turn else "document", piece.stored, source, said_at)
 
 
 def _draft_of(item: MemoryItem) -> _Draft:

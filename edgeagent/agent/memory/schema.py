@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from edgeagent.agent.memory import measures
 from edgeagent.agent.memory.steps import batches, first, ranges, records
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ MIGRATIONS: tuple[Step, ...] = (
     (ranges.SQL, ranges.move),
     (batches.SQL, _nothing_more),
     (records.SQL, records.move),
+    (measures.STEP, _nothing_more),
 )
 """Step `n` leads from `user_version` n to n + 1. Steps are only ever added."""
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeagent.agent.memory import records, upkeep
+from edgeagent.agent.memory import measures, records, upkeep
 from edgeagent.agent.memory.backup import back_up
 from edgeagent.agent.memory.database import open_database, store_errors, transaction
 from edgeagent.agent.memory.forgetting import WIPE_ATTEMPTS, Gone, Wiper, remove
+from edgeagent.agent.memory.measures import Measure, Unmeasured
 from edgeagent.agent.memory.recall import Namespace, Question, candidates, recall, speakers
 from edgeagent.agent.memory.records import digest_of
 from edgeagent.agent.memory.rows import Row, insert
@@ -266,6 +267,29 @@ class MemoryStore:
         """Bytes of a copy of the whole file, of all users. Raises RequestError when it is there already."""
         with store_errors(self._path):
             return back_up(self._db, file)
+
+    def unmeasured(self, limit: int) -> tuple[Unmeasured, ...]:
+        """Memories of all users that `keep_measures` has nothing of."""
+        with store_errors(self._path):
+            return measures.unmeasured(self._db, limit)
+
+    def keep_measures(self, found: Sequence[tuple[Unmeasured, Measure]]) -> None:
+        with store_errors(self._path), transaction(self._db):
+            measures.keep(self._db, found)
+
+    def measures(self, user: str, texts: Sequence[str]) -> tuple[Measure | None, ...]:
+        """Of texts that the user has stored; None where there is none."""
+        with store_errors(self._path):
+            return measures.measures(self._db, user, [digest_of(text, None) for text in texts])
+
+    def summary(self, user: str, conversation: bytes) -> str | None:
+        """What sums up the messages with this hash."""
+        with store_errors(self._path):
+            return measures.summary(self._db, user, conversation)
+
+    def keep_summary(self, user: str, conversation: bytes, num_messages: int, text: str, created_at: float) -> None:
+        with store_errors(self._path), transaction(self._db):
+            measures.keep_summary(self._db, user, conversation, num_messages, text, created_at)
 
     def stats(self, user: str) -> MemoryStats:
         """Counts of this user; size and versions of the whole file. `documents` counts distinct sources."""

@@ -1,7 +1,7 @@
 """Words as the word index sees them: folded, split and stemmed by SQLite's own tokenizers."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +21,14 @@ STOP_STEMS = frozenset(
 def stems(connection: "apsw.Connection", text: str) -> list[str]:
     """The text's words in order, stemmed by Porter's algorithm (Program 14, 1980), as FTS5 stores them."""
     return _tokens(connection, "porter", ["unicode61"], text)
+
+
+def stemmer() -> Callable[[str], list[str]]:
+    """Telling stems of texts, without a database at hand, for the thread that calls this."""
+    import apsw
+
+    connection = apsw.Connection(":memory:")
+    return lambda text: telling(stems(connection, text))
 
 
 def folded(connection: "apsw.Connection", text: str) -> list[str]:

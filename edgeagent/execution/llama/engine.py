@@ -20,11 +20,16 @@ from edgeagent.execution.llama.rig import shape_of, write_rig
 from edgeagent.execution.llama.running import Jobs, SharedJob, Waiting, sharing
 from edgeagent.execution.llama.stage_jobs import Stages
 from edgeagent.execution.llama.stage_loading import load_stage
+from edgeagent.execution.llama.surprisal import surprisal
 from edgeagent.execution.llama.trial import features, trial
 from edgeagent.execution.scheduler import Scheduler
 from edgeagent.execution.worker import Request
 
-ALONE: dict[str, Callable[[Context, Request], jobs.Steps]] = {"bench": jobs.bench, "time": jobs.time_spans}
+ALONE: dict[str, Callable[[Context, Request], jobs.Steps]] = {
+    "bench": jobs.bench,
+    "time": jobs.time_spans,
+    "surprisal": surprisal,
+}
 AT_ONCE: dict[str, Callable[[Context, Request], None]] = {
     "splice": jobs.splice,
     "keep": jobs.keep,
