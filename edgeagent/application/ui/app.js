@@ -177,7 +177,7 @@ async function look() {
 async function introduce() {
   try {
     const [models, profile] = await Promise.all([getJson("/v1/models"), getJson("/api/edge/profile")]);
-    byId("model").replaceChildren(...models.data.map((m) => el("option", { value: m.id }, m.edgeagent.name)));
+    byId("model").replaceChildren(...models.data.map((m) => el("option", { value: m.id }, nameOf(m))));
     byId("plate").replaceChildren(...plate(profile, models.data[0]).map(([name, value]) =>
       el("div", {}, el("dt", {}, name), el("dd", {}, value))));
   } catch (failure) {
@@ -186,13 +186,18 @@ async function introduce() {
   }
 }
 
+// A model that only some peer's server has comes without facts.
+function nameOf(model) {
+  return model.edgeagent?.name ?? model.id;
+}
+
 function plate(profile, model) {
   const rates = Object.entries(profile.rates).find(([name]) => name.startsWith(`${model?.id}/`))?.[1];
   return [
     ["Board", profile.board],
     ["Processor", `${profile.cpu.model}, ${profile.cpu.cores} cores`],
     ["Memory", `${gibibytes(profile.memory.available_bytes)} free of ${gibibytes(profile.memory.total_bytes)}`],
-    ["Model", model ? model.edgeagent.name : "none yet"],
+    ["Model", model ? nameOf(model) : "none yet"],
     ["Reads", rates ? rate(rates.prefill_tok_s) : "not measured yet"],
     ["Writes", rates ? rate(rates.decode_tok_s) : "not measured yet"],
   ];
