@@ -95,7 +95,7 @@ def test_worker_that_dies_in_an_answer_is_replaced_and_the_answer_completes(
                     os.kill(model.pid, number)
         assert handovers == 1
         assert got == whole
-        assert model.settings.extra_buffers
+        assert model.settings.extra_buffers is REPACKS
 
     with_model(smollm2, use)
 
