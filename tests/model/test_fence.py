@@ -15,8 +15,9 @@ from edgeagent.execution.supervisor import Worker
 from edgeagent.model.fence import MIB, Load, fence
 from edgeagent.model.footprint import Setup, predict, weigh
 from edgeagent.model.store import StoredVariant
+from tests.machine import REPACKS
 
-USUAL: dict[str, Any] = {"kv_type": "q8_0", "flash_attention": True, "extra_buffers": True, "chunk_tokens": 64}
+USUAL: dict[str, Any] = {"kv_type": "q8_0", "flash_attention": True, "extra_buffers": REPACKS, "chunk_tokens": 64}
 
 
 async def ends_as(path: Path, limits: WorkerLimits, threads: int, context: int) -> tuple[str, Worker]:

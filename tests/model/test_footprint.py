@@ -10,6 +10,7 @@ from edgeagent.core.cards import KvType
 from edgeagent.model.footprint import Setup, Weights, largest_context, predict, weigh
 from edgeagent.model.machine import AVX2_TYPES
 from edgeagent.model.store import StoredVariant
+from tests.machine import REPACKS
 from tests.model.machines import ROOT, registry
 
 sys.path.insert(0, str(ROOT / "tools/bench"))
@@ -50,7 +51,7 @@ def test_prediction_is_near_what_was_measured(case: tuple[str, str, int, KvType]
 
 
 def test_prediction_is_near_a_real_worker(smollm2: StoredVariant) -> None:
-    case = predict_memory.Case(smollm2, 1024, "q8_0", predict_memory.repacked_here())
+    case = predict_memory.Case(smollm2, 1024, "q8_0", predict_memory.repacked_here(is_able=REPACKS))
     assert predict_memory.error_of(predict_memory.measure([case])[0]) < 0.10
 
 
@@ -114,5 +115,5 @@ def test_every_variant_here_is_predicted_within_a_tenth(embedded_store: object, 
     cards = [card for card in embedded_store.registry.cards if card.architecture]
     found = [s for c in cards for v in c.variants if (s := embedded_store.find(c.id, v.name))]
     assert found, f"no decoder in {models_dir}"
-    for measured in predict_memory.measure(predict_memory.cases(found, predict_memory.repacked_here())):
+    for measured in predict_memory.measure(predict_memory.cases(found, predict_memory.repacked_here(is_able=REPACKS))):
         assert predict_memory.error_of(measured) < 0.10, str(measured[0])

@@ -197,7 +197,9 @@ def main() -> None:
     for each, count, limit in itertools.product(stored, threads, [None, half] if half else [None]):
         asyncio.run(grid.run(each, count, limit))
         harness.progress(f"{each.card.id}/{each.variant.name}, {count} threads, quota {limit}: {grid.runs[-1]}")
-    memory = predict_memory.measure(predict_memory.cases(stored, predict_memory.repacked_here()))
+    memory = predict_memory.measure(
+        predict_memory.cases(stored, predict_memory.repacked_here(is_able=harness.repacks_weights()))
+    )
     figures, conditions = report(grid, memory)
     conditions["took_s"] = round(time.monotonic() - started, 1)
     harness.publish("predict", figures, conditions, as_json=options.json)

@@ -41,9 +41,9 @@ Measured = tuple[Case, int, int]
 """A case, the bytes predicted, and the worker's `VmHWM` in bytes."""
 
 
-def repacked_here() -> frozenset[str]:
-    """The tensor types that the engine repacks on this machine, by its CPU's features."""
-    return repacked_types(read_cpu(Sysroot()).features, None)
+def repacked_here(*, is_able: bool) -> frozenset[str]:
+    """The tensor types that the engine repacks on this machine, by its CPU's features; none where that crashes."""
+    return repacked_types(read_cpu(Sysroot()).features, None) if is_able else frozenset()
 
 
 def cases(stored: Iterable[StoredVariant], repacked: frozenset[str]) -> list[Case]:
