@@ -22,6 +22,7 @@ from edgeagent.core.hardware import Profile
 from edgeagent.core.memory import MemoryHit
 from edgeagent.core.plan import Decision, PlanQuery
 from edgeagent.execution.peers import Peers
+from edgeagent.execution.recent_vectors import RecentVectors
 from edgeagent.model.governing import Governing
 from edgeagent.model.pool import ModelPool
 from edgeagent.model.power_mode import switch_mode
@@ -68,11 +69,17 @@ class House:
 
     def models(self) -> list[ModelCard]:
         default = self.settings.config.models.default
-        offered = self._peer_models()
-        cards = [
-            c for c in self.store.registry.cards if c.architecture is not None and (c.id in offered or self.has(c.id))
-        ]
-        return sorted(cards, key=lambda card: card.id != default)
+        return sorted(filter(self._is_offered, self.store.registry.cards), key=lambda card: card.id != default)
+
+    def offered(self, wanted: str | None) -> ModelCard | None:
+        name = wanted or self.settings.config.models.default
+        card = next((card for card in self.store.registry.cards if card.id == name), None)
+        if card is not None and self._is_offered(card):
+            return card
+        return None if wanted else next(iter(self.models()), None)
+
+    def _is_offered(self, card: ModelCard) -> bool:
+        return card.architecture is not None and (card.id in self._peer_models() or self.has(card.id))
 
     def elsewhere(self) -> Mapping[str, str]:
         return _elsewhere(self.store, self.peers)
@@ -117,6 +124,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
     config = settings.config
     store = model_store(settings)
     encoder = embedder(settings, store)
+    vectors = RecentVectors(encoder)
     kept = kv_store(settings)
     pool = ModelPool(
         store,
@@ -143,17 +151,17 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         stack.push_async_callback(pool.drain, config.engine.drain_s)
         memory = None
         if config.memory.enabled:
-            memory = await Memory.open(memory_path(settings), encoder, time.time)
+            memory = await Memory.open(memory_path(settings), vectors, time.time)
             stack.push_async_callback(memory.close)
         peers = await stack.enter_async_context(_peers(settings, role))
         await stack.enter_async_context(background(pool.unload_idle(), "unload-idle"))
         await stack.enter_async_context(background(governing.run(), "governor"))
         await stack.enter_async_context(background(rechecking.run(), "recheck-rates"))
-        answerer = Answerer(Surroundings(config.policy, config.models, peers), encoder)
+        answerer = Answerer(Surroundings(config.policy, config.models, peers), vectors)
         assistant = Assistant(
             _door(settings, pool, governing, lambda: _elsewhere(store, peers)),
             answerer,
-            encoder,
+            vectors,
             memory,
             tools=config.tools.enabled,
             new_id=lambda: f"call_{secrets.token_hex(8)}",

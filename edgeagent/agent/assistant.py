@@ -35,6 +35,9 @@ MIN_RECALL_SIMILARITY = 0.35
 """Cosine of MiniLM vectors below which a memory has nothing to do with a question: over 72 pairs written for this, the
 unrelated reached 0.31 ("Name a colour." and a sister's name), the related began at 0.38."""
 
+UNEMBEDDED = (ReductionLevel.L0, ReductionLevel.L5)
+"""Levels of reduction that compare no sentences."""
+
 
 @dataclass(slots=True)
 class _Notebook:
@@ -141,14 +144,25 @@ class Assistant:
         return self._seen.arrange(user, system)
 
     async def _lack_of_encoder(self, request: ChatRequest) -> str | None:
-        """Why memory, tools and reduction cannot work now; None when they can. A demanded tool call raises instead."""
+        """Why memory, tools and reduction cannot work now; None when they can, or none of them is asked for.
+
+        A demanded tool call raises instead.
+        """
+        if not self._takes_encoder(request):
+            return None
         try:
-            await self._embedder.embed(["ready"])
+            await self._embedder.embed([question_of(request.messages) or "ready"])
         except (DownloadError, ModelFileError, EngineError) as error:
             if request.tool_choice.mode in ("required", "named"):
                 raise
             return f"answered without memory, tools and reduction, which need the sentence encoder: {error}"
         return None
+
+    def _takes_encoder(self, request: ChatRequest) -> bool:
+        wish = request.edgeagent
+        has_tools = request.tool_choice.mode != "none" and bool(request.tools or wish.agent)
+        has_memory = self._memory is not None and wish.memory
+        return has_tools or has_memory or (wish.reduce not in UNEMBEDDED and _has_documents(request))
 
     async def _recall(self, request: ChatRequest, user: str) -> list[MemoryHit]:
         question = question_of(request.messages)
@@ -233,6 +247,10 @@ class _Turn:
         return self.assistant.answerer.answer(
             self.request, material, self.resident, grammar, self.started_at, self.claim
         )
+
+
+def _has_documents(request: ChatRequest) -> bool:
+    return bool(request.documents or split_pasted(request.messages)[1])
 
 
 def _ids(earlier: Mapping[int, Sequence[MemoryItem]]) -> Mapping[int, Sequence[str]]:

@@ -36,6 +36,10 @@ class Backend(Protocol):
         """Models without a card here that some peer offers, and one such peer's name."""
         ...
 
+    def offered(self, wanted: str | None) -> ModelCard | None:
+        """The model that a request for `wanted` gets (None: the default, else another); None: it is not offered."""
+        ...
+
     async def profile(self) -> Profile:
         """What this machine is and how fast it was measured to be."""
         ...

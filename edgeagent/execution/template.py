@@ -7,6 +7,7 @@ import contextlib
 import resource
 import signal
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -80,15 +81,22 @@ def _told(error: Exception) -> str:
 
 
 def _render(template: str, messages: Sequence[Turn], bos: str, eos: str) -> str:
-    compiled = _environment().from_string(template)
     pieces: list[str] = []
     size = 0
-    for piece in compiled.generate(messages=messages, bos_token=bos, eos_token=eos, add_generation_prompt=True):
+    for piece in _compiled(template).generate(
+        messages=messages, bos_token=bos, eos_token=eos, add_generation_prompt=True
+    ):
         size += len(piece)
         if size > MAX_RENDERED_BYTES:
             raise ValueError(f"it writes more than {MAX_RENDERED_BYTES} bytes")
         pieces.append(piece)
     return "".join(pieces)
+
+
+@lru_cache(maxsize=4)
+def _compiled(template: str) -> Any:
+    """Compiling takes longer than rendering. Nothing that a rendering does changes what is compiled."""
+    return _environment().from_string(template)
 
 
 def _environment() -> Any:  # jinja2's class, which only exists once jinja2 is imported

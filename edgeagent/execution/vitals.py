@@ -105,7 +105,8 @@ class Silence:
         used_s = 0.0 if self._cpu_s is None else vitals.cpu_s - self._cpu_s
         self._cpu_s = vitals.cpu_s
         if vitals.state in STOPPED:
-            self._stopped_s = 0.0 if self._stopped_s is None else self._stopped_s + elapsed_s
+            # One that ran since the last look is stopped and continued in turns: slowed, not hung.
+            self._stopped_s = 0.0 if self._stopped_s is None or used_s else self._stopped_s + elapsed_s
             return Hang(True, "was stopped") if self._stopped_s >= self._patience.stopped_s else None
         self._stopped_s = None
         is_waiting = RUNNABLE in threads or ON_DISK in threads

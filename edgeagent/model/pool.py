@@ -50,7 +50,7 @@ class ModelPool:
 
     def has(self, model_id: str) -> bool:
         """Whether some variant of the model is on disk. Raises ModelNotFoundError for an unknown id."""
-        return bool(self._chooser.stored(model_id))
+        return model_id in self._residents or bool(self._chooser.stored(model_id))
 
     @contextlib.asynccontextmanager
     async def lease(self, model_id: str, *, wait_s: float | None = None) -> AsyncIterator[Resident]:

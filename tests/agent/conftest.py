@@ -11,6 +11,7 @@ from edgeagent.core.chat import Message
 from edgeagent.core.memory import Vector
 from edgeagent.execution.embedding import Encoder
 from edgeagent.model.store import StoredVariant
+from tests.machine import REPACKS
 
 LOG_CALLBACK = llama_cpp.llama_log_callback(lambda *_: None)
 STOP = "<|im_end|>"
@@ -86,7 +87,11 @@ class ChatModel:
     """The embedded model behind the `Completer` protocol: greedy unless a temperature is given."""
 
     def __init__(self, file: Path) -> None:
-        self._llama = llama_cpp.Llama(str(file), n_ctx=4096, n_threads=1, verbose=False)
+        params = llama_cpp.llama_model_default_params()
+        params.use_extra_bufts = REPACKS  # the class has no switch for it
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("llama_cpp.llama_cpp.llama_model_default_params", lambda: params)
+            self._llama = llama_cpp.Llama(str(file), n_ctx=4096, n_threads=1, verbose=False)
         self.num_calls = 0
 
     def close(self) -> None:

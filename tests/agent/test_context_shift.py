@@ -22,6 +22,7 @@ from edgeagent.execution.embedding import Encoder, OnnxEmbedder
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.model.resident import Resident
 from edgeagent.model.store import StoredVariant
+from tests.machine import REPACKS
 
 CONTEXT = 1024
 FACTS = "The mill was built in 1802, burnt down in 1840, and has been a school since then. " * 2
@@ -113,7 +114,7 @@ def with_answerer(
     models: ModelsConfig = ModelsConfig(context_tokens=CONTEXT),  # noqa: B008  (frozen)
 ) -> None:
     settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, CONTEXT, "q8_0", flash_attention=True, threads=1, extra_buffers=True,
+        str(smollm2.path), smollm2.sha256, CONTEXT, "q8_0", flash_attention=True, threads=1, extra_buffers=REPACKS,
         chunk_tokens=64,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from edgeagent.core.memory import MemoryHit, MemoryItem
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.model.store import StoredVariant
 from tests.agent.memory.conftest import OpenMemory, open_memory
+from tests.machine import REPACKS
 
 __all__ = ["open_memory"]  # a fixture
 
@@ -38,7 +39,7 @@ def material(
 
 def test_each_prompt_begins_with_the_whole_one_before_it(smollm2: StoredVariant) -> None:
     settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, 4096, "q8_0", flash_attention=True, threads=1, extra_buffers=True,
+        str(smollm2.path), smollm2.sha256, 4096, "q8_0", flash_attention=True, threads=1, extra_buffers=REPACKS,
         chunk_tokens=64,
     )  # fmt: skip
     turns: list[tuple[str, list[MemoryItem]]] = [

@@ -154,6 +154,10 @@ class Scripted:
     def elsewhere(self) -> Mapping[str, str]:
         return {"served-model": "garage"}
 
+    def offered(self, wanted: str | None) -> ModelCard | None:
+        [card] = self.models()
+        return card if wanted in (None, card.id) else None
+
     async def profile(self) -> Profile:
         return Profile(
             fingerprint="9d1e07c2a4b35f68",

@@ -20,6 +20,7 @@ from edgeagent.model.store import StoredVariant
 from edgeagent.wire.messages import OfferedModel
 from edgeagent.wire.topics import Topics
 from tests.conftest import Mosquitto
+from tests.machine import REPACKS
 
 PATIENCE_S = 60.0
 TURNS = [{"role": "user", "content": "Count from one to twenty."}]
@@ -79,7 +80,7 @@ In = Callable[[Callable[[Yard], Awaitable[None]]], None]
 @pytest.fixture
 def in_yard(smollm2: StoredVariant, mosquitto: Mosquitto) -> In:
     settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=False,
+        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=REPACKS,
         chunk_tokens=64,
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from edgeagent.execution.transport.memory import MemoryBroker
 from edgeagent.model.store import StoredVariant
 from edgeagent.wire.messages import Accepted, Done, Failed, Message, OfferedModel, Open, Turn, encode_turns
 from edgeagent.wire.topics import Topics
+from tests.machine import REPACKS
 
 PATIENCE_S = 60.0
 PROMPT = encode_turns((Turn(role="user", content="Say yes."),))
@@ -75,7 +76,7 @@ async def verdict(session: Session) -> Message:
 def at_peer(smollm2: StoredVariant) -> Callable[[Callable[[Place], Awaitable[None]]], None]:
     """Runs a scene at a peer where two jobs may wait, one of each device."""
     settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=False,
+        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=REPACKS,
         chunk_tokens=64,
     )  # fmt: skip
 

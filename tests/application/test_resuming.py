@@ -21,6 +21,7 @@ from edgeagent.model.store import StoredVariant
 from edgeagent.wire.messages import OfferedModel
 from edgeagent.wire.topics import Topics
 from tests.conftest import Mosquitto
+from tests.machine import REPACKS
 from tools.chaos_link import Shape
 from tools.chaos_proxy import ChaosProxy
 
@@ -55,7 +56,7 @@ OnLine = Callable[[Callable[[Line], Awaitable[None]]], None]
 @pytest.fixture
 def on_line(smollm2: StoredVariant, mosquitto: Mosquitto) -> OnLine:
     settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=False,
+        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=REPACKS,
         chunk_tokens=64,
     )  # fmt: skip
     model = OfferedModel(

@@ -29,6 +29,7 @@ from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.parts import spawn_llama
 from edgeagent.wire.messages import OfferedModel
 from edgeagent.wire.topics import Topics
+from tests.machine import REPACKS
 
 K, LAYERS, CHUNK = 7, 30, 64
 TOPICS = Topics("test")
@@ -78,7 +79,14 @@ def sliced(embedded_store: ModelStore, smollm2: StoredVariant) -> Sliced:
 def play(smollm2: StoredVariant, sliced: Sliced) -> Callable[[Scene], None]:
     def settings(path: str, sha256: str) -> LoadSettings:
         return LoadSettings(
-            path, sha256, 512, "q8_0", flash_attention=True, threads=1, extra_buffers=True, chunk_tokens=CHUNK
+            path,
+            sha256,
+            512,
+            "q8_0",
+            flash_attention=True,
+            threads=1,
+            extra_buffers=REPACKS,
+            chunk_tokens=CHUNK,
         )
 
     async def body(scene: Scene) -> None:
@@ -216,7 +224,7 @@ def test_head_that_does_not_fit_is_refused_with_the_difference(play: Callable[[S
     async def scene(ends: Ends) -> None:
         ends.tail.settings = LoadSettings(
             ends.tail.settings.path, ends.tail.settings.variant_sha256, 512, "f16", flash_attention=True, threads=1,
-            extra_buffers=True, chunk_tokens=CHUNK,
+            extra_buffers=REPACKS, chunk_tokens=CHUNK,
         )  # fmt: skip
         with pytest.raises(PeerError, match=r"kv_type|kv_planes"):
             await tokens(complete(ends.generation(0.0), [ends.executor("split-decode", Traffic())]))

@@ -21,6 +21,7 @@ from edgeagent.execution.handover import complete
 from edgeagent.execution.kvstore.store import KvLimits, KvStore
 from edgeagent.execution.local import Evaluated, LoadSettings, LocalModel
 from edgeagent.model.store import StoredVariant
+from tests.machine import REPACKS
 
 FREE = Invariance(decode_batch=4, draft_batch=64, free_prefill=True)
 """What the probe finds of this variant with a q8_0 cache and flash attention."""
@@ -29,7 +30,7 @@ TOPICS = ["a lighthouse", "the sea in winter", "how bread is baked", "an old bri
 
 def settings_for(variant: StoredVariant, invariance: Invariance, sequences: int = 4) -> LoadSettings:
     return LoadSettings(
-        str(variant.path), variant.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=True,
+        str(variant.path), variant.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=REPACKS,
         chunk_tokens=64, sequences=sequences, invariance=invariance,
     )  # fmt: skip
 

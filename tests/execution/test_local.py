@@ -17,13 +17,14 @@ from edgeagent.execution.executors import LocalExecutor, Traffic
 from edgeagent.execution.handover import complete
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.model.store import StoredVariant
+from tests.machine import REPACKS
 
 STORY = "Tell me a short story about a lighthouse, a storm and a brave cat. " * 6
 
 
 def with_model(smollm2: StoredVariant, use: Callable[[LocalModel], Awaitable[None]]) -> None:
     settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=True,
+        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=REPACKS,
         chunk_tokens=64,
     )  # fmt: skip
 

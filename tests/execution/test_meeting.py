@@ -18,10 +18,11 @@ from edgeagent.execution.peers import Peers
 from edgeagent.execution.transport.memory import MemoryBroker
 from edgeagent.model.store import StoredVariant
 from edgeagent.wire.topics import Topics
+from tests.machine import REPACKS
 
 PEER = PeerModel("silent", "smollm2-135m-instruct", "0" * 64, "")
 SETTINGS = LoadSettings(
-    "", "", 256, "q8_0", flash_attention=True, threads=1, extra_buffers=True, chunk_tokens=16
+    "", "", 256, "q8_0", flash_attention=True, threads=1, extra_buffers=REPACKS, chunk_tokens=16
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from edgeagent.core.generation import Generation, Sampling, TokenStep
 from edgeagent.execution.llama.pace import NAP_S, Pace
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.model.store import StoredVariant
+from tests.machine import REPACKS
 
 QUESTION = "Tell me a short story about a lighthouse, a storm and a brave cat. " * 3
 Turn = Callable[[LocalModel, int], Awaitable[None]]
@@ -28,7 +29,7 @@ async def words(model: LocalModel, at_token: Turn) -> list[int]:
 
 def test_threads_and_rests_changed_at_a_token_leave_the_answer_identical(smollm2: StoredVariant) -> None:
     settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=2, extra_buffers=True,
+        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=2, extra_buffers=REPACKS,
         chunk_tokens=64,
     )  # fmt: skip
     paces = {1: (1, 1.0), 4: (2, 0.5), 7: (1, 0.5), 10: (2, 1.0)}

@@ -30,6 +30,7 @@ from edgeagent.execution.stages import StageModel, describe_head
 from edgeagent.execution.supervisor import Worker
 from edgeagent.model.slicing import padding_of
 from edgeagent.model.store import StoredVariant
+from tests.machine import REPACKS
 
 LAYERS, K, CHUNK = 30, 8, 64
 MAX_TOKENS = 6
@@ -79,7 +80,7 @@ Use = Callable[[Split], Awaitable[None]]
 @pytest.fixture
 def split(smollm2: StoredVariant, files: dict[Cut, Path]) -> Callable[[Use], None]:
     settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=True,
+        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=REPACKS,
         chunk_tokens=CHUNK,
     )  # fmt: skip
 

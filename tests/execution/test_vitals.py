@@ -54,6 +54,10 @@ def test_stopped_worker_is_found_after_a_second() -> None:
     assert silence.look(101.0, Vitals("T", 0.0), "T", 10.0) is None  # it went on in between
 
 
+def test_worker_that_is_stopped_and_continued_in_turns_is_slow_and_not_hung() -> None:
+    assert looks(Silence(PATIENCE), "T", 0.05, 600) is None
+
+
 def test_time_in_which_nobody_looked_does_not_count() -> None:
     silence = Silence(PATIENCE)
     silence.heard(0.0)

@@ -17,6 +17,7 @@ from edgeagent.model.store import StoredVariant
 from edgeagent.resource.governor import GovernorLimits
 from edgeagent.resource.probes.sysroot import Sysroot
 from edgeagent.resource.sensors import Sensors
+from tests.machine import REPACKS
 
 ZONE = "sys/class/thermal/thermal_zone0"
 
@@ -57,7 +58,7 @@ def governing(root: Path, pool: OneModel, config: GovernorConfig | None = None) 
 
 def with_resident(smollm2: StoredVariant, use: Callable[[Resident], Awaitable[None]]) -> None:
     settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, 512, "q8_0", flash_attention=True, threads=2, extra_buffers=True,
+        str(smollm2.path), smollm2.sha256, 512, "q8_0", flash_attention=True, threads=2, extra_buffers=REPACKS,
         chunk_tokens=64,
     )  # fmt: skip
     variant = smollm2.variant.model_copy(update={"bytes": smollm2.bytes})

@@ -33,6 +33,7 @@ from edgeagent.resource.kernels import (
     wide_rig,
 )
 from edgeagent.resource.speed import batch_s
+from tests.machine import REPACKS
 
 CHUNK = 64
 WIDE = wide_rig(REFERENCE, 32 * 2**20)
@@ -130,7 +131,7 @@ def test_rig_of_every_type_can_be_made_and_loaded(tmp_path: Path) -> None:
         target = str(tmp_path / f"{kind}.gguf")
         shape: dict[str, Any] = {"layers": 1, "width": 256, "ffn": 256, "heads": 4, "kv_heads": 2}
         settings: dict[str, Any] = {"kv_type": "q8_0", "threads": 1, "chunk_tokens": 64, "context_tokens": 128}
-        flags: dict[str, Any] = {"extra_buffers": True, "flash_attention": True}
+        flags: dict[str, Any] = {"extra_buffers": REPACKS, "flash_attention": True}
         try:
             made, _ = await worker.call("rig", kind=kind, target=target, context_tokens=128, **shape)
             await worker.call("load", path=target, **settings, **flags)

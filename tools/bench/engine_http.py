@@ -12,6 +12,8 @@ from raw_llama import RawProcess
 
 from edgeagent.execution.local import LocalModel
 
+SYSTEM = "Answer in one sentence."
+"""Given, so that both sides read the same: without instructions the daemon adds its own, and the template others."""
 SHORT = "Name one thing about number {} that a child would like."
 CONVERSATION_CHARS = 11_500
 """About 3,000 tokens of this project's prose."""
@@ -42,7 +44,8 @@ async def overheads_ms(chat: Chat, model: LocalModel, raw: RawProcess, rounds: i
     """Of short questions: how much later the first word comes over HTTP than from bare calls."""
     found = []
     for number in range(rounds):
-        messages = [{"role": "user", "content": SHORT.format(1_000 + 37 * number)}]
+        question = SHORT.format(1_000 + 37 * number)
+        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
         prompt = await model.encode(messages)
         bare_s = raw.prefill(prompt) if number % 2 else None
         answered = chat.ask(messages, max_tokens=2)

@@ -126,7 +126,7 @@ def exchange(model: Model, *, quick: bool) -> tuple[harness.Json, harness.Json]:
 def main() -> None:
     options, started = harness.options(__doc__), time.monotonic()
     file = harness.chat_model_file()
-    figures, conditions = exchange(Model(str(file), extra_buffers=True), quick=options.quick)
+    figures, conditions = exchange(Model(str(file), extra_buffers=harness.repacks_weights()), quick=options.quick)
     more_figures, more_conditions = exactness_split.run(file, quick=options.quick)
     own = {
         "variant": file.name,

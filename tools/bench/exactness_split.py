@@ -127,13 +127,13 @@ def run(chat_file: Path, *, quick: bool) -> tuple[harness.Json, harness.Json]:
     """Figures and conditions of the split plans."""
     extent, found = Extent.of(quick=quick), Found()
     label, texts = documents(max(extent.documents, extent.lossy_documents), SEED)
-    model = Model(str(chat_file), extra_buffers=True)
+    model = Model(str(chat_file), extra_buffers=harness.repacks_weights())
     prompts = [prompt_of(model, text) for text in texts]
     sweep(found, chat_file, model, prompts[0], extent.sweep, LAYERS, extent.decoded)
     go_deep(found, chat_file, model, prompts[: extent.documents], extent)
     gemma = gemma_file(chat_file.parents[1], fetch=not quick)
     if gemma is not None:
-        other = Model(str(gemma), extra_buffers=True)
+        other = Model(str(gemma), extra_buffers=harness.repacks_weights())
         sweep(found, gemma, other, prompt_of(other, texts[0]), extent.gemma, GEMMA_LAYERS, extent.decoded)
     losses = {hidden: Loss() for hidden in LOSSY}
     with cut(chat_file, LOSSY_K, LAYERS) as stages:

@@ -57,8 +57,8 @@ def cut(source: Path, k: int, layers: int) -> Iterator[tuple[Model, Model]]:
     with tempfile.TemporaryDirectory(prefix="edgeagent-bench-") as folder:
         head, tail = Path(folder) / "head.gguf", Path(folder) / "tail.gguf"
         asyncio.run(_cut(source, {head: (0, k), tail: (k, layers)}))
-        padded = Model(str(head), extra_buffers=True, padding=padding_of(head))
-        stages = padded, Model(str(tail), extra_buffers=True)
+        padded = Model(str(head), extra_buffers=harness.repacks_weights(), padding=padding_of(head))
+        stages = padded, Model(str(tail), extra_buffers=harness.repacks_weights())
         try:
             yield stages
         finally:

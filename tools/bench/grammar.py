@@ -118,7 +118,7 @@ def main() -> None:
     options = harness.options(__doc__)
     file = harness.chat_model_file()
     started = time.monotonic()
-    bench = Bench(Model(str(file), extra_buffers=True))
+    bench = Bench(Model(str(file), extra_buffers=harness.repacks_weights()))
     bench.run(QUICK_ROUNDS if options.quick else ROUNDS)
     spread = harness.spread(bench.ratios)
     figures = {"decode_ratio": spread["median"], "decode_ratio_min": spread["min"]}

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -21,6 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from edgeagent.resource.cache import load_profile
+from edgeagent.resource.capability import ENGINE
+from edgeagent.settings import load_settings
 
 ROOT = Path(__file__).parent.parent.parent
 CHAT_MODEL, ENCODER = "smollm2-135m-instruct", "minilm-l6-v2-int8"
@@ -101,6 +106,16 @@ def state_env() -> dict[str, str]:
 def chat_model_file() -> Path:
     """The embedded chat model, fetched if need be."""
     return Path(state_env()["EDGEAGENT_STATE"]) / "models" / CHAT_MODEL / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@functools.cache
+def repacks_weights() -> bool:
+    """Whether the engine's `extra_buffers` work here, as the profile's probe found: on some machines they crash."""
+    profile = load_profile(load_settings(environment=state_env()).paths.profile)
+    engine = profile.engine(ENGINE) if profile else None
+    if engine is None or not engine.usable:
+        raise RuntimeError("the llama engine is not usable on this machine; see 'edgeagent doctor'")
+    return engine.probe.settings["extra_buffers"]
 
 
 def free_port() -> int:

@@ -51,7 +51,6 @@ ROUNDS, QUICK_ROUNDS = 2, 1
 DECODE_TOKENS = 40
 CHUNK, CONTEXT = 64, 2048
 KV_TYPE: KvType = "q8_0"
-SETTINGS = EngineSettings(extra_buffers=True, flash_attention=True)
 PERIOD_S = 0.1
 BUDGET_S = 600.0
 """For the kernels: the bench measures all of them, whatever it takes."""
@@ -92,9 +91,10 @@ async def variants(store: ModelStore, names: Sequence[tuple[str, str]]) -> list[
 
 
 async def measure_kernels(threads: Sequence[int]) -> Kernels:
+    settings = EngineSettings(harness.repacks_weights(), flash_attention=True)
     with tempfile.TemporaryDirectory() as folder:
         bench = RigBench(
-            spawn_engine, SETTINGS, KV_TYPE, CHUNK, threads, Path(folder), read_cache_bytes(Sysroot()), MAX_FILE_BYTES
+            spawn_engine, settings, KV_TYPE, CHUNK, threads, Path(folder), read_cache_bytes(Sysroot()), MAX_FILE_BYTES
         )
         work = Pass(bench, time.monotonic, "", BUDGET_S, lambda what, _share: harness.progress(f"measuring {what}"))
         return await complete(None, work)
@@ -121,8 +121,8 @@ class Grid:
                     kv_type=KV_TYPE,
                     threads=threads,
                     chunk_tokens=CHUNK,
-                    extra_buffers=SETTINGS.extra_buffers,
-                    flash_attention=SETTINGS.flash_attention,
+                    extra_buffers=harness.repacks_weights(),
+                    flash_attention=True,
                 )
                 await worker.call("time", spans=[CHUNK, 1], threads=threads)
                 for length in self.lengths:

@@ -124,8 +124,8 @@ class Bench:
             sequences=2,
             is_free=VERDICT.free_prefill,
         )
-        self._context = Context(Model(str(self.path), extra_buffers=True), settings)
-        load = {"speculation": True, "draft_path": self.draft_path, "extra_buffers": True}
+        self._context = Context(Model(str(self.path), extra_buffers=harness.repacks_weights()), settings)
+        load = {"speculation": True, "draft_path": self.draft_path, "extra_buffers": harness.repacks_weights()}
         self.drafting = make_drafting(self._context, VERDICT, load)
         if self.drafting.fault:
             raise RuntimeError(self.drafting.fault)

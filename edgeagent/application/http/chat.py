@@ -37,12 +37,13 @@ class ChatRoute:
         return await (self._stream(request, call, head, events) if call.is_stream else _whole(call, head, events))
 
     def _model(self, wanted: str | None) -> str:
-        names = [*(card.id for card in self._backend.models()), *self._backend.elsewhere()]
-        if wanted is None and names:
-            return names[0]
-        if wanted is None or wanted not in names:
-            raise ModelNotFoundError(f"model '{wanted}' is not here; use one of: {', '.join(names) or 'none yet'}")
-        return wanted
+        if card := self._backend.offered(wanted):
+            return card.id
+        elsewhere = self._backend.elsewhere()
+        if wanted is not None and wanted in elsewhere:
+            return wanted
+        names = ", ".join([*(card.id for card in self._backend.models()), *elsewhere]) or "none yet"
+        raise ModelNotFoundError(f"model '{wanted}' is not here; use one of: {names}")
 
     async def _stream(
         self, request: web.Request, call: ChatCall, head: Head, events: AsyncGenerator[Event, None]

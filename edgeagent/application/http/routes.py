@@ -43,9 +43,8 @@ class Facts:
 
     async def model(self, request: web.Request) -> web.Response:
         wanted = request.match_info["id"]
-        for card in self._backend.models():
-            if card.id == wanted:
-                return web.json_response(_model_body(card))
+        if card := self._backend.offered(wanted):
+            return web.json_response(_model_body(card))
         if peer := self._backend.elsewhere().get(wanted):
             return web.json_response(_peer_body(wanted, peer))
         raise ModelNotFoundError(f"model '{wanted}' is not here; see /v1/models")

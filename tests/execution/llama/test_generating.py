@@ -19,6 +19,7 @@ from edgeagent.execution.llama.jobs import Granted
 from edgeagent.execution.llama.rig import RigShape, write_rig
 from edgeagent.execution.lookup import PromptLookup
 from edgeagent.execution.worker import Request
+from tests.machine import REPACKS
 
 if TYPE_CHECKING:
     from edgeagent.model.store import StoredVariant
@@ -74,7 +75,7 @@ class Engine:
     def __init__(self, variant: "StoredVariant", invariance: Invariance, draft_path: str = "") -> None:
         self.engine = LlamaEngine()
         self.loaded = self.ask(
-            "load", path=str(variant.path), extra_buffers=True, context_tokens=512, kv_type="q8_0",
+            "load", path=str(variant.path), extra_buffers=REPACKS, context_tokens=512, kv_type="q8_0",
             flash_attention=True, threads=1, chunk_tokens=64, sequences=2, speculation=True,
             invariance=invariance.model_dump(), draft_path=draft_path,
         )[-1]["reply"]  # fmt: skip

@@ -10,6 +10,7 @@ from edgeagent.core.invariance import Invariance
 from edgeagent.execution.llama.engine import LlamaEngine
 from edgeagent.execution.worker import Request
 from tests.execution.llama.test_generating import FREE, Engine, Recorder
+from tests.machine import REPACKS
 
 if TYPE_CHECKING:
     from edgeagent.model.store import StoredVariant
@@ -25,7 +26,7 @@ class Pruning(Engine):
     def __init__(self, variant: "StoredVariant", kv_type: str, flash_attention: bool, invariance: Invariance) -> None:
         self.engine = LlamaEngine()
         self.loaded = self.ask(
-            "load", path=str(variant.path), extra_buffers=True, context_tokens=512, kv_type=kv_type,
+            "load", path=str(variant.path), extra_buffers=REPACKS, context_tokens=512, kv_type=kv_type,
             flash_attention=flash_attention, threads=1, chunk_tokens=64, sequences=2, speculation=True,
             invariance=invariance.model_dump(),
         )[-1]["reply"]  # fmt: skip
