@@ -152,7 +152,7 @@ class PeerService:
             try:
                 _, payload = await subscription.get()
                 offered = self._way.read_offer(payload)
-                claim = self._way.claim(self._claims.answer(offered))
+                claim = self._way.tell(self._claims.answer(offered))
                 self._transport.publish(self._topics.to_device(offered.offer.device), claim)
             except PeerLostError:
                 continue  # the device offers it again

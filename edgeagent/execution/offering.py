@@ -99,7 +99,7 @@ class Offers:
             prompt_tokens=wanted.prompt_tokens,
             answer_tokens=wanted.answer_tokens,
         )
-        payload, number = self._way.offer(offer), bytes.fromhex(offer.number)
+        payload, number = self._way.tell(offer), bytes.fromhex(offer.number)
         self._claims[number] = asyncio.Queue()
         try:
             for _ in range(NUM_COPIES):
