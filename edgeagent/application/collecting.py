@@ -5,6 +5,7 @@ import contextlib
 import logging
 
 from edgeagent.core.errors import PeerLostError, WireError
+from edgeagent.execution.dropping import Dropping
 from edgeagent.execution.durable import Collection, Kept
 from edgeagent.execution.transport.base import Transport
 from edgeagent.execution.ways import PeerWay
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 
 async def collect(collection: Collection, transport: Transport, topics: Topics, peer: str, way: PeerWay) -> None:
     """Until cancelled. Raises RecordsError when the disk takes nothing more."""
-    records = transport.subscribe(topics.all_records())
+    records, bad = transport.subscribe(topics.all_records()), Dropping(log, "a record")
     while True:
         try:
             _, payload = await records.get()
@@ -24,7 +25,7 @@ async def collect(collection: Collection, transport: Transport, topics: Topics, 
         except PeerLostError:
             continue  # what was lost is sent again
         except WireError as error:
-            log.warning("dropped a record: %s", error)
+            bad.note(error)
             continue
         await asyncio.to_thread(collection.add, record.device, Kept(record.number, record.body))
         with contextlib.suppress(PeerLostError):

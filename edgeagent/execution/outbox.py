@@ -9,6 +9,7 @@ import logging
 import secrets
 
 from edgeagent.core.errors import PeerError, PeerLostError, WireError
+from edgeagent.execution.dropping import Dropping
 from edgeagent.execution.durable import Kept, Outbox
 from edgeagent.execution.transport.base import Subscription, Transport
 from edgeagent.execution.ways import DeviceWay
@@ -86,6 +87,7 @@ class Sender:
                 return  # later
 
     async def _read(self, receipts: Subscription) -> None:
+        bad = Dropping(log, "a receipt")
         while True:
             try:
                 _, payload = await receipts.get()
@@ -93,7 +95,7 @@ class Sender:
             except PeerLostError:
                 continue
             except WireError as error:
-                log.warning("a receipt was refused: %s", error)
+                bad.note(error)
                 continue
             async with self._lock:
                 await asyncio.to_thread(self._outbox.remove, receipt.number)

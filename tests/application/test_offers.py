@@ -118,15 +118,14 @@ def test_offer_that_nobody_answers_is_made_again_and_one_that_has_no_time_for_it
                 gone.subscribe(yard.topics.shared_offers(yard.model.model))
             await asyncio.sleep(0.2)
             placed, lost = [], 0
-            for has_time in (True, True, False, False, False):
+            for has_time in (False, False, True):  # the broker's turns: to both, to silent ones, to some of these again
                 wanted = yard.target.wanted("remote", yard.generation(), has_time=has_time)
                 try:
                     placed.append(await peers.place(wanted, "garage"))
                 except PeerLostError:
                     lost += 1
             assert set(placed) <= {"garage", "attic"}
-            assert lost + len(placed) == 5
-            assert lost >= 1
+            assert (lost, len(placed)) == (1, 2)
 
     in_yard(scene)
 

@@ -112,5 +112,9 @@ def test_answer_ends_with_its_lease_when_the_broker_stays_away(on_line: OnLine) 
     async def scene(line: Line) -> None:
         with pytest.raises(PeerLostError, match="said nothing"):
             await line.tokens(5, line.broker.kill)
+        line.broker.start()
+        async with asyncio.timeout(PATIENCE_S):
+            while not line.peers.views():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
     on_line(scene)
