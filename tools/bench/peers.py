@@ -27,10 +27,10 @@ from edgeagent.execution.transport.mqtt import MqttTransport, parse_address
 from edgeagent.wire.topics import Topics
 
 PEERS = ("garage", "attic")
-QUOTA_CORES, PERIOD_S = 0.4, 0.02
-NUM_DEVICES = 6
+QUOTA_CORES, PERIOD_S = 0.2, 0.02
+NUM_DEVICES = 4
 VARIANT = "Q4_1"
-NUM_TOKENS = 24
+NUM_TOKENS = 16
 TRIES = 3
 FILLER = "Notes: the house is old, the cellar is dry, the roof was mended last year, and the garden is large. "
 QUESTIONS = tuple(
