@@ -12,7 +12,7 @@ from edgeagent.agent.assistant import Assistant
 from edgeagent.agent.cascading import Cascade
 from edgeagent.agent.memory.memory import Memory
 from edgeagent.agent.situation import Surroundings
-from edgeagent.application.backend import Load
+from edgeagent.application.backend import Load, PeerFacts
 from edgeagent.application.recording import Recorder
 from edgeagent.broker import Trust, background, connect_broker
 from edgeagent.core.cards import ModelCard
@@ -24,7 +24,7 @@ from edgeagent.core.memory import MemoryHit
 from edgeagent.core.plan import Decision, PlanQuery
 from edgeagent.execution.durable import Outbox
 from edgeagent.execution.outbox import Sender
-from edgeagent.execution.peers import Peers
+from edgeagent.execution.peers import Peers, PeerView
 from edgeagent.execution.recent_vectors import RecentVectors
 from edgeagent.model.governing import Governing
 from edgeagent.model.pool import ModelPool
@@ -118,9 +118,28 @@ class House:
             return False, f"no file of {default} is here; run 'edgeagent models pull {default}'"
         return True, f"{default} can be loaded"
 
+    def peer_facts(self) -> list[PeerFacts]:
+        return [_facts(view, self.peers) for view in self.peers.views()] if self.peers else []
+
     def load(self) -> Load:
         queues = [resident.local.admission for resident in self.pool.residents]
         return Load(sum(queue.num_running for queue in queues), sum(queue.num_waiting for queue in queues))
+
+
+def _facts(view: PeerView, peers: Peers) -> PeerFacts:
+    status, link = view.status, view.link
+    return PeerFacts(
+        id=status.id,
+        state=status.state,
+        is_broken=peers.is_broken(view),
+        models=tuple(f"{model.model}/{model.variant}" for model in status.models),
+        queue=status.queue,
+        capacity=status.capacity,
+        wait_s=status.wait_s,
+        rtt_s=link.rtt_s,
+        down_bytes_s=link.down_bytes_s,
+        up_bytes_s=link.up_bytes_s,
+    )
 
 
 @contextlib.asynccontextmanager

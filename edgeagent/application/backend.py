@@ -20,6 +20,23 @@ class Load:
     waiting: int
 
 
+@dataclass(frozen=True, slots=True)
+class PeerFacts:
+    """A peer as this machine knows it: what it says of itself, and how it was found. None: not known."""
+
+    id: str
+    state: str
+    is_broken: bool
+    """It failed a moment ago, and is left alone."""
+    models: tuple[str, ...]
+    queue: int
+    capacity: int | None
+    wait_s: float | None
+    rtt_s: float | None
+    down_bytes_s: float | None
+    up_bytes_s: float | None
+
+
 class Backend(Protocol):
     def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
         """The events of one answer, `Finished` last. Closing the generator cancels the answer.
@@ -58,4 +75,8 @@ class Backend(Protocol):
 
     def load(self) -> Load:
         """How much the engines have to do now."""
+        ...
+
+    def peer_facts(self) -> list[PeerFacts]:
+        """Those that are online now."""
         ...

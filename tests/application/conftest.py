@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgeagent.application.backend import Load
+from edgeagent.application.backend import Load, PeerFacts
 from edgeagent.application.http.server import HttpServer, start_http
 from edgeagent.core.cards import Architecture, ModelCard, QuantizedSource, Variant
 from edgeagent.core.chat import ChatRequest, ToolCall
@@ -177,6 +177,12 @@ class Scripted:
     async def memories(self, user: str, query: str | None, limit: int) -> list[MemoryHit]:
         item = MemoryItem(id="m-1", user=user, kind="note", text=query or "newest", source="", created_at=1.0)
         return [MemoryHit(item=item, score=0.5)] * min(limit, 2)
+
+    def peer_facts(self) -> list[PeerFacts]:
+        return [
+            PeerFacts("garage", "online", False, (f"{MODEL}/Q4_1",), 2, 20, 3.25, 0.004, 4e6, None),
+            PeerFacts("attic", "online", True, (), 0, None, None, None, None, None),
+        ]
 
     def is_ready(self) -> tuple[bool, str]:
         return self.ready
