@@ -102,10 +102,16 @@ async def connect_broker(
     return await MqttTransport.connect(address, name, will)
 
 
+def _tell(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("%s ended, and is not there until a restart: %s", task.get_name(), error, exc_info=error)
+
+
 @contextlib.asynccontextmanager
 async def background(work: Coroutine[object, object, None], name: str) -> AsyncIterator[None]:
-    """`work` runs while inside; its failure is raised at the end, its cancellation is not."""
+    """`work` runs while inside; its failure is logged at once and raised at the end, its cancellation is not."""
     task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_tell)
     try:
         yield
     finally:

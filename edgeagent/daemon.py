@@ -13,16 +13,19 @@ from edgeagent.agent.cascading import Cascade
 from edgeagent.agent.idle import IdleWork
 from edgeagent.agent.memory.memory import Memory
 from edgeagent.agent.situation import Surroundings
-from edgeagent.application.backend import Load
+from edgeagent.application.backend import Load, PeerFacts
+from edgeagent.application.recording import Recorder
 from edgeagent.broker import Trust, background, connect_broker
 from edgeagent.core.cards import ModelCard
 from edgeagent.core.chat import ChatRequest
 from edgeagent.core.errors import MemoryStoreError
-from edgeagent.core.events import Event
+from edgeagent.core.events import Event, Finished
 from edgeagent.core.hardware import Profile
 from edgeagent.core.memory import MemoryHit
 from edgeagent.core.plan import Decision, PlanQuery
-from edgeagent.execution.peers import Peers
+from edgeagent.execution.durable import Outbox
+from edgeagent.execution.outbox import Sender
+from edgeagent.execution.peers import Peers, PeerView
 from edgeagent.execution.recent_vectors import RecentVectors
 from edgeagent.model.governing import Governing
 from edgeagent.model.pool import ModelPool
@@ -65,9 +68,14 @@ class House:
     memory: Memory | None
     assistant: Assistant
     peers: Peers | None
+    recorder: Recorder | None = None
 
-    def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
-        return self.assistant.answer(request, user)
+    async def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
+        async with contextlib.aclosing(self.assistant.answer(request, user)) as events:
+            async for event in events:
+                if isinstance(event, Finished) and self.recorder:
+                    await self.recorder.note(event)
+                yield event
 
     def models(self) -> list[ModelCard]:
         default = self.settings.config.models.default
@@ -125,9 +133,28 @@ class House:
             return False, f"no file of {default} is here; run 'edgeagent models pull {default}'"
         return True, f"{default} can be loaded"
 
+    def peer_facts(self) -> list[PeerFacts]:
+        return [_facts(view, self.peers) for view in self.peers.views()] if self.peers else []
+
     def load(self) -> Load:
         queues = [resident.local.admission for resident in self.pool.residents]
         return Load(sum(queue.num_running for queue in queues), sum(queue.num_waiting for queue in queues))
+
+
+def _facts(view: PeerView, peers: Peers) -> PeerFacts:
+    status, link = view.status, view.link
+    return PeerFacts(
+        id=status.id,
+        state=status.state,
+        is_broken=peers.is_broken(view),
+        models=tuple(f"{model.model}/{model.variant}" for model in status.models),
+        queue=status.queue,
+        capacity=status.capacity,
+        wait_s=status.wait_s,
+        rtt_s=link.rtt_s,
+        down_bytes_s=link.down_bytes_s,
+        up_bytes_s=link.up_bytes_s,
+    )
 
 
 @contextlib.asynccontextmanager
@@ -169,7 +196,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         if config.memory.enabled:
             memory = await Memory.open(memory_path(settings), vectors, time.time, config.memory.max_memories)
             stack.push_async_callback(memory.close)
-        peers = await stack.enter_async_context(_peers(settings, role))
+        peers, recorder = await stack.enter_async_context(_broker(settings, role))
         await stack.enter_async_context(background(pool.unload_idle(), "unload-idle"))
         await stack.enter_async_context(background(governing.run(), "governor"))
         await stack.enter_async_context(background(rechecking.run(), "recheck-rates"))
@@ -192,7 +219,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
             writes_back=config.memory.write_back,
             idle=idle,
         )
-        yield House(settings, store, pool, memory, assistant, peers)
+        yield House(settings, store, pool, memory, assistant, peers, recorder)
 
 
 def _door(settings: Settings, pool: ModelPool, governor: Governing, elsewhere: Callable[[], Mapping[str, str]]) -> Door:
@@ -223,18 +250,29 @@ def _cascade(settings: Settings, pool: ModelPool, answerer: Answerer) -> Cascade
 
 
 @contextlib.asynccontextmanager
-async def _peers(settings: Settings, role: str) -> AsyncIterator[Peers | None]:
+async def _broker(settings: Settings, role: str) -> AsyncIterator[tuple[Peers | None, Recorder | None]]:
+    """What is done over the broker."""
     config = settings.config.mqtt
     if not config.url or role == "peer":  # a peer asks no other
-        yield None
+        yield None, None
         return
     device, topics = device_id(settings), Topics(config.prefix)
     trust = Trust.of(settings)
     transport = await connect_broker(settings, f"edgeagent-{device}-{role}", trust, is_lasting=role == "daemon")
     try:
-        peers = Peers(transport, topics, device, trust.device(device))
-        async with background(peers.run(), "peers"), trust.followed(transport, topics, peers.review):
+        way = trust.device(device)
+        peers = Peers(transport, topics, device, way)
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(background(peers.run(), "peers"))
+            await stack.enter_async_context(trust.followed(transport, topics, peers.review))
+            recorder = None
+            if config.records and role == "daemon":
+                outbox = Outbox(settings.paths.outbox)
+                stack.callback(outbox.close)
+                sender = Sender(outbox, transport, topics, device, way)
+                recorder = Recorder(sender, time.time)
+                await stack.enter_async_context(background(sender.run(), "outbox"))
             await peers.wait_for_peer(PEER_WAIT_S)
-            yield peers
+            yield peers, recorder
     finally:
         await transport.close()

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 from edgeagent import __version__
+from edgeagent.application.collecting import collect
 from edgeagent.application.http.server import start_http
 from edgeagent.application.notify import ServiceManager, watchdog
 from edgeagent.application.peer import PeerService
@@ -19,6 +20,7 @@ from edgeagent.broker import Trust, background, connect_broker
 from edgeagent.core.errors import ConfigError, EdgeAgentError
 from edgeagent.daemon import open_house
 from edgeagent.execution.admission import Admission
+from edgeagent.execution.durable import Collection
 from edgeagent.execution.local import LocalModel
 from edgeagent.execution.served import ServerAddress, open_server
 from edgeagent.execution.stages import StageModel
@@ -64,6 +66,11 @@ async def serve_peer(settings: Settings) -> None:
         service = PeerService(
             peer, __version__, transport, topics, offers, way, capacity=engine.queue + engine.sequences
         )
+        if settings.config.peer.collect:
+            collection = Collection(settings.paths.collected)
+            stack.callback(collection.close)
+            collecting = collect(collection, transport, topics, peer, way)
+            await stack.enter_async_context(background(collecting, "collect"))
         async with background(service.run(), "peer"), trust.followed(transport, topics, service.review):
             log.info("peer ready", extra={"peer": peer, "models": [o.model.model for o in offers]})
             manager.ready(f"peer {peer} offers {len(offers)} models")

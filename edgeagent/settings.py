@@ -31,6 +31,16 @@ class Paths:
         return self.state / "memory.sqlite"
 
     @property
+    def outbox(self) -> Path:
+        """Records that no peer has collected yet."""
+        return self.state / "outbox.sqlite"
+
+    @property
+    def collected(self) -> Path:
+        """Records of devices, collected by this peer."""
+        return self.state / "collected.sqlite"
+
+    @property
     def profile(self) -> Path:
         return self.state / "profile.json"
 

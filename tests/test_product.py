@@ -19,6 +19,7 @@ import openai
 import psutil
 import pytest
 
+from edgeagent.execution.durable import Outbox
 from edgeagent.execution.trust.fleet import Fleet, enroll
 from edgeagent.execution.trust.membership import join
 from edgeagent.wire.credentials import Role
@@ -150,6 +151,7 @@ def two(
     """The device `shelf` and the peer `garage`, with the keys of each, if there are any."""
     port = free_port()
     shared = {"EDGEAGENT__MQTT__URL": mosquitto.url, "EDGEAGENT__MQTT__PREFIX": f"test/{port}"}
+    shared |= {"EDGEAGENT__MQTT__RECORDS": "true", "EDGEAGENT__PEER__COLLECT": "true"}
     peer_env, env = (
         environment(
             ready_env,
@@ -165,6 +167,19 @@ def two(
         program = Program(("serve",), env, tmp_path / "daemon.log", "daemon ready")
         with running(program):
             yield Daemon(program, port), peer
+
+
+def collected(daemon: Daemon) -> list[Json]:
+    """What the peer keeps of the daemon's answers, the newest first, once nothing waits to be sent."""
+    deadline, env = time.monotonic() + START_S, daemon.program.env
+    outbox = Outbox(Path(env["EDGEAGENT_STATE"]) / "outbox.sqlite")
+    while outbox.num_waiting:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    outbox.close()
+    command = [sys.executable, "-m", "edgeagent", "fleet", "records", "-n", "1000", "--json"]
+    found: list[Json] = json.loads(subprocess.run(command, env=env, check=True, stdout=-1).stdout)["records"]
+    return found
 
 
 def words(answer: Json) -> str:
@@ -256,6 +271,9 @@ def test_plans_give_the_same_words(pair: tuple[Daemon, Program]) -> None:
             answers = {plan: daemon.ask(question, plan, temperature) for plan in PLANS}
             assert {plan: a["edgeagent"]["plan"] for plan, a in answers.items()} == {p: p for p in answers}
             assert len({words(answer) for answer in answers.values()}) == 1, (question, temperature)
+    recorded = collected(daemon)
+    assert [each["plan"] for each in reversed(recorded)][-len(PLANS) :] == list(PLANS)
+    assert {each["device"] for each in recorded} == {"shelf"}
 
 
 def test_plans_give_the_same_words_between_machines_that_are_in_no_fleet(

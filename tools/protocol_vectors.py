@@ -17,7 +17,9 @@ from edgeagent.wire import blocks, frames, messages, window
 from edgeagent.wire.blocks import BlockReceiver
 from edgeagent.wire.frames import Frame, Kind, Lane, block_digest, cut_fragments, encode_fragment, encode_frame
 from edgeagent.wire.messages import Message, encode_message
-from edgeagent.wire.offers import JobClaim, JobOffer, encode_note
+from edgeagent.wire.notes import encode_note
+from edgeagent.wire.offers import JobClaim, JobOffer
+from edgeagent.wire.records import Receipt, Record
 from edgeagent.wire.sealing import Aead, Channel, DirectionKey
 from edgeagent.wire.topics import Topics
 
@@ -49,7 +51,7 @@ def sections() -> Iterator[str]:
         "Limits": limits,
         "Topics": topics,
         "Messages": message_lines,
-        "Offers and claims": offer_lines,
+        "Notes": note_lines,
         "A peer's status": status,
         "Prompts": prompts,
         "Plain frames": frame_lines,
@@ -94,6 +96,8 @@ def topics() -> Iterator[str]:
     yield f"blocks to kitchen        {names.to_device_bulk('kitchen')}"
     yield f"offers of a model        {names.offers('smollm2-135m-instruct')}"
     yield f"every peer that has it   {names.shared_offers('smollm2-135m-instruct')}"
+    yield f"records of kitchen       {names.records('kitchen')}"
+    yield f"receipts to kitchen      {names.receipts('kitchen')}"
     yield f"list of a fleet          {names.revocations('abcdefghijklmnopqrstuvwxyz')}"
 
 
@@ -149,7 +153,7 @@ def stage() -> StageDescriptor:
     )
 
 
-def offer_lines() -> Iterator[str]:
+def note_lines() -> Iterator[str]:
     number = SESSION.hex()
     offer = JobOffer(number=number, device="kitchen", job="remote", model="smollm2-135m-instruct",
                      variant_sha256=SHA256, prompt_tokens=900, answer_tokens=64)  # fmt: skip
@@ -157,6 +161,8 @@ def offer_lines() -> Iterator[str]:
         offer,
         JobClaim(number=number, peer="garage", finish_s=2.5),
         JobClaim(number=number, peer="attic", refused="overloaded"),
+        Record(number=number, device="kitchen", body='{"plan":"local"}'),
+        Receipt(number=number, peer="garage"),
     ):
         yield encode_note(note).decode()
 

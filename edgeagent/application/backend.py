@@ -20,6 +20,23 @@ class Load:
     waiting: int
 
 
+@dataclass(frozen=True, slots=True)
+class PeerFacts:
+    """A peer as this machine knows it: what it says of itself, and how it was found. None: not known."""
+
+    id: str
+    state: str
+    is_broken: bool
+    """It failed a moment ago, and is left alone."""
+    models: tuple[str, ...]
+    queue: int
+    capacity: int | None
+    wait_s: float | None
+    rtt_s: float | None
+    down_bytes_s: float | None
+    up_bytes_s: float | None
+
+
 class Backend(Protocol):
     def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
         """The events of one answer, `Finished` last. Closing the generator cancels the answer.
@@ -32,12 +49,12 @@ class Backend(Protocol):
         """The cards offered for chat and completion, the default first."""
         ...
 
-    def offered(self, wanted: str | None) -> ModelCard | None:
-        """The model that a request for `wanted` gets (None: the default, else another); None: it is not offered."""
-        ...
-
     def elsewhere(self) -> Mapping[str, str]:
         """Models without a card here that some peer offers, and one such peer's name."""
+        ...
+
+    def offered(self, wanted: str | None) -> ModelCard | None:
+        """The model that a request for `wanted` gets (None: the default, else another); None: it is not offered."""
         ...
 
     async def profile(self) -> Profile:
@@ -70,4 +87,8 @@ class Backend(Protocol):
 
     def load(self) -> Load:
         """How much the engines have to do now."""
+        ...
+
+    def peer_facts(self) -> list[PeerFacts]:
+        """Those that are online now."""
         ...

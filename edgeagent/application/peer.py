@@ -21,6 +21,7 @@ from edgeagent.core.errors import (
     WireError,
 )
 from edgeagent.execution.admission import Claim
+from edgeagent.execution.dropping import Dropping
 from edgeagent.execution.session import Session
 from edgeagent.execution.transport.base import Subscription, Transport
 from edgeagent.execution.ways import Admitted, PeerWay, PlainPeer, Rights
@@ -81,6 +82,7 @@ class PeerService:
         self._workload = Workload(capacity, time.monotonic)
         self._claims = Claims(peer, {offer.model.model: offer.model for offer in offers}, self._workload)
         self._changed = asyncio.Event()
+        self._bad_frames, self._bad_offers = Dropping(log, "a frame"), Dropping(log, "an offer")
 
     async def run(self) -> None:
         """Announce, serve, and say offline when cancelled."""
@@ -136,7 +138,7 @@ class PeerService:
             except PeerLostError:
                 continue  # sessions have their lease for it to come back
             except WireError as error:
-                log.warning("dropped a frame: %s", _reason(error))
+                self._bad_frames.note(_reason(error))
 
     async def _resume_sessions(self) -> None:
         num = self._transport.returns.num
@@ -152,12 +154,12 @@ class PeerService:
             try:
                 _, payload = await subscription.get()
                 offered = self._way.read_offer(payload)
-                claim = self._way.claim(self._claims.answer(offered))
+                claim = self._way.tell(self._claims.answer(offered))
                 self._transport.publish(self._topics.to_device(offered.offer.device), claim)
             except PeerLostError:
                 continue  # the device offers it again
             except WireError as error:
-                log.warning("dropped an offer: %s", _reason(error))
+                self._bad_offers.note(_reason(error))
 
     def _take(self, device: str, data: bytes, group: asyncio.TaskGroup) -> None:
         label = read_label(data)

@@ -37,12 +37,16 @@ class MqttConfig(Section):
     """Empty: made once at random and kept in the state folder."""
     identity: str = ""
     """Folder of this machine's keys and membership; empty: `trust` in the state folder."""
+    records: bool = False
+    """Whether the daemon records how each answer ran, for peers that collect."""
     ask: Literal["off"] = "off"
     ask_reply_topics: tuple[str, ...] = ()
 
 
 class PeerConfig(Section):
     enabled: bool = False
+    collect: bool = False
+    """Whether this peer keeps what devices record."""
     backend: Literal["llama", "openai"] = "llama"
     openai_url: Annotated[str, Field(pattern=r"^(https?://[^/?#\s]+[^?#\s]*)?$")] = ""
     """Base address of an OpenAI-compatible server, mostly ending in `/v1`; for backend `openai`."""

@@ -151,19 +151,27 @@ class RemoteExecutor:
             accepted = await until_accepted(session, self._target.wait_s)
             if accepted.note:
                 self._traffic.notes.append(f"{self.name}: {accepted.note}")
+            num_left = generation.num_left
             while True:
                 match await session.receive():
                     case Token() as token:
                         self._traffic.peer_tokens += not token.is_end
+                        num_left -= 1
                         yield step_of(token)
                         if token.is_end:
                             return
                     case Done():
+                        self._check_end(num_left)
                         return
                     case Failed(message=message):
                         raise PeerError(f"{self.name} failed: {message}")
                     case _:
                         continue
+
+    def _check_end(self, num_left: int) -> None:
+        """Of the very variant that is here it is known when an answer is over. Raises PeerError."""
+        if num_left > 0 and not self.speaks_text:
+            raise PeerError(f"{self.name} ended the answer {num_left} tokens before its limit, and not by itself")
 
     def _open(self, session: Session, generation: Generation) -> None:
         if self._turns is None:

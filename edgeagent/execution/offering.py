@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeagent.core.errors import PeerLostError, PeerRefusedError, WireError
+from edgeagent.execution.dropping import Dropping
 from edgeagent.execution.transport.base import Transport
 from edgeagent.execution.ways import DeviceWay
 from edgeagent.wire.messages import LEASE_S
@@ -60,6 +61,7 @@ class Offers:
         self._device = device
         self._way = way
         self._rank = rank
+        self._bad_claims = Dropping(log, "a claim")
         self._claims: dict[bytes, asyncio.Queue[bytes]] = {}
 
     def take(self, number: bytes, data: bytes) -> bool:
@@ -99,7 +101,7 @@ class Offers:
             prompt_tokens=wanted.prompt_tokens,
             answer_tokens=wanted.answer_tokens,
         )
-        payload, number = self._way.offer(offer), bytes.fromhex(offer.number)
+        payload, number = self._way.tell(offer), bytes.fromhex(offer.number)
         self._claims[number] = asyncio.Queue()
         try:
             for _ in range(NUM_COPIES):
@@ -127,5 +129,5 @@ class Offers:
         try:
             return self._way.read_claim(data)
         except WireError as error:
-            log.warning("a claim was refused: %s", error)
+            self._bad_claims.note(error)
             return None

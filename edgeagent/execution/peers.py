@@ -22,6 +22,7 @@ from edgeagent.core.errors import (
     WireError,
 )
 from edgeagent.core.link import LinkEstimate
+from edgeagent.execution.dropping import Dropping
 from edgeagent.execution.offering import Offers, Wanted
 from edgeagent.execution.session import BlockArrived, Session
 from edgeagent.execution.transport.base import Subscription, Transport
@@ -76,6 +77,7 @@ class Peers:
         self._paces: dict[str, Pace] = {}
         self._refreshing: dict[str, asyncio.Task[None]] = {}
         self._status_arrived = asyncio.Event()
+        self._bad_frames, self._bad_statuses = Dropping(log, "a frame"), Dropping(log, "a peer's status")
         self._offers = Offers(transport, topics, device, self._way, self._rank)
 
     @property
@@ -151,10 +153,10 @@ class Peers:
         try:
             status = self._way.read_status(self._topics.last_id(topic), payload)
         except WireError as error:
-            log.warning("ignored a peer status: %s", error)
+            self._bad_statuses.note(error)
             return
         if status.id not in self._views and not self._make_room():
-            log.warning("ignored peer %s: %d peers are known already", status.id, MAX_PEERS)
+            self._bad_statuses.note(f"{status.id} is one peer more than {MAX_PEERS}")
             return
         old = self._views.get(status.id)
         came_back = old is not None and old.status.state == "offline" and status.state == "online"
@@ -176,7 +178,7 @@ class Peers:
             except PeerLostError:
                 continue  # sessions have their lease for it to come back
             except WireError as error:
-                log.warning("dropped a frame: %s", error)
+                self._bad_frames.note(error)
 
     async def _resume_sessions(self) -> None:
         num = self._transport.returns.num

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 
 from edgeagent.core.errors import PeerLostError, WireError
+from edgeagent.execution.dropping import Dropping
 from edgeagent.wire.blocks import BlockReceiver
 from edgeagent.wire.frames import Frame, FrameChannel, Kind, Lane, decode_fragment, encode_fragment
 from edgeagent.wire.messages import (
@@ -70,6 +71,7 @@ class Session:
         self._split: Open | None = None
         self._inbox: asyncio.Queue[Arrived | Exception] = asyncio.Queue()
         self._pinged_at = 0.0
+        self._bad_frames = Dropping(log, "a frame of a session")
         self._outgoing = Outgoing()
         self._incoming = Incoming()
 
@@ -150,7 +152,7 @@ class Session:
         try:
             frame = self._channel.open(data)
         except WireError as error:
-            log.warning("dropped a frame: %s", error)
+            self._bad_frames.note(error)
             return
         self.down_bytes += len(data)
         try:

@@ -11,7 +11,9 @@ from typing import Protocol
 from edgeagent.core.errors import WireError
 from edgeagent.wire.frames import FrameChannel, Kind, Label, PlainChannel, decode_frame
 from edgeagent.wire.messages import Open, PeerStatus, decode_message, decode_status
-from edgeagent.wire.offers import JobClaim, JobOffer, decode_plain, encode_plain
+from edgeagent.wire.notes import AnyNote, decode_plain, encode_plain
+from edgeagent.wire.offers import JobClaim, JobOffer
+from edgeagent.wire.records import Receipt, Record
 
 Exchange = Callable[[bytes, Callable[[bytes], FrameChannel]], Awaitable[FrameChannel]]
 """Sends an opening, and gives each answer to the function until one makes a channel. Raises PeerLostError."""
@@ -64,12 +66,16 @@ class DeviceWay(Protocol):
         """Raises PeerError."""
         ...
 
-    def offer(self, offer: JobOffer) -> bytes:
+    def tell(self, note: AnyNote) -> bytes:
         """What to publish. Raises PeerError."""
         ...
 
     def read_claim(self, data: bytes) -> JobClaim:
         """Raises WireError for what no peer can have said."""
+        ...
+
+    def read_receipt(self, data: bytes) -> Receipt:
+        """The same."""
         ...
 
 
@@ -95,7 +101,11 @@ class PeerWay(Protocol):
         """Raises WireError for what no device can have said."""
         ...
 
-    def claim(self, claim: JobClaim) -> bytes:
+    def read_record(self, data: bytes) -> Record:
+        """The same."""
+        ...
+
+    def tell(self, note: AnyNote) -> bytes:
         """What to publish."""
         ...
 
@@ -123,11 +133,14 @@ class PlainDevice:
         del peer, exchange
         return PlainChannel(session)
 
-    def offer(self, offer: JobOffer) -> bytes:
-        return encode_plain(offer)
+    def tell(self, note: AnyNote) -> bytes:
+        return encode_plain(note)
 
     def read_claim(self, data: bytes) -> JobClaim:
         return decode_plain(JobClaim, data)
+
+    def read_receipt(self, data: bytes) -> Receipt:
+        return decode_plain(Receipt, data)
 
 
 class PlainPeer:
@@ -149,5 +162,8 @@ class PlainPeer:
     def read_offer(self, data: bytes) -> Offered:
         return Offered(decode_plain(JobOffer, data))
 
-    def claim(self, claim: JobClaim) -> bytes:
-        return encode_plain(claim)
+    def read_record(self, data: bytes) -> Record:
+        return decode_plain(Record, data)
+
+    def tell(self, note: AnyNote) -> bytes:
+        return encode_plain(note)

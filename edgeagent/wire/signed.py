@@ -51,6 +51,8 @@ class Purpose(StrEnum):
     ANNOUNCEMENT = "announcement"
     OFFER = "offer"
     CLAIM = "claim"
+    RECORD = "record"
+    RECEIPT = "receipt"
     PAIRING = "pairing"
     PAIRING_CHECK = "pairing check"
 

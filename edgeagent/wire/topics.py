@@ -48,6 +48,17 @@ class Topics:
         """What a peer subscribes to: the broker gives each offer to one of those that do."""
         return f"$share/{PEERS_GROUP}/{self.offers(model)}"
 
+    def records(self, device: str) -> str:
+        """What a device records, to whoever collects it."""
+        return f"{self.prefix}/devices/{_checked(device)}/records"
+
+    def all_records(self) -> str:
+        return f"{self.prefix}/devices/+/records"
+
+    def receipts(self, device: str) -> str:
+        """For its records, from whoever collects them."""
+        return f"{self.prefix}/devices/{_checked(device)}/in/receipts"
+
     def revocations(self, fleet: str) -> str:
         """The fleet's newest list, retained."""
         return f"{self.prefix}/fleet/{_checked(fleet)}/revocations"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgeagent.application.backend import Load
+from edgeagent.application.backend import Load, PeerFacts
 from edgeagent.application.http.server import HttpServer, start_http
 from edgeagent.core.cards import Architecture, ModelCard, QuantizedSource, Variant
 from edgeagent.core.chat import ChatRequest, ToolCall
@@ -191,6 +191,12 @@ class Scripted:
     async def forget(self, user: str, id_: str) -> None:
         if self.remembered.pop((user, id_), None) is None:
             raise NotFoundError(f"user '{user}' has no memory '{id_}'; list shows the ids there are")
+
+    def peer_facts(self) -> list[PeerFacts]:
+        return [
+            PeerFacts("garage", "online", False, (f"{MODEL}/Q4_1",), 2, 20, 3.25, 0.004, 4e6, None),
+            PeerFacts("attic", "online", True, (), 0, None, None, None, None, None),
+        ]
 
     def is_ready(self) -> tuple[bool, str]:
         return self.ready

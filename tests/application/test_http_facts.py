@@ -90,3 +90,22 @@ def test_page_files_are_cached_by_content(base_url: str) -> None:
 @pytest.mark.parametrize("name", ["none.js", "..%2fhttp%2fpage.py", "%2e%2e/backend.py", "__init__.py"])
 def test_page_serves_nothing_else(base_url: str, name: str) -> None:
     assert fetch(f"{base_url}/ui/{name}")[0] == 404
+
+
+def test_peers_are_listed_with_what_is_known_of_them(base_url: str) -> None:
+    garage, attic = json.loads(fetch(f"{base_url}/api/edge/peers")[1])["peers"]
+    assert (garage["id"], garage["wait_s"], garage["capacity"], garage["rtt_s"]) == ("garage", 3.25, 20, 0.004)
+    assert (attic["is_broken"], attic["wait_s"]) == (True, None)
+
+
+def test_metrics_tell_an_autoscaler_what_there_is_to_do(base_url: str) -> None:
+    with urllib.request.urlopen(f"{base_url}/metrics") as reply:
+        kind, lines = reply.headers["Content-Type"], reply.read().decode().splitlines()
+    assert kind.startswith("text/plain; version=0.0.4")
+    assert 'edgeagent_peer_wait_seconds{peer="garage"} 3.25' in lines
+    assert [line for line in lines if line.startswith("edgeagent_peer_up")] == [
+        'edgeagent_peer_up{peer="garage"} 1', 'edgeagent_peer_up{peer="attic"} 0',
+    ]  # fmt: skip
+    assert "edgeagent_turns_waiting 3" in lines
+    named = {line.split("{")[0].split(" ")[0] for line in lines if not line.startswith("#")}
+    assert named == {line.split(" ")[2] for line in lines if line.startswith("# TYPE")}

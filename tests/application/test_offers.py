@@ -20,6 +20,7 @@ from edgeagent.model.store import StoredVariant
 from edgeagent.wire.messages import OfferedModel
 from edgeagent.wire.topics import Topics
 from tests.conftest import Mosquitto
+from tests.machine import REPACKS
 
 PATIENCE_S = 60.0
 TURNS = [{"role": "user", "content": "Count from one to twenty."}]
@@ -79,7 +80,7 @@ In = Callable[[Callable[[Yard], Awaitable[None]]], None]
 @pytest.fixture
 def in_yard(smollm2: StoredVariant, mosquitto: Mosquitto) -> In:
     settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=False,
+        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=REPACKS,
         chunk_tokens=64,
     )  # fmt: skip
 
@@ -117,15 +118,14 @@ def test_offer_that_nobody_answers_is_made_again_and_one_that_has_no_time_for_it
                 gone.subscribe(yard.topics.shared_offers(yard.model.model))
             await asyncio.sleep(0.2)
             placed, lost = [], 0
-            for has_time in (True, True, False, False, False):
+            for has_time in (False, False, True):  # the broker's turns: to both, to silent ones, to some of these again
                 wanted = yard.target.wanted("remote", yard.generation(), has_time=has_time)
                 try:
                     placed.append(await peers.place(wanted, "garage"))
                 except PeerLostError:
                     lost += 1
             assert set(placed) <= {"garage", "attic"}
-            assert lost + len(placed) == 5
-            assert lost >= 1
+            assert (lost, len(placed)) == (1, 2)
 
     in_yard(scene)
 

@@ -21,6 +21,7 @@ from edgeagent.model.store import StoredVariant
 from edgeagent.wire.messages import OfferedModel
 from edgeagent.wire.topics import Topics
 from tests.conftest import Mosquitto
+from tests.machine import REPACKS
 from tools.chaos_link import Shape
 from tools.chaos_proxy import ChaosProxy
 
@@ -55,7 +56,7 @@ OnLine = Callable[[Callable[[Line], Awaitable[None]]], None]
 @pytest.fixture
 def on_line(smollm2: StoredVariant, mosquitto: Mosquitto) -> OnLine:
     settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=False,
+        str(smollm2.path), smollm2.sha256, 1024, "q8_0", flash_attention=True, threads=1, extra_buffers=REPACKS,
         chunk_tokens=64,
     )  # fmt: skip
     model = OfferedModel(
@@ -111,5 +112,9 @@ def test_answer_ends_with_its_lease_when_the_broker_stays_away(on_line: OnLine) 
     async def scene(line: Line) -> None:
         with pytest.raises(PeerLostError, match="said nothing"):
             await line.tokens(5, line.broker.kill)
+        line.broker.start()
+        async with asyncio.timeout(PATIENCE_S):
+            while not line.peers.views():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
     on_line(scene)

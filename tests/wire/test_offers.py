@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeagent.core.errors import ProtocolError, WireError
-from edgeagent.wire.offers import JobClaim, JobOffer, decode_plain, encode_plain
+from edgeagent.wire.notes import decode_plain, encode_plain
+from edgeagent.wire.offers import JobClaim, JobOffer
 from edgeagent.wire.opening import Party
-from edgeagent.wire.signed_offers import read_note, sign_note
+from edgeagent.wire.signed_notes import read_note, sign_note
 from tests.wire.parties import DEVICE, GARAGE, KITCHEN, NOW, OTHER_FLEET, PEER, THIEF, party
 
 Note = TypeVar("Note", JobOffer, JobClaim)

@@ -20,11 +20,20 @@ from edgeagent.wire.messages import (
     decode_turns,
 )
 from edgeagent.wire.offers import JobClaim, JobOffer
+from edgeagent.wire.records import Receipt, Record
 from edgeagent.wire.sealing import Aead, Channel, DirectionKey
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
-BODIES: tuple[type[Body], ...] = (*get_args(get_args(Message)[0]), PeerStatus, OfferedModel, JobOffer, JobClaim)
+BODIES: tuple[type[Body], ...] = (
+    *get_args(get_args(Message)[0]),
+    PeerStatus,
+    OfferedModel,
+    JobOffer,
+    JobClaim,
+    Record,
+    Receipt,
+)
 
 
 def vectors(title: str) -> list[str]:

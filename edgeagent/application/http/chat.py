@@ -42,10 +42,8 @@ class ChatRoute:
         elsewhere = self._backend.elsewhere()
         if wanted is not None and wanted in elsewhere:
             return wanted
-        names = [*(card.id for card in self._backend.models()), *elsewhere]
-        if wanted is None and names:
-            return names[0]
-        raise ModelNotFoundError(f"model '{wanted}' is not here; use one of: {', '.join(names) or 'none yet'}")
+        names = ", ".join([*(card.id for card in self._backend.models()), *elsewhere]) or "none yet"
+        raise ModelNotFoundError(f"model '{wanted}' is not here; use one of: {names}")
 
     async def _stream(
         self, request: web.Request, call: ChatCall, head: Head, events: AsyncGenerator[Event, None]

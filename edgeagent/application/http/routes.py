@@ -13,6 +13,7 @@ from edgeagent.application.http.completion import Json
 from edgeagent.application.http.errors import from_validation
 from edgeagent.application.http.guards import Gate, read_body
 from edgeagent.application.http.memories import Memories
+from edgeagent.application.http.metrics import CONTENT_TYPE, metrics
 from edgeagent.application.http.page import Page
 from edgeagent.core.cards import ModelCard
 from edgeagent.core.errors import ModelNotFoundError
@@ -48,6 +49,13 @@ class Facts:
         body = {"ready": is_ready, "why": why, **asdict(self._backend.load())}
         return web.json_response(body, status=200 if is_ready else 503)
 
+    async def peers(self, request: web.Request) -> web.Response:
+        return web.json_response({"peers": [asdict(peer) for peer in self._backend.peer_facts()]})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        text = metrics(self._backend.load(), self._backend.peer_facts())
+        return web.Response(text=text, headers={"Content-Type": CONTENT_TYPE})
+
     async def profile(self, request: web.Request) -> web.Response:
         return _document(await self._backend.profile())
 
@@ -68,6 +76,8 @@ def routes(chat: ChatRoute, facts: Facts, memories: Memories, page: Page) -> Ite
         web.get("/v1/models/{id:.+}", facts.model),
         web.get("/health", facts.health),
         web.get("/ready", facts.ready),
+        web.get("/metrics", facts.metrics),
+        web.get("/api/edge/peers", facts.peers),
         web.get("/api/edge/profile", facts.profile),
         web.post("/api/edge/plan", facts.plan),
         web.get("/api/edge/memory", memories.get),

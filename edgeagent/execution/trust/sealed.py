@@ -13,11 +13,13 @@ from edgeagent.wire.announcing import Announced, announce, read_announcement
 from edgeagent.wire.credentials import Credential
 from edgeagent.wire.frames import FrameChannel, Label
 from edgeagent.wire.messages import PeerStatus, decode_status
+from edgeagent.wire.notes import AnyNote
 from edgeagent.wire.offers import JobClaim, JobOffer
-from edgeagent.wire.opening import Answerer, Opening
+from edgeagent.wire.opening import Answerer, Opening, Party
+from edgeagent.wire.records import Receipt, Record
 from edgeagent.wire.sealing import OPENING_KIND, SEALED_VERSION, Aead
 from edgeagent.wire.signed import Draw
-from edgeagent.wire.signed_offers import read_note, sign_note
+from edgeagent.wire.signed_notes import read_note, sign_note
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +60,7 @@ class SealedDevice:
             data = base64.b64decode(signed, validate=True)
         except ValueError:
             raise WireError(f"the signed part of the status of '{name}' is not base64") from None
-        try:
-            ours = self._standing.party("device")
-        except TrustError as error:  # whoever reads statuses goes on reading, as every other is refused like this
-            raise WireError(str(error)) from None
-        found = read_announcement(data, ours, name, self._standing.now)
+        found = read_announcement(data, self._party(), name, self._standing.now)
         known = self._known.get(name)
         if known and known.credential.identity == found.peer.identity and found.number < known.number:
             raise WireError(f"a status of '{name}' that is older than the last one")
@@ -97,19 +95,25 @@ class SealedDevice:
 
         return await exchange(opening.frame, read)
 
-    def offer(self, offer: JobOffer) -> bytes:
+    def tell(self, note: AnyNote) -> bytes:
         try:
             self._standing.own("device")
-            return sign_note(self._standing.party("device"), offer)
+            return sign_note(self._standing.party("device"), note)
         except TrustError as error:
             raise PeerError(str(error)) from None
 
     def read_claim(self, data: bytes) -> JobClaim:
+        return read_note(JobClaim, data, self._party(), self._standing.now)[0]
+
+    def read_receipt(self, data: bytes) -> Receipt:
+        return read_note(Receipt, data, self._party(), self._standing.now)[0]
+
+    def _party(self) -> Party:
+        """Raises WireError when we are none."""
         try:
-            ours = self._standing.party("device")
-        except TrustError as error:
+            return self._standing.party("device")
+        except TrustError as error:  # whoever reads goes on reading, as all that comes is refused like this
             raise WireError(str(error)) from None
-        return read_note(JobClaim, data, ours, self._standing.now)[0]
 
 
 class SealedPeer:
@@ -143,8 +147,11 @@ class SealedPeer:
         offer, device = read_note(JobOffer, data, self._standing.party("peer"), self._standing.now)
         return Offered(offer, device)
 
-    def claim(self, claim: JobClaim) -> bytes:
-        return sign_note(self._standing.party("peer"), claim)
+    def read_record(self, data: bytes) -> Record:
+        return read_note(Record, data, self._standing.party("peer"), self._standing.now)[0]
+
+    def tell(self, note: AnyNote) -> bytes:
+        return sign_note(self._standing.party("peer"), note)
 
 
 def check_standing(standing: Standing, role: str, name: str) -> None:

@@ -1,0 +1,64 @@
+"""Plan `remote` with a peer that does not keep to what it should."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from edgeagent.broker import background
+from edgeagent.core.errors import PeerError
+from edgeagent.core.generation import Generation, Sampling
+from edgeagent.execution.executors import PeerModel, RemoteExecutor, Traffic
+from edgeagent.execution.peers import Peers
+from edgeagent.execution.session import Session
+from edgeagent.execution.transport.memory import MemoryBroker
+from edgeagent.wire.frames import PlainChannel, read_label
+from edgeagent.wire.messages import Accepted, Done, Message, PeerStatus, Token
+from edgeagent.wire.topics import Topics
+
+TOPICS = Topics("test")
+TOKENS = tuple(Token(position=i, token=i, piece="61") for i in range(2))
+
+
+@contextlib.asynccontextmanager
+async def saying(*said: Message) -> AsyncIterator[Peers]:
+    """A peer that says just this to whoever opens a job."""
+    broker = MemoryBroker()
+    there, here = broker.connect(), broker.connect()
+    status = PeerStatus(id="garage", state="online").model_dump_json(exclude_none=True).encode()
+    there.publish(TOPICS.peer_status("garage"), status, retain=True)
+    arriving = there.subscribe(TOPICS.to_peer_from_all("garage"))
+
+    async def answer() -> None:
+        _, first = await arriving.get()
+        channel = PlainChannel(read_label(first).session)
+        session = Session(channel, lambda data, bulk: there.publish(TOPICS.to_device("kitchen"), data, bulk=bulk))
+        for message in said:
+            session.send(message)
+
+    peers = Peers(here, TOPICS, "kitchen")
+    async with background(peers.run(), "device"), background(answer(), "garage"):
+        assert await peers.wait_for_peer(10)
+        yield peers
+
+
+def tokens(*said: Message, turns: list[dict[str, str]] | None = None) -> list[int]:
+    async def scene() -> list[int]:
+        async with saying(Accepted(), *said) as peers:
+            executor = RemoteExecutor(peers, PeerModel("garage", "m", "0" * 64, ""), Traffic(), turns)
+            generation = Generation("g", "0" * 64, (1, 2), Sampling(), 3)
+            return [step.token async for step in executor.extend(generation)]
+
+    return asyncio.run(scene())
+
+
+@pytest.mark.parametrize("reason", ["length", "stop"])
+def test_answer_that_a_peer_says_is_over_too_early_is_not_taken_for_whole(reason: str) -> None:
+    with pytest.raises(PeerError, match="before its limit"):
+        tokens(*TOKENS, Done.model_validate({"reason": reason}))
+
+
+def test_end_of_another_model_is_the_peers_to_tell() -> None:
+    turns = [{"role": "user", "content": "Hello"}]
+    assert tokens(*TOKENS, Done(reason="length"), turns=turns) == [0, 1]
