@@ -187,6 +187,7 @@ async def _local(resident: Resident) -> LocalOption:
         _option_of(resident, facts.context_tokens, facts.exact_key),
         kv_bytes_per_token=cell_bytes,
         can_prune=facts.can_prune,
+        num_vocab=facts.num_vocab,
         shape=Shape(facts.layers, facts.width, cell_bytes, chunk_tokens, _output_share(resident)),
     )
 
@@ -197,6 +198,7 @@ async def _held(resident: Resident, head: HeldHead) -> LocalOption:
     return replace(
         _option_of(resident, facts.context_tokens, facts.exact_key),
         can_prune=False,
+        num_vocab=facts.num_vocab,
         shape=Shape(cut.layers, facts.width, 0, head.stage.settings.chunk_tokens, _output_share(resident)),
         head=HeadOption(head.k, head.why, draws=head.output is not None),
     )

@@ -56,7 +56,9 @@ class SplitDecodeExecutor:
             output = await self._open_output(stack, generation)
             session = await stack.enter_async_context(peer_session(self._peers, self._target.peer, self._traffic))
             job = open_split(session, "split-decode", self._target, stage, generation, final_hidden=output is not None)
-            draws = DrawnThere(session, self._traffic) if output is None else DrawnHere(session, output, job)
+            draws = (
+                DrawnThere(session, self._target, self._traffic) if output is None else DrawnHere(session, output, job)
+            )
             accepted = await until_same(session, stage, self._target.wait_s)
             max_rows = min(self._head.max_rows, accepted.max_rows or self._head.max_rows)
             answer = _Answer(head, session, job, SplitDrafts(generation, max_rows), draws, self._traffic)

@@ -309,6 +309,15 @@ def test_split_of_a_model_that_is_not_offered_is_refused(play: Callable[[Scene],
     play(scene)
 
 
+def test_token_that_no_vocabulary_has_is_not_taken(play: Callable[[Scene], None]) -> None:
+    async def scene(ends: Ends) -> None:
+        ends.target = replace(ends.target, num_vocab=5)
+        with pytest.raises(PeerError, match="the vocabulary has 5"):
+            await tokens(complete(ends.generation(0.0), [ends.executor("split-decode", Traffic())]))
+
+    play(scene)
+
+
 def test_lost_connection_is_told(play: Callable[[Scene], None]) -> None:
     async def scene(ends: Ends) -> None:
         ends.peer_side.cut()

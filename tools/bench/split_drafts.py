@@ -26,7 +26,7 @@ MODEL, VARIANT, K = "gemma-3-270m", "Q4_K_M", 6
 RTT_S, RATE_MBIT_S = 0.02, 100.0
 LIMIT_BYTES = 345 * 2**20
 """Admits the head of Gemma 3 270M with 1,024 tokens of context, and not the whole."""
-PAIRS, QUICK_PAIRS = 7, 2
+PAIRS, QUICK_PAIRS = 5, 2
 MAX_TOKENS, SEED = 128, 11
 
 
