@@ -97,7 +97,7 @@ class Answerer:
 
         Raises the error for every other reason, and with another one where no model can stand in.
         """
-        if resident.head is None or not self._surroundings.has_met_peers:
+        if resident.head is None or not self._surroundings.has_lost_peers:
             raise error
         await resident.unload()  # its memory may be what the other one needs
         try:

@@ -65,6 +65,12 @@ class Surroundings:
         return self.peers is not None and self.peers.has_met_any
 
     @property
+    def has_lost_peers(self) -> bool:
+        """Whether there were peers, and none is there now that has not failed a moment ago."""
+        peers = self.peers
+        return peers is not None and peers.has_met_any and all(peers.is_broken(view) for view in peers.views())
+
+    @property
     def objective(self) -> Objective:
         return self._policy.objective
 
@@ -139,6 +145,8 @@ def _supposed_peer(local: LocalOption) -> PeerOption:
         exact_key=local.exact_key,
         quality=local.quality,
         is_same_variant=True,
+        cuts=(local.head.k,) if local.head else (),
+        final_hidden=True,
     )
 
 

@@ -207,7 +207,7 @@ def test_head_alone_gives_the_words_of_the_whole_model(
             rows = min((await try_head(stage)).max_rows, await try_tail(ends.tail, ends.local))
             assert rows >= 2
             for temperature in (0.0, 0.8):
-                wanted, traffic = replace(ends.generation(temperature), max_tokens=24), Traffic()
+                wanted, traffic = replace(ends.generation(temperature), max_tokens=16), Traffic()
                 head = HeadOfFile(stage, ends.target.model, rows)
                 executor = SplitDecodeExecutor(head, ends.peers, ends.target, traffic, output if draws_here else None)
                 got = await tokens(complete(wanted, [executor]))
