@@ -104,9 +104,9 @@ class _Answer:
                 break
         took_s = time.monotonic() - self._begun_at
         if drawn and drawn[0].position == 0:
-            # Both ends work on chunks at once, and each chunk is worked on by both.
+            # Each chunk is worked on by both ends, which work at once on all but the first and the last half.
             chunk_tokens = self._job.prompt_tokens // self._num_chunks
-            self._drafts.begin(drawn[0].token, chunk_tokens, 2 * took_s / self._num_chunks)
+            self._drafts.begin(drawn[0].token, chunk_tokens, 2 * took_s / (self._num_chunks + 1))
         elif drawn:
             self._drafts.note([token.token for token in drawn], took_s)
             self._traffic.accepted_tokens += min(len(drawn) - 1, len(self._guesses))
