@@ -102,7 +102,7 @@ class Answerer:
 
         Raises the error for every other reason, and with another one where no model can stand in.
         """
-        if resident.head is None or not self._surroundings.has_met_peers:
+        if resident.head is None or not self._surroundings.has_lost_peers:
             raise error
         await resident.unload()  # its memory may be what the other one needs
         try:
@@ -171,7 +171,7 @@ class Answerer:
             target=_target(decision.chosen, situation, is_named=needs_peer),
             model=decision.chosen.model,
             variant=decision.chosen.variant,
-            notes=[note for note in (resident.local.template_note, _level_note(request, decision)) if note],
+            notes=[note for note in _notes(request, resident, decision) if note],
             handovers=choice.instead,
             limit_note=limit.note,
             adapter=adapter,
@@ -284,6 +284,18 @@ class _Limit:
     note: str | None = None
 
 
+def _notes(request: ChatRequest, resident: Resident, decision: Decision) -> tuple[str | None, ...]:
+    return resident.local.template_note, _level_note(request, decision), _wire_note(decision.chosen)
+
+
+def _wire_note(chosen: Candidate) -> str | None:
+    """What to tell when hidden states travelled rounded."""
+    if chosen.wire == "exact":
+        return None
+    told = f"hidden states travelled in {chosen.wire_bits} bits, as policy.lossy_wire allows"
+    return f"{told}: a mean KL divergence of {chosen.wire_kl} nats from the exact wire, measured with SmolLM2-135M"
+
+
 def _level_note(request: ChatRequest, decision: Decision) -> str | None:
     """What to tell when a reduction was asked for and there was nothing to reduce."""
     asked = request.edgeagent.reduce
@@ -355,7 +367,8 @@ def _target(chosen: Candidate, situation: Situation, *, is_named: bool) -> PeerM
         return None
     is_sooner_here = option.is_same_variant and situation.local.head is None and not is_named
     wait_s = LEASE_S + option.queue_s if is_sooner_here else PATIENCE_S
-    return PeerModel(option.peer, option.model, option.variant_sha256, option.exact_key, wait_s)
+    num_vocab = situation.local.num_vocab if option.is_same_variant else None
+    return PeerModel(option.peer, option.model, option.variant_sha256, option.exact_key, wait_s, num_vocab)
 
 
 def _peer_of(chosen: Candidate, situation: Situation) -> PeerOption | None:

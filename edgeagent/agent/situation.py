@@ -65,6 +65,12 @@ class Surroundings:
         return self.peers is not None and self.peers.has_met_any
 
     @property
+    def has_lost_peers(self) -> bool:
+        """Whether there were peers, and none is there now that has not failed a moment ago."""
+        peers = self.peers
+        return peers is not None and peers.has_met_any and all(peers.is_broken(view) for view in peers.views())
+
+    @property
     def objective(self) -> Objective:
         return self._policy.objective
 
@@ -148,6 +154,8 @@ def _supposed_peer(local: LocalOption) -> PeerOption:
         exact_key=local.exact_key,
         quality=local.quality,
         is_same_variant=True,
+        cuts=(local.head.k,) if local.head else (),
+        final_hidden=True,
     )
 
 
@@ -196,6 +204,7 @@ async def _local(resident: Resident) -> LocalOption:
         _option_of(resident, facts.context_tokens, facts.exact_key),
         kv_bytes_per_token=cell_bytes,
         can_prune=facts.can_prune,
+        num_vocab=facts.num_vocab,
         shape=Shape(facts.layers, facts.width, cell_bytes, chunk_tokens, _output_share(resident)),
     )
 
@@ -206,6 +215,7 @@ async def _held(resident: Resident, head: HeldHead) -> LocalOption:
     return replace(
         _option_of(resident, facts.context_tokens, facts.exact_key),
         can_prune=False,
+        num_vocab=facts.num_vocab,
         shape=Shape(cut.layers, facts.width, 0, head.stage.settings.chunk_tokens, _output_share(resident)),
         head=HeadOption(head.k, head.why, draws=head.output is not None),
     )

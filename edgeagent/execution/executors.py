@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from edgeagent.core.errors import PeerError, PeerRefusedError
+from edgeagent.core.errors import PeerError, PeerRefusedError, WireError
 from edgeagent.core.generation import Alternative, Generation, Sampling, TokenStep
 from edgeagent.execution.admission import USUAL, Urgency
 from edgeagent.execution.local import Drafted, Evaluated, LocalModel, Pruned, Reloaded
@@ -100,6 +100,8 @@ class PeerModel:
     """Empty: of somebody else's server, whose answers nobody can go on with."""
     exact_key: str
     wait_s: float = PATIENCE_S
+    num_vocab: int | None = None
+    """Of the variant that is here, too: no token id reaches it. None: tokens of another model, which are only text."""
 
     def wanted(self, job: Literal["prefill", "remote"], generation: Generation, *, has_time: bool = False) -> Wanted:
         """As peers that hold the same are told of it."""
@@ -157,7 +159,7 @@ class RemoteExecutor:
                     case Token() as token:
                         self._traffic.peer_tokens += not token.is_end
                         num_left -= 1
-                        yield step_of(token)
+                        yield step_of(token, self._target)
                         if token.is_end:
                             return
                     case Done():
@@ -205,7 +207,10 @@ def _open_message(job: str, target: PeerModel, generation: Generation, form: str
     )
 
 
-def step_of(token: Token) -> TokenStep:
+def step_of(token: Token, target: PeerModel) -> TokenStep:
+    """Raises WireError for a token that the vocabulary does not have: an engine here may have to go on from it."""
+    if target.num_vocab is not None and token.token >= target.num_vocab:
+        raise WireError(f"token id {token.token} came, and the vocabulary has {target.num_vocab}")
     top = tuple(Alternative(id_, bytes.fromhex(piece), logprob) for id_, piece, logprob in token.top or ())
     return TokenStep(token.position, token.token, bytes.fromhex(token.piece), token.is_end, token.logprob, top)
 

@@ -78,6 +78,7 @@ class LoadedFacts:
     """Row bytes of K of every layer, then of V; they add up to `kv_bytes_per_token`."""
     layers: int = 0
     width: int = 0
+    num_vocab: int | None = None
     engine: str = ""
     """Build of the engine."""
     system: str = ""
@@ -99,6 +100,7 @@ def facts_of(settings: LoadSettings, reply: Message) -> LoadedFacts:
         kv_planes=tuple(int(size) for size in reply["kv_planes"]),
         layers=int(reply["layers"]),
         width=int(reply["width"]),
+        num_vocab=int(reply["vocab"]),
         engine=engine_name(settings, reply),
         system=str(reply["system"]),
         exact_key=exact_key_of(settings, settings.variant_sha256, reply),

@@ -158,7 +158,7 @@ class _Meeting:
             match await session.receive():
                 case Token() as token:
                     self._traffic.peer_tokens += 1
-                    self._steps.put_nowait(step_of(token))
+                    self._steps.put_nowait(step_of(token, self._target))
                 case BlockArrived():
                     self._first_there = session.receiver.lowest_of_suffix(self._num_blocks)
                     self._traffic.kv_tokens = len(self._generation.prompt) - self._first_there * self._chunk

@@ -56,7 +56,9 @@ class SplitDecodeExecutor:
             output = await self._open_output(stack, generation)
             session = await stack.enter_async_context(peer_session(self._peers, self._target.peer, self._traffic))
             job = open_split(session, "split-decode", self._target, stage, generation, final_hidden=output is not None)
-            draws = DrawnThere(session, self._traffic) if output is None else DrawnHere(session, output, job)
+            draws = (
+                DrawnThere(session, self._target, self._traffic) if output is None else DrawnHere(session, output, job)
+            )
             accepted = await until_same(session, stage, self._target.wait_s)
             max_rows = min(self._head.max_rows, accepted.max_rows or self._head.max_rows)
             answer = _Answer(head, session, job, SplitDrafts(generation, max_rows), draws, self._traffic)
@@ -102,9 +104,9 @@ class _Answer:
                 break
         took_s = time.monotonic() - self._begun_at
         if drawn and drawn[0].position == 0:
-            # Both ends work on chunks at once, and each chunk is worked on by both.
+            # Each chunk is worked on by both ends, which work at once on all but the first and the last half.
             chunk_tokens = self._job.prompt_tokens // self._num_chunks
-            self._drafts.begin(drawn[0].token, chunk_tokens, 2 * took_s / self._num_chunks)
+            self._drafts.begin(drawn[0].token, chunk_tokens, 2 * took_s / (self._num_chunks + 1))
         elif drawn:
             self._drafts.note([token.token for token in drawn], took_s)
             self._traffic.accepted_tokens += min(len(drawn) - 1, len(self._guesses))

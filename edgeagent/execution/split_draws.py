@@ -7,7 +7,7 @@ from typing import Protocol
 
 from edgeagent.core.errors import PeerError, WireError
 from edgeagent.core.generation import TokenStep
-from edgeagent.execution.executors import Traffic, step_of
+from edgeagent.execution.executors import PeerModel, Traffic, step_of
 from edgeagent.execution.session import BlockArrived, Session
 from edgeagent.execution.stage_sessions import Draw, StageSession
 from edgeagent.wire.messages import MAX_GUESSES, Done, Failed, Open, Token
@@ -31,8 +31,8 @@ class Draws(Protocol):
 class DrawnThere:
     """The peer draws, and sends tokens."""
 
-    def __init__(self, session: Session, traffic: Traffic) -> None:
-        self._session, self._traffic = session, traffic
+    def __init__(self, session: Session, target: PeerModel, traffic: Traffic) -> None:
+        self._session, self._target, self._traffic = session, target, traffic
 
     def expect(self, block: int, guesses: tuple[int, ...]) -> None:
         del block, guesses  # the peer ends a step's tokens where a guess was wrong
@@ -46,7 +46,7 @@ class DrawnThere:
                         raise WireError(f"token {token.position} came where token {position} was due")
                     position += 1
                     self._traffic.peer_tokens += not token.is_end
-                    yield step_of(token)
+                    yield step_of(token, self._target)
                 case Done():
                     return
                 case _:

@@ -23,6 +23,7 @@ class StageFacts:
 
     context_tokens: int
     width: int
+    num_vocab: int
     engine: str
     system: str
     kv_planes: tuple[int, ...]
@@ -104,6 +105,7 @@ class StageModel(LoadedModel):
         self._facts = StageFacts(
             context_tokens=int(reply["context_tokens"]),
             width=int(reply["width"]),
+            num_vocab=int(reply["vocab"]),
             engine=engine_name(self.settings, reply),
             system=str(reply["system"]),
             kv_planes=tuple(int(size) for size in reply["kv_planes"]),

@@ -167,6 +167,7 @@ class Heads:
         assert isinstance(source, SlicedSource)
         whole = stored.card.variant(source.variant) or stored.variant
         stage, *more = (self._stage(each, profile) for each in fits)
+        hold, *holds = (self._store.hold(each.stored) for each in fits)
         return Resident(
             card=stored.card,
             variant=whole.model_copy(update={"sha256": fit.source_sha256, "bytes": stored.bytes}),
@@ -175,9 +176,9 @@ class Heads:
             memory_bytes=memory_bytes,
             single_bytes=memory_bytes,
             local=stage,
-            head=HeldHead(stage, why, next(iter(more), None)),
+            head=HeldHead(stage, why, next(iter(more), None), next(iter(holds), None)),
             used_at=time.monotonic(),
-            hold=self._store.hold(stored),
+            hold=hold,
         )
 
     def _stage(self, fit: _Fit, profile: Profile) -> StageModel:

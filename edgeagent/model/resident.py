@@ -26,6 +26,8 @@ class HeldHead:
     why: str
     output: StageModel | None = None
     """The output head, where this machine is to draw the tokens by itself."""
+    output_hold: Hold | None = None
+    """Keeps the output head's file from eviction."""
     max_rows: int = 1
     is_tried: bool = False
 
@@ -110,5 +112,6 @@ class Resident:
     async def end(self) -> None:
         """End the worker and give its file up: nobody uses it any more."""
         await self.unload()
-        if self.hold:
-            self.hold.close()
+        for hold in (self.hold, self.head.output_hold if self.head else None):
+            if hold:
+                hold.close()

@@ -13,6 +13,9 @@ from edgeagent.resource.split_candidates import Shape, Ways, priced
 HYSTERESIS = 0.05
 """A plan that needs a peer must be predicted to save at least this part of the local time: predictions err."""
 
+LOSSY_MARGIN = 0.05
+"""As much must a lossy wire save of an exact one's time."""
+
 TOO_LONG = "fit the context"
 ONLY_ASKED = ReductionLevel.L5
 """Chosen for nobody who did not ask for it: what it says is another answer, not the same one sooner."""
@@ -38,6 +41,7 @@ class LocalOption:
     can_prune: bool = True
     shape: Shape | None = None
     """None: the model cannot be split here."""
+    num_vocab: int | None = None
     head: "HeadOption | None" = None
     """None: the whole variant is here. Else `speeds` are what those of all layers would be."""
 
@@ -337,8 +341,8 @@ def _best(candidates: Sequence[Candidate], ask: Ask, rules: Rules) -> Candidate:
 
 
 def _score(candidate: Candidate, objective: Objective) -> tuple[float, ...]:
-    has_peer = candidate.peer is not None
-    seconds = candidate.total_s * (1 + HYSTERESIS * has_peer)
+    margin = HYSTERESIS * (candidate.peer is not None) + LOSSY_MARGIN * (candidate.wire == "lossy")
+    seconds = candidate.total_s * (1 + margin)
     if objective == "quality":
         return (candidate.quality if candidate.quality is not None else float("inf"), seconds)
     if objective == "energy":

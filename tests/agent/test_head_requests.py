@@ -16,7 +16,7 @@ from edgeagent.application.peer_job import Offer
 from edgeagent.broker import background
 from edgeagent.core.chat import ChatRequest, Extension, Message
 from edgeagent.core.config import ModelsConfig, PolicyConfig
-from edgeagent.core.errors import NoPlanError, PeerError
+from edgeagent.core.errors import PeerError
 from edgeagent.core.events import Event, Finished, HandedOver, Text
 from edgeagent.core.hardware import Rates
 from edgeagent.core.plan import PlanKind
@@ -58,7 +58,7 @@ class Scene:
 
     async def ask(self, stand_in: StandIn, *, seen: Callable[[int], None] = lambda _num: None) -> list[Event]:
         request = ChatRequest(
-            messages=(Message(role="user", content=QUESTION),), max_tokens=24, model=self.head.card.id,
+            messages=(Message(role="user", content=QUESTION),), max_tokens=16, model=self.head.card.id,
             edgeagent=Extension(plan="split-decode"),
         )  # fmt: skip
         material = Material(request.messages, (), [], QUESTION)
@@ -183,7 +183,5 @@ def test_peer_that_is_gone_beforehand_leaves_the_request_to_another_model_and_sa
         [marked] = finished.report.handover
         assert (marked.at_token, marked.to) == (0, "other Q4_1")
         assert (finished.report.plan, finished.report.model) == (PlanKind.LOCAL, "other")
-        with pytest.raises(NoPlanError, match="no other model"):
-            await scene.ask(nobody)
 
     play(use)

@@ -215,7 +215,7 @@ def test_head_alone_gives_the_words_of_the_whole_model(
             rows = min((await try_head(stage)).max_rows, await try_tail(ends.tail, ends.local))
             assert rows >= 2
             for temperature in (0.0, 0.8):
-                wanted, traffic = replace(ends.generation(temperature), max_tokens=24), Traffic()
+                wanted, traffic = replace(ends.generation(temperature), max_tokens=16), Traffic()
                 head = HeadOfFile(stage, ends.target.model, rows)
                 executor = SplitDecodeExecutor(head, ends.peers, ends.target, traffic, output if draws_here else None)
                 got = await tokens(complete(wanted, [executor]))
@@ -313,6 +313,15 @@ def test_split_of_a_model_that_is_not_offered_is_refused(play: Callable[[Scene],
         executor = SplitDecodeExecutor(head, ends.peers, ends.target, Traffic())
         with pytest.raises(PeerError, match="runs no layers"):
             await tokens(complete(ends.generation(0.0), [executor]))
+
+    play(scene)
+
+
+def test_token_that_no_vocabulary_has_is_not_taken(play: Callable[[Scene], None]) -> None:
+    async def scene(ends: Ends) -> None:
+        ends.target = replace(ends.target, num_vocab=5)
+        with pytest.raises(PeerError, match="the vocabulary has 5"):
+            await tokens(complete(ends.generation(0.0), [ends.executor("split-decode", Traffic())]))
 
     play(scene)
 

@@ -7,7 +7,7 @@ import pytest
 
 from edgeagent.core.errors import RequestError
 from edgeagent.core.generation import Generation, Sampling, TokenStep
-from edgeagent.execution.executors import step_of, token_of
+from edgeagent.execution.executors import PeerModel, step_of, token_of
 from edgeagent.execution.local import LocalModel
 from edgeagent.wire.messages import Token, decode_message, encode_message
 from tests.execution.test_local import STORY, generation_for, with_model
@@ -88,7 +88,7 @@ def test_logprobs_survive_the_wire(smollm2: "StoredVariant") -> None:
             assert len(step.top) == 3
             message = decode_message(encode_message(token_of(step)))
             assert isinstance(message, Token)
-            assert step_of(message) == step
+            assert step_of(message, PeerModel("garage", "", "0" * 64, "", num_vocab=60_000)) == step
 
     with_model(smollm2, use)
 

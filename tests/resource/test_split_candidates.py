@@ -84,6 +84,8 @@ def test_lossy_wires_are_planned_only_where_they_are_allowed_and_named() -> None
     assert lossy.chosen.wire_kl is not None
     assert lossy.chosen.up_bytes < exact.chosen.up_bytes / 3
     assert not any(c.wire == "lossy" for c in lossy.candidates if c.plan is PlanKind.SPLIT_PREFILL)
+    fast = decide(ask(), Situation(HEAD, [PEER], replace(rules, lossy_wire=True)))
+    assert (fast.chosen.wire, fast.chosen.wire_bits) == ("exact", 32)  # hardly anything would be saved
 
 
 def test_output_head_counts_as_work_behind_the_cut() -> None:

@@ -15,17 +15,19 @@ FloatArray = npt.NDArray[np.float32]
 LARGEST = 127
 HALF_MAX = 65504.0
 """The largest number an f16 holds."""
+STATE_MAX = HALF_MAX * LARGEST
+"""No model's states come near it (758 is a large one), and its square does not overflow: more is sent to do harm."""
 
 
 def encode(rows: FloatArray, hidden: HiddenType) -> bytes:
     """(tokens, width) as bytes. Raises EngineError for values that the type cannot hold."""
     if not np.isfinite(rows).all():
         raise EngineError("a hidden state is no number; use another plan for this model")
+    limit = HALF_MAX if hidden == "f16" else STATE_MAX
+    if rows.size and float(np.abs(rows).max()) > limit:
+        raise EngineError(f"a hidden state is beyond the range of {hidden}; use another wire or plan for this model")
     if hidden == "f32":
         return np.ascontiguousarray(rows, "<f4").tobytes()
-    limit = HALF_MAX * (LARGEST if hidden == "int8" else 1)
-    if rows.size and float(np.abs(rows).max()) > limit:
-        raise EngineError(f"a hidden state is beyond the range of {hidden}; use an exact wire for this model")
     return rows.astype("<f2").tobytes() if hidden == "f16" else _encode_int8(rows)
 
 
@@ -40,8 +42,8 @@ def decode(data: bytes, num_tokens: int, width: int, hidden: HiddenType) -> Floa
         else:
             kind = "<f4" if hidden == "f32" else "<f2"
             rows = np.frombuffer(data, kind).reshape(num_tokens, width).astype(np.float32)
-    if not np.isfinite(rows).all():
-        raise RequestError("a hidden state that came is no number; ask the sender again")
+    if not np.isfinite(rows).all() or (rows.size and float(np.abs(rows).max()) > STATE_MAX):
+        raise RequestError("a hidden state that came is no number, or no state's; ask the sender again")
     return rows
 
 

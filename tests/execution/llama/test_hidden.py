@@ -55,7 +55,12 @@ def test_what_is_no_number_neither_leaves_nor_enters(hidden: HiddenType) -> None
         decode(poison + bytes(hidden_row_bytes(hidden, 8) - len(poison)), 1, 8, hidden)
 
 
-@pytest.mark.parametrize(("hidden", "value"), [("f16", 65600.0), ("int8", 65600.0 * 127)])
+@pytest.mark.parametrize(("hidden", "value"), [("f32", 1e20), ("f16", 65600.0), ("int8", 65600.0 * 127)])
 def test_value_beyond_a_types_range_is_an_error_not_infinity(hidden: HiddenType, value: float) -> None:
     with pytest.raises(EngineError, match=f"beyond the range of {hidden}"):
         encode(np.array([[value]], np.float32), hidden)
+
+
+def test_state_whose_square_is_infinite_does_not_enter() -> None:
+    with pytest.raises(RequestError, match="no state's"):
+        decode(np.array([[1e20, 1]], "<f4").tobytes(), 1, 2, "f32")
