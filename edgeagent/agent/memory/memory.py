@@ -16,6 +16,7 @@ from typing import Literal, ParamSpec, TypeVar, get_args
 
 from edgeagent.agent.memory.chunking import chunk
 from edgeagent.agent.memory.cues import spoken, without_names
+from edgeagent.agent.memory.grouping import GroupedAdditions
 from edgeagent.agent.memory.recall import Question
 from edgeagent.agent.memory.records import digest_of
 from edgeagent.agent.memory.store import MemoryStore, NewMemory
@@ -83,6 +84,7 @@ class Memory:
         self._embedder = embedder
         self._clock = clock
         self._thread = thread
+        self._additions = GroupedAdditions(store, self._run)
 
     @classmethod
     async def open(cls, path: Path, embedder: Embedder, clock: Clock, max_memories: int | None = None) -> "Memory":
@@ -222,7 +224,7 @@ class Memory:
             return tuple(known for known in ids if known is not None)
         vectors = await self._embedder.embed([_matter(draft) for draft in new])
         memories = [_memory(draft, vector) for draft, vector in zip(new, vectors, strict=True)]
-        added = iter(await self._run(self._store.add, user, memories))
+        added = iter(await self._additions.add(user, memories))
         return tuple(known or next(added) for known in ids)
 
     async def _ids(self, user: str, drafts: Sequence[_Draft]) -> Sequence[str | None]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from edgeagent.agent.memory.words import stems, telling
+from edgeagent.core.errors import QuotaError
 
 if TYPE_CHECKING:
     import apsw
@@ -76,9 +77,16 @@ def faded(db: "apsw.Connection", user: str, count: int) -> list[str]:
     return [str(id_) for (id_,) in db.execute(_FADED, (user, MEMORY_S, count))]
 
 
-def recalled(db: "apsw.Connection", user: str) -> int:
-    """Memories that recall knows: kept as a count, since every insertion asks for it."""
-    return int(db.execute("SELECT num_memories FROM namespaces WHERE user = ?", (user,)).get or 0)
+def check_quota(db: "apsw.Connection", user: str, most: int | None, num_new: int, *, has_records: bool) -> None:
+    """Raises QuotaError. History counts when records are added, which make it; the rest is kept as a count."""
+    if not most or not num_new:
+        return
+    held = db.execute("SELECT num_memories FROM namespaces WHERE user = ?", (user,)).get or 0
+    if (size(db, user) if has_records else int(held)) + num_new > most:
+        raise QuotaError(
+            f"user '{user}' would have over {most} memories; forget some, run 'edgeagent memory tidy', "
+            "or raise memory.max_memories"
+        )
 
 
 def size(db: "apsw.Connection", user: str) -> int:
