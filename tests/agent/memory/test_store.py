@@ -109,6 +109,7 @@ def test_forget_leaves_no_trace_in_any_file(path: Path) -> None:
 
 def test_forget_many_leaves_no_text_or_vector_behind(path: Path) -> None:
     store = MemoryStore.open(path, DIMENSIONS)
+    store._db.execute("PRAGMA synchronous = OFF")  # no power is lost here
     draw = random.Random(4)
     texts = [f"secretword{i:04d}z " + "filler " * draw.choice([0, 1, 5, 40, 900]) for i in range(300)]
     ids = [store.add("ann", [note(text, i)])[0] for i, text in enumerate(texts)]
