@@ -148,6 +148,10 @@ class Memory:
             await self._run(self._store.forget, user, *faded)
         return Tidied(repeated, faded)
 
+    async def unreflected(self, user: str, least: int) -> Sequence[tuple[str, Sequence[str]]]:
+        """Sources and texts of some sessions of at least so many turns that have no summary; see `reflecting`."""
+        return await self._run(self._store.unreflected, _checked_user(user), least)
+
     async def back_up(self, file: Path) -> int:
         """Bytes of a copy of the whole file, of all users. Raises RequestError when `file` is there already."""
         return await self._run(self._store.back_up, file)

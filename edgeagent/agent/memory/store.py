@@ -272,6 +272,11 @@ class MemoryStore:
         with store_errors(self._path), self._snapshot():
             return tuple(upkeep.faded(self._db, user, max(0, upkeep.size(self._db, user) - keep)))
 
+    def unreflected(self, user: str, least: int) -> "Sequence[tuple[str, Sequence[str]]]":
+        """Sources and texts of some sessions of at least so many turns that have no summary."""
+        with store_errors(self._path), self._snapshot():
+            return upkeep.unreflected(self._db, user, least)
+
     def back_up(self, file: Path) -> int:
         """Bytes of a copy of the whole file, of all users. Raises RequestError when it is there already."""
         with store_errors(self._path):

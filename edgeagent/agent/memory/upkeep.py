@@ -16,6 +16,7 @@ NEAR_SHARE = 1 / 8
 """Of the bits, in which near ones may differ. MiniLM: a final full stop 33 of 384, "I'm" for "I am" 40, a city 64."""
 NEGATIONS = frozenset(("no", "not", "never", "none", "nor", "nobodi", "noth", "cannot", "without", "t"))
 """Stems that turn a statement round; "t" is what an apostrophe leaves of "isn't"."""
+MAX_SESSIONS = 10
 MEMORY_S = 30 * 86400.0
 """A memory fades to 1/e of its strength in this time, and a worth of 1 makes it e times as strong."""
 
@@ -93,3 +94,16 @@ def size(db: "apsw.Connection", user: str) -> int:
     """Memories of the user, superseded ones too."""
     select = "SELECT count(*) FROM memories WHERE namespace = (SELECT number FROM namespaces WHERE user = ?)"
     return int(db.execute(select, (user,)).get)
+
+
+def unreflected(db: "apsw.Connection", user: str, least: int) -> list[tuple[str, list[str]]]:
+    """Sessions of at least so many turns without a summary, the oldest first, each with its texts in order."""
+    own = "namespace = (SELECT number FROM namespaces WHERE user = ?1)"
+    summed_up = f"SELECT 1 FROM memories WHERE {own} AND kind = 'summary' AND source = 'summary of ' || turns.source"  # noqa: S608
+    sources = (
+        f"SELECT source FROM memories AS turns WHERE {own} AND kind = 'turn' AND source <> '' "  # noqa: S608  (literals)
+        f"AND NOT EXISTS ({summed_up}) GROUP BY source HAVING count(*) >= ?2 ORDER BY max(created_at)"
+    )
+    texts = f"SELECT text FROM memories WHERE {own} AND kind = 'turn' AND source = ?2 ORDER BY row"  # noqa: S608
+    found = [str(source) for (source,) in db.execute(sources, (user, least)).fetchall()]
+    return [(source, [str(text) for (text,) in db.execute(texts, (user, source))]) for source in found[:MAX_SESSIONS]]
