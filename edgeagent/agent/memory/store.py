@@ -119,16 +119,14 @@ class MemoryStore:
         has_records = any(memory.record is not None for memory in new.values())
         upkeep.check_quota(self._db, user, self._max_memories, len(new), has_records=has_records)
         rows = [memory.row(id_) for memory, id_ in zip(new.values(), new_ids(len(new)), strict=True)]
-        self._insert(user, rows)
-        ids |= {digest: row.id for digest, row in zip(new, rows, strict=True)}
+        ids |= dict(zip(new, self._insert(user, rows), strict=True))
         return [ids[digest] for digest in digests]
 
-    def _insert(self, user: str, rows: Sequence[Row]) -> None:
+    def _insert(self, user: str, rows: Sequence[Row]) -> "list[str]":
+        """The ids under which they are known."""
         if plain := [row for row in rows if row.record is None]:
             insert(self._db, user, plain)
-        for row in rows:
-            if row.record is not None:
-                records.store(self._db, user, row, row.record)
+        return [records.store(self._db, user, row, row.record) if row.record else row.id for row in rows]
 
     def ids(self, user: str, texts: Sequence[str]) -> list[str | None]:
         """The id of each text; None for one that is not stored."""
