@@ -1,10 +1,18 @@
-"""`edgeagent memory correct`, `tidy`, `backup`: keeping what is remembered right, small and safe."""
+"""`edgeagent memory correct`, `tidy`, `backup`, `reflect`: keeping what is remembered right, small and safe."""
 
 from pathlib import Path
 
 import click
 
+from edgeagent.agent.memory import reflecting
+from edgeagent.agent.memory.memory import Memory
+from edgeagent.cli.answers import Line, Outcome
 from edgeagent.cli.remembering import as_json_option, print_facts, user_option, with_memory
+from edgeagent.core.chat import ChatRequest, Extension, Message
+from edgeagent.core.plan import PlanKind, ReductionLevel
+from edgeagent.settings import load_settings
+
+SUMMARY_TOKENS = 160
 
 
 @click.command()
@@ -42,4 +50,33 @@ def backup(file: Path, as_json: bool) -> None:
     print_facts({"file": str(file), "bytes": size}, as_json, f"{file} has {size} bytes")
 
 
-UPKEEP_COMMANDS = (correct, tidy, backup)
+@click.command()
+@click.option("--most", default=1, show_default=True, type=click.IntRange(1, 10), help="Sessions to sum up at most.")
+@user_option
+@as_json_option
+def reflect(most: int, user: str | None, as_json: bool) -> None:
+    """Have the local model sum up sessions of eight turns and more, each once, as memories of their own."""
+    ids, user = with_memory(user, lambda store, user: _reflected(store, user, most))
+    print_facts({"user": user, "ids": ids}, as_json, "\n".join(f"summed up as {i}" for i in ids) or "nothing to sum up")
+
+
+async def _reflected(store: Memory, user: str, most: int) -> list[str]:
+    async with Line(load_settings()).connect() as line:
+
+        async def write(prompt: str) -> str:
+            outcome = Outcome()
+            async for _ in line.ask(_request(prompt), outcome):
+                pass
+            return outcome.text
+
+        return await reflecting.reflect(store, user, write, most=most)
+
+
+def _request(prompt: str) -> ChatRequest:
+    """To this machine's model, which reads all of it, after everyone else's questions."""
+    wish = Extension(memory=False, reduce=ReductionLevel.L0, plan=PlanKind.LOCAL, priority="background")
+    message = Message(role="user", content=prompt)
+    return ChatRequest(messages=(message,), max_tokens=SUMMARY_TOKENS, edgeagent=wish)
+
+
+UPKEEP_COMMANDS = (correct, tidy, backup, reflect)

@@ -19,7 +19,8 @@ from edgeagent.agent.memory.store import MemoryStore, NewMemory
 
 BATCH = 1_000
 ROUNDS, A_ROUND = 30, 40
-RAW_FILE_BYTES = 4 * 2**20
+CALLERS = 8
+RAW_FILE_BYTES = 16 * 2**20
 """About what the journal grows to before it is moved into the file and begun anew."""
 
 
@@ -28,11 +29,13 @@ def measure(folder: Path, memories: Iterator[NewMemory], *, num_batches: int) ->
     per_batch = [_batch_s(store, list(islice(memories, BATCH))) for _ in range(num_batches)]
     raw = _RawFile(folder / "raw", _journal_bytes(store, folder, memories))
     pairs = [(raw.seconds(), _single_s(store, list(islice(memories, A_ROUND)))) for _ in range(ROUNDS)]
+    together = [(raw.seconds(), _together_s(store, list(islice(memories, A_ROUND)))) for _ in range(ROUNDS)]
     store.close()
     figures: harness.Json = {
         "batch_inserts_per_s": round(BATCH / statistics.median(wall for wall, _ in per_batch)),
         "batch_inserts_per_cpu_s": round(BATCH / statistics.median(cpu for _, cpu in per_batch)),
         "single_insert_ratio_to_fsync": round(statistics.median(raw_s / insert_s for raw_s, insert_s in pairs), 3),
+        "single_insert_ratio_to_fsync_8_callers": round(statistics.median(r / i for r, i in together), 3),
         "single_inserts_per_s": round(1 / statistics.median(insert_s for _, insert_s in pairs)),
         "single_insert_beyond_fsync_ms": round(1e3 * statistics.median(i - r for r, i in pairs), 3),
     }
@@ -57,6 +60,14 @@ def _single_s(store: MemoryStore, memories: list[NewMemory]) -> float:
     started = time.perf_counter()
     for memory in memories:
         store.add("one", [memory])
+    return (time.perf_counter() - started) / len(memories)
+
+
+def _together_s(store: MemoryStore, memories: list[NewMemory]) -> float:
+    """Seconds an insertion, when so many callers wait at a time that their insertions share a sync."""
+    started = time.perf_counter()
+    for at in range(0, len(memories), CALLERS):
+        store.add_all([("one", [memory]) for memory in memories[at : at + CALLERS]])
     return (time.perf_counter() - started) / len(memories)
 
 

@@ -16,6 +16,7 @@ from typing import Literal, ParamSpec, TypeVar, get_args
 
 from edgeagent.agent.memory.chunking import Piece, pieces
 from edgeagent.agent.memory.cues import spoken, without_names
+from edgeagent.agent.memory.grouping import GroupedAdditions
 from edgeagent.agent.memory.measures import Measure, Unmeasured
 from edgeagent.agent.memory.recall import Question
 from edgeagent.agent.memory.records import digest_of
@@ -84,6 +85,7 @@ class Memory:
         self._embedder = embedder
         self._clock = clock
         self._thread = thread
+        self._additions = GroupedAdditions(store, self._run)
 
     @classmethod
     async def open(cls, path: Path, embedder: Embedder, clock: Clock, max_memories: int | None = None) -> "Memory":
@@ -146,6 +148,10 @@ class Memory:
         if faded and not only_look:
             await self._run(self._store.forget, user, *faded)
         return Tidied(repeated, faded)
+
+    async def unreflected(self, user: str, least: int) -> Sequence[tuple[str, Sequence[str]]]:
+        """Sources and texts of some sessions of at least so many turns that have no summary; see `reflecting`."""
+        return await self._run(self._store.unreflected, _checked_user(user), least)
 
     async def back_up(self, file: Path) -> int:
         """Bytes of a copy of the whole file, of all users. Raises RequestError when `file` is there already."""
@@ -241,7 +247,7 @@ class Memory:
             return tuple(known for known in ids if known is not None)
         vectors = await self._embedder.embed([_matter(draft) for draft in new])
         memories = [_memory(draft, vector) for draft, vector in zip(new, vectors, strict=True)]
-        added = iter(await self._run(self._store.add, user, memories))
+        added = iter(await self._additions.add(user, memories))
         return tuple(known or next(added) for known in ids)
 
     async def _ids(self, user: str, drafts: Sequence[_Draft]) -> Sequence[str | None]:

@@ -25,26 +25,45 @@ def digest_of(text: str, record: Record | None = None) -> bytes:
     return hashlib.sha256((text if until is None else f"{text}\0{until}").encode()).digest()
 
 
-def store(db: "apsw.Connection", user: str, row: Row, record: Record) -> None:
-    """Store one whose text is new. It supersedes what holds on its topic, or is superseded when it is the older."""
+def store(db: "apsw.Connection", user: str, row: Row, record: Record) -> str:
+    """The id under which it is known. It supersedes what holds on its topic, or is history when it is the older."""
+    present = _holding(db, user, record.topic) if record.valid_until is None else None
+    if present is not None and present[1] > record.valid_from:
+        record = record.model_copy(update={"valid_until": present[1]})
+        row = replace(row, digest=digest_of(row.text, record))
+        if (known := _id_of(db, user, row.digest)) is not None:
+            return known
+    insert(db, user, [replace(row, record=record)])
+    if present is not None and record.valid_until is None:
+        _supersede(db, user, present[0], present[2], record.valid_from)
+    return row.id
+
+
+def _holding(db: "apsw.Connection", user: str, topic: str) -> tuple[int, float, str] | None:
+    """Row, time and text of what holds on a topic."""
     select = (
         "SELECT records.row, valid_from, text FROM records JOIN memories USING (row) "
         "WHERE records.namespace = (SELECT number FROM namespaces WHERE user = ?) AND topic = ? AND valid_until IS NULL"
     )
-    present = db.execute(select, (user, record.topic)).fetchone() if record.valid_until is None else None
-    if present is not None and present[1] > record.valid_from:
-        record = record.model_copy(update={"valid_until": present[1]})
-        row = replace(row, digest=digest_of(row.text, record))
-    insert(db, user, [replace(row, record=record)])
-    if present is not None and record.valid_until is None:
-        _supersede(db, present[0], present[2], record.valid_from)
+    found: tuple[int, float, str] | None = db.execute(select, (user, topic)).fetchone()
+    return found
 
 
-def _supersede(db: "apsw.Connection", row: int, text: str, until: float) -> None:
-    """What held stays as history; without a trace recall does not find it."""
-    record = db.execute("UPDATE records SET valid_until = ?2 WHERE row = ?1 RETURNING topic, body", (row, until)).get
-    topic, body = record
+def _id_of(db: "apsw.Connection", user: str, digest: bytes) -> str | None:
+    select = "SELECT id FROM memories WHERE namespace = (SELECT number FROM namespaces WHERE user = ?) AND digest = ?"
+    found: str | None = db.execute(select, (user, digest)).get
+    return found
+
+
+def _supersede(db: "apsw.Connection", user: str, row: int, text: str, until: float) -> None:
+    """What held stays as history; without a trace recall does not find it. Once is enough, when it ended twice then."""
+    topic, body = db.execute(
+        "UPDATE records SET valid_until = ?2 WHERE row = ?1 RETURNING topic, body", (row, until)
+    ).get
     digest = digest_of(text, Record(topic=topic, body=body, valid_from=until, valid_until=until))
+    if _id_of(db, user, digest) is not None:
+        db.execute("DELETE FROM memories WHERE row = ?", (row,))
+        return
     db.execute("DELETE FROM traces WHERE row = ?", (row,))
     db.execute("UPDATE memories SET digest = ? WHERE row = ?", (digest, row))
 

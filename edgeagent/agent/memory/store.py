@@ -5,7 +5,6 @@ removed is no longer in the file.
 """
 
 import contextlib
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +14,17 @@ from edgeagent.agent.memory import measures, records, upkeep
 from edgeagent.agent.memory.backup import back_up
 from edgeagent.agent.memory.database import open_database, store_errors, transaction
 from edgeagent.agent.memory.forgetting import WIPE_ATTEMPTS, Gone, Wiper, remove
+from edgeagent.agent.memory.ids import new_ids
 from edgeagent.agent.memory.measures import Measure, Unmeasured
 from edgeagent.agent.memory.recall import Namespace, Question, candidates, recall, speakers
 from edgeagent.agent.memory.records import digest_of
 from edgeagent.agent.memory.rows import Row, insert
 from edgeagent.agent.memory.scoring import Scorer, shipped
-from edgeagent.core.errors import MemoryStoreError, NotFoundError, QuotaError, RequestError
+from edgeagent.core.errors import EdgeAgentError, MemoryStoreError, NotFoundError, RequestError
 from edgeagent.core.memory import MemoryHit, MemoryItem, MemoryStats, Record, Vector
 
 if TYPE_CHECKING:
     import apsw
-
-ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # no i, l, o, u: an id may be read aloud
-ID_LENGTH = 12  # 60 random bits
-_LETTERS = (8 * ID_ALPHABET).encode()  # of each byte, as `bytes.translate` takes them
 
 _ITEMS = (
     "SELECT id, user, kind, text, source, created_at, topic, body, worth, num_judged, valid_from, valid_until "
@@ -88,38 +84,50 @@ class MemoryStore:
 
         A record supersedes what held on its topic before. Raises QuotaError.
         """
-        digests = [memory.digest for memory in memories]
+        [outcome] = self.add_all([(user, memories)])
+        if isinstance(outcome, EdgeAgentError):
+            raise outcome
+        return outcome
+
+    def add_all(self, additions: Sequence[tuple[str, Sequence[NewMemory]]]) -> list[list[str] | EdgeAgentError]:
+        """As `add` for each, with one wait for the disk. Raises MemoryStoreError when none could be stored."""
         with store_errors(self._path), transaction(self._db):
-            ids = self._ids(user, set(digests))
-            new: dict[bytes, NewMemory] = {}
-            for digest, memory in zip(digests, memories, strict=True):
-                if digest not in ids:
-                    new.setdefault(digest, memory)
-            self._check_quota(user, list(new.values()))
-            rows = [memory.row(id_) for memory, id_ in zip(new.values(), _new_ids(len(new)), strict=True)]
-            self._insert(user, rows)
+            outcomes = [self._tried(user, memories) for user, memories in additions]
         self._wiper.work(attempts=1)
-        ids |= {digest: row.id for digest, row in zip(new, rows, strict=True)}
+        return outcomes
+
+    def _tried(self, user: str, memories: Sequence[NewMemory]) -> list[str] | EdgeAgentError:
+        """Ids, or why there are none; what was begun of them is taken back."""
+        self._db.execute("SAVEPOINT addition")
+        try:
+            with store_errors(self._path):
+                ids = self._added(user, memories)
+        except EdgeAgentError as error:
+            if not self._db.in_transaction:  # the disk ended it for all
+                raise
+            self._db.execute("ROLLBACK TO addition; RELEASE addition")
+            return error
+        self._db.execute("RELEASE addition")
+        return ids
+
+    def _added(self, user: str, memories: Sequence[NewMemory]) -> list[str]:
+        digests = [memory.digest for memory in memories]
+        ids = self._ids(user, set(digests))
+        new: dict[bytes, NewMemory] = {}
+        for digest, memory in zip(digests, memories, strict=True):
+            if digest not in ids:
+                new.setdefault(digest, memory)
+        has_records = any(memory.record is not None for memory in new.values())
+        upkeep.check_quota(self._db, user, self._max_memories, len(new), has_records=has_records)
+        rows = [memory.row(id_) for memory, id_ in zip(new.values(), new_ids(len(new)), strict=True)]
+        ids |= dict(zip(new, self._insert(user, rows), strict=True))
         return [ids[digest] for digest in digests]
 
-    def _check_quota(self, user: str, new: Sequence[NewMemory]) -> None:
-        """History counts when records are added, which make it."""
-        if not self._max_memories or not new:
-            return
-        has_records = any(memory.record is not None for memory in new)
-        present = (upkeep.size if has_records else upkeep.recalled)(self._db, user)
-        if present + len(new) > self._max_memories:
-            raise QuotaError(
-                f"user '{user}' would have over {self._max_memories} memories; forget some, "
-                "run 'edgeagent memory tidy', or raise memory.max_memories"
-            )
-
-    def _insert(self, user: str, rows: Sequence[Row]) -> None:
+    def _insert(self, user: str, rows: Sequence[Row]) -> "list[str]":
+        """The ids under which they are known."""
         if plain := [row for row in rows if row.record is None]:
             insert(self._db, user, plain)
-        for row in rows:
-            if row.record is not None:
-                records.store(self._db, user, row, row.record)
+        return [records.store(self._db, user, row, row.record) if row.record else row.id for row in rows]
 
     def ids(self, user: str, texts: Sequence[str]) -> list[str | None]:
         """The id of each text; None for one that is not stored."""
@@ -263,6 +271,11 @@ class MemoryStore:
         with store_errors(self._path), self._snapshot():
             return tuple(upkeep.faded(self._db, user, max(0, upkeep.size(self._db, user) - keep)))
 
+    def unreflected(self, user: str, least: int) -> "Sequence[tuple[str, Sequence[str]]]":
+        """Sources and texts of some sessions of at least so many turns that have no summary."""
+        with store_errors(self._path), self._snapshot():
+            return upkeep.unreflected(self._db, user, least)
+
     def back_up(self, file: Path) -> int:
         """Bytes of a copy of the whole file, of all users. Raises RequestError when it is there already."""
         with store_errors(self._path):
@@ -309,8 +322,3 @@ class MemoryStore:
                 sqlite_version=sqlite_version,
                 vector_version=vector_version,
             )
-
-
-def _new_ids(count: int) -> list[str]:
-    letters = secrets.token_bytes(ID_LENGTH * count).translate(_LETTERS).decode()
-    return [letters[i : i + ID_LENGTH] for i in range(0, len(letters), ID_LENGTH)]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from edgeagent.agent.memory.words import stems, telling
+from edgeagent.core.errors import QuotaError
 
 if TYPE_CHECKING:
     import apsw
@@ -15,6 +16,7 @@ NEAR_SHARE = 1 / 8
 """Of the bits, in which near ones may differ. MiniLM: a final full stop 33 of 384, "I'm" for "I am" 40, a city 64."""
 NEGATIONS = frozenset(("no", "not", "never", "none", "nor", "nobodi", "noth", "cannot", "without", "t"))
 """Stems that turn a statement round; "t" is what an apostrophe leaves of "isn't"."""
+MAX_SESSIONS = 10
 MEMORY_S = 30 * 86400.0
 """A memory fades to 1/e of its strength in this time, and a worth of 1 makes it e times as strong."""
 
@@ -76,12 +78,32 @@ def faded(db: "apsw.Connection", user: str, count: int) -> list[str]:
     return [str(id_) for (id_,) in db.execute(_FADED, (user, MEMORY_S, count))]
 
 
-def recalled(db: "apsw.Connection", user: str) -> int:
-    """Memories that recall knows: kept as a count, since every insertion asks for it."""
-    return int(db.execute("SELECT num_memories FROM namespaces WHERE user = ?", (user,)).get or 0)
+def check_quota(db: "apsw.Connection", user: str, most: int | None, num_new: int, *, has_records: bool) -> None:
+    """Raises QuotaError. History counts when records are added, which make it; the rest is kept as a count."""
+    if not most or not num_new:
+        return
+    held = db.execute("SELECT num_memories FROM namespaces WHERE user = ?", (user,)).get or 0
+    if (size(db, user) if has_records else int(held)) + num_new > most:
+        raise QuotaError(
+            f"user '{user}' would have over {most} memories; forget some, run 'edgeagent memory tidy', "
+            "or raise memory.max_memories"
+        )
 
 
 def size(db: "apsw.Connection", user: str) -> int:
     """Memories of the user, superseded ones too."""
     select = "SELECT count(*) FROM memories WHERE namespace = (SELECT number FROM namespaces WHERE user = ?)"
     return int(db.execute(select, (user,)).get)
+
+
+def unreflected(db: "apsw.Connection", user: str, least: int) -> list[tuple[str, list[str]]]:
+    """Sessions of at least so many turns without a summary, the oldest first, each with its texts in order."""
+    own = "namespace = (SELECT number FROM namespaces WHERE user = ?1)"
+    summed_up = f"SELECT 1 FROM memories WHERE {own} AND kind = 'summary' AND source = 'summary of ' || turns.source"  # noqa: S608
+    sources = (
+        f"SELECT source FROM memories AS turns WHERE {own} AND kind = 'turn' AND source <> '' "  # noqa: S608  (literals)
+        f"AND NOT EXISTS ({summed_up}) GROUP BY source HAVING count(*) >= ?2 ORDER BY max(created_at)"
+    )
+    texts = f"SELECT text FROM memories WHERE {own} AND kind = 'turn' AND source = ?2 ORDER BY row"  # noqa: S608
+    found = [str(source) for (source,) in db.execute(sources, (user, least)).fetchall()]
+    return [(source, [str(text) for (text,) in db.execute(texts, (user, source))]) for source in found[:MAX_SESSIONS]]

@@ -73,7 +73,7 @@ def _write_on(path: Path, workload: Workload, pipe: int, *, lies: bool) -> None:
         os._exit(1)
 
 
-def run(folder: Path, num_kills: int, seed: int, *, lies: bool = False) -> dict[str, int]:
+def run(folder: Path, num_kills: int, seed: int, *, life_s: float = MAX_LIFE_S, lies: bool = False) -> dict[str, int]:
     """Kills, acknowledged changes, and how many kills lost one of them or left a damaged file.
 
     Writers that lie acknowledge what they have yet to do: they show that losses are counted.
@@ -87,7 +87,7 @@ def run(folder: Path, num_kills: int, seed: int, *, lies: bool = False) -> dict[
         writers = [Writer(path, workload, lies=lies) for workload in workloads]
         possible = []
         for writer in writers:
-            time.sleep(draw.random() * MAX_LIFE_S)
+            time.sleep(draw.random() * life_s)
             num_done, ends = writer.killed()
             possible.append(ends)
             counts["kills"] += 1
@@ -106,9 +106,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--life-s", type=float, default=MAX_LIFE_S, help="Seconds after which a writer is dead for sure."
+    )
     parser.add_argument("--lies", action="store_true", help="Acknowledge before the change: losses must show.")
     options = parser.parse_args()
-    sys.stdout.write(json.dumps(run(options.folder, options.kills, options.seed, lies=options.lies)) + "\n")
+    sys.stdout.write(
+        json.dumps(run(options.folder, options.kills, options.seed, life_s=options.life_s, lies=options.lies)) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from edgeagent.agent.memory.schema import APPLICATION_ID, MIGRATIONS, VERSION
 from edgeagent.agent.memory.steps import ranges
 from edgeagent.agent.memory.store import MemoryStore
 from edgeagent.core.errors import MemoryStoreError
+from tests.agent.memory.simulated_disk import MODES, Journal, journaling, put, taken
 
 DIMENSIONS = 16
 USERS = ("ann", "bob", "carol")
@@ -115,3 +116,22 @@ def test_migration_that_breaks_off_leaves_version_1(tmp_path: Path, monkeypatch:
     store = MemoryStore.open(path, DIMENSIONS)
     assert sum(store.stats(user).memories for user in USERS) == 49
     store.close()
+
+
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_migration_in_which_power_is_lost_loses_nothing(tmp_path: Path, version: int) -> None:
+    rows = former_rows()[:80]
+    for folder in (made := tmp_path / "made", cut := tmp_path / "cut"):
+        folder.mkdir()
+    version_1(made / "memory.sqlite", rows)
+    brought_to(version, made / "memory.sqlite")
+    journal = Journal(taken(made))
+    with journaling(journal):
+        MemoryStore.open(made / "memory.sqlite", DIMENSIONS).close()
+    draw = random.Random(version)
+    for moment in sorted(draw.randint(0, len(journal.events)) for _ in range(25)):
+        put(journal.image(moment, draw.choice(MODES), draw), cut)
+        store = MemoryStore.open(cut / "memory.sqlite", DIMENSIONS)
+        assert store._db.pragma("integrity_check") == "ok"
+        assert sum(store.stats(user).memories for user in USERS) == 79
+        store.close()

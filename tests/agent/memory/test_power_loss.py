@@ -26,6 +26,8 @@ class Life:
         workload = Workload("ann", random.Random(seed), state)
         with journaling(self.journal):
             store = MemoryStore.open(folder / FILE, DIMENSIONS)
+            if seed % 2:  # the journal is moved into the file in the middle of life
+                store._db.execute("PRAGMA wal_autocheckpoint = 30")
             for i in range(NUM_CHANGES):
                 change, workload.state = workload.next()
                 change(store)

@@ -71,6 +71,26 @@ def test_older_fact_that_comes_later_is_history(tmp_path: Path) -> None:
     store.close()
 
 
+def test_older_fact_that_is_history_already_is_known(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    [old] = store.add("ann", [fact("Lisbon", 1e9)])
+    store.add("ann", [fact("Porto", 1.1e9)])
+    assert store.add("ann", [fact("Lisbon", 1.05e9)]) == [old]
+    assert known(store) == [("Lisbon", 1e9, 1.1e9), ("Porto", 1.1e9, None)]
+    store.close()
+
+
+def test_facts_that_change_back_and_forth_in_one_moment_are_kept_once(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    for value in ("Lisbon", "Porto", "Lisbon", "Porto", "Lisbon"):
+        store.add("ann", [fact(value, 1e9)])
+    assert [until for _, _, until in known(store)].count(None) == 1
+    assert {body for body, _, until in known(store) if until} == {"Lisbon", "Porto"}
+    assert recalled(store) == ["Clara lives in Lisbon"]
+    assert store._db.execute("SELECT num_memories FROM namespaces").get == 1
+    store.close()
+
+
 def test_facts_of_users_and_agents_do_not_supersede_each_other(tmp_path: Path) -> None:
     store = opened(tmp_path)
     for user, value in (("ann", "Lisbon"), ("bob", "Porto"), ("ann/cook", "Faro")):

@@ -13,9 +13,10 @@ import pytest
 
 from edgeagent.agent.memory import database
 from edgeagent.agent.memory.database import open_database
+from edgeagent.agent.memory.ids import ID_ALPHABET
 from edgeagent.agent.memory.recall import Question
 from edgeagent.agent.memory.schema import APPLICATION_ID, VERSION
-from edgeagent.agent.memory.store import ID_ALPHABET, MemoryStore, NewMemory
+from edgeagent.agent.memory.store import MemoryStore, NewMemory
 from edgeagent.core.errors import MemoryStoreError
 
 DIMENSIONS = 384
@@ -51,7 +52,13 @@ def path(tmp_path: Path) -> Path:
 
 def test_open_sets_every_pragma_and_keeps_the_file_private(path: Path) -> None:
     connection = open_database(path, DIMENSIONS)
-    wanted = {"busy_timeout": 5000, "journal_mode": "wal", "synchronous": 2, "secure_delete": 1}
+    wanted = {
+        "busy_timeout": 5000,
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "secure_delete": 1,
+        "wal_autocheckpoint": 4000,
+    }
     assert {name: connection.pragma(name) for name in wanted} == wanted
     assert (connection.pragma("application_id"), connection.pragma("user_version")) == (APPLICATION_ID, VERSION)
     connection.close()
@@ -102,6 +109,7 @@ def test_forget_leaves_no_trace_in_any_file(path: Path) -> None:
 
 def test_forget_many_leaves_no_text_or_vector_behind(path: Path) -> None:
     store = MemoryStore.open(path, DIMENSIONS)
+    store._db.execute("PRAGMA synchronous = OFF")  # no power is lost here
     draw = random.Random(4)
     texts = [f"secretword{i:04d}z " + "filler " * draw.choice([0, 1, 5, 40, 900]) for i in range(300)]
     ids = [store.add("ann", [note(text, i)])[0] for i, text in enumerate(texts)]
