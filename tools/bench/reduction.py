@@ -301,6 +301,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="one document on stdout")
     parser.add_argument("--quick", action="store_true", help="a seeded sample, at most five minutes")
     parser.add_argument("--window-tokens", type=int, help="another length of the context")
+    parser.add_argument("--conversations", help="names with commas, of those that nothing was learned on")
     parser.add_argument("--windows", type=int, help="of each conversation")
     parser.add_argument("--questions", type=int, help="of each window")
     parser.add_argument("--models", help="smollm2, gemma, or both, with a comma")
@@ -313,7 +314,7 @@ def _extent(options: argparse.Namespace) -> Extent:
     base = QUICK if options.quick else FULL
     return Extent(
         options.window_tokens or base.window_tokens,
-        base.conversations,
+        tuple(options.conversations.split(",")) if options.conversations else base.conversations,
         options.windows or base.windows,
         options.questions or base.questions,
         base.curve_every,
