@@ -9,12 +9,12 @@ from edgeagent.core.errors import RequestError
 def one_page(text: str) -> bytes:
     """A PDF of one page with one line, written after the format's own structure (ISO 32000-1, 7.5)."""
     stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode()
+    resources = b"<< /Font << /F1 5 0 R >> >>"
     font = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R "
-        b"/Resources << /Font << /F1 5 0 R >> >> >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R /Resources %s >>" % resources,
         b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
         font,
     ]
