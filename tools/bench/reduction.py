@@ -7,6 +7,7 @@ two conversations, and the figures are of three others. Scores are kept in `benc
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import statistics
@@ -25,9 +26,10 @@ import recall_fit
 import reduction_data
 import reduction_times
 from reduction_data import LEARNED_ON, Question, Window
-from reduction_scoring import Judge, Kept
+from reduction_scoring import Judge, Kept, keep_vectors, vectors_of
 
 from edgeagent.agent.layout import Layout
+from edgeagent.agent.memory.features import NAMES
 from edgeagent.agent.memory.scoring import Scorer
 from edgeagent.agent.prompting import INSTRUCTIONS, compose
 from edgeagent.agent.ranking import ranked
@@ -41,6 +43,7 @@ FACTORS = (2, 4, 8, 16)
 BARS = (4, 8)
 Z_95 = 1.96
 SEED = 5
+VECTORS, WEIGHTS = "bench-reduction-vectors.json", "bench-reduction-weights.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Extent:
     curve_every: int
     """Each so many-th question is asked at every factor and with every baseline; the others at those of the bars."""
     models: tuple[str, ...]
+    threads: int = 1
 
 
 FULL = Extent(6000, ("conv-42", "conv-43", "conv-44"), 2, 12, 3, ("smollm2", "gemma"))
@@ -80,13 +84,13 @@ class Results:
         whole = statistics.fmean(w for w, _ in pairs)
         deltas = [r - w for w, r in pairs]
         mean = statistics.fmean(deltas)
-        error = statistics.stdev(deltas) / len(deltas) ** 0.5 if len(deltas) > 1 else float("inf")
+        error = statistics.stdev(deltas) / len(deltas) ** 0.5 if len(deltas) > 1 else None
         return {
             "questions": len(pairs),
             "whole": round(whole, 3),
             "reduced": round(whole + mean, 3),
             "delta": round(mean / abs(whole), 4),
-            "delta_lower_95": round((mean - Z_95 * error) / abs(whole), 4),
+            "delta_lower_95": None if error is None else round((mean - Z_95 * error) / abs(whole), 4),
             "evidence_kept": round(statistics.fmean(self.evidence[method]), 3),
             "tokens_kept": round(statistics.fmean(self.kept[method]), 3),
         }
@@ -216,15 +220,29 @@ def _sentences(units: Sequence[Unit], judge: Judge) -> list[Sentence]:
 
 
 async def learned(
-    folder: Path, embedder: recall_data.Remembering, conversations: Sequence[recall_data.Conversation]
+    folder: Path, embedder: recall_data.Remembering, conversations: Sequence[recall_data.Conversation], kept: Path
 ) -> Scorer:
+    """Weights of LEARNED_ON, kept in a file as long as the features have the same names."""
+    if (found := _weights_of(kept)) is not None:
+        return found
     cases: list[recall_data.Case] = []
     for conversation in conversations:
         if conversation.name in LEARNED_ON:
             await recall_data.remember(folder / "locomo.sqlite", embedder, conversation)
             cases += await recall_data.cases(folder / "locomo.sqlite", embedder, conversation)
-    scorer: Scorer = recall_fit.fit(cases).scorer
-    return scorer
+    fit = recall_fit.fit(cases)
+    _keep_weights(kept, fit)
+    return Scorer.of(fit.weights, fit.offset)
+
+
+def _weights_of(path: Path) -> Scorer | None:
+    if not path.is_file() or (found := json.loads(path.read_text()))["names"] != list(NAMES):
+        return None
+    return Scorer.of(found["weights"], found["offset"])
+
+
+def _keep_weights(path: Path, fit: recall_fit.Fit) -> None:
+    path.write_text(json.dumps({"names": NAMES, "weights": fit.weights, "offset": fit.offset}))
 
 
 async def measure(extent: Extent, models: Path, folder: Path, kept: Kept) -> tuple[harness.Json, harness.Json]:
@@ -233,16 +251,19 @@ async def measure(extent: Extent, models: Path, folder: Path, kept: Kept) -> tup
     conditions: harness.Json = {"curves": {}}
     async with recall_encoder.opened(models) as encoder:
         embedder = recall_data.Remembering(encoder, harness.progress)
-        scorer = await learned(folder, embedder, conversations)
+        embedder.vectors |= vectors_of(models.parent / VECTORS)
+        scorer = await learned(folder, embedder, conversations, models.parent / WEIGHTS)
         for name in extent.models:
             if (file := _file_of(name, models)) is None:
                 conditions["curves"][name] = "its file is not here"
                 continue
-            judge = Judge(file, len(harness.cores()), kept, extra_buffers=reduction_times.extra_buffers(models.parent))
+            harness.progress(f"{name}: loading")
+            judge = Judge(file, extent.threads, kept, extra_buffers=reduction_times.extra_buffers(models.parent))
             windows = [w for c in conversations if c.name in extent.conversations for w in _drawn(c, judge, extent)]
             bench = Bench(judge, embedder, scorer)
             for window in windows:
                 await bench.ask(window, extent.curve_every)
+                keep_vectors(models.parent / VECTORS, embedder.vectors)
             conditions["curves"][file.name] = bench.results.table()
             if "level_ms" not in conditions:
                 conditions["needles_kept"] = await needles(windows, judge, embedder, scorer)
@@ -280,9 +301,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="one document on stdout")
     parser.add_argument("--quick", action="store_true", help="a seeded sample, at most five minutes")
     parser.add_argument("--window-tokens", type=int, help="another length of the context")
+    parser.add_argument("--conversations", help="names with commas, of those that nothing was learned on")
     parser.add_argument("--windows", type=int, help="of each conversation")
     parser.add_argument("--questions", type=int, help="of each window")
     parser.add_argument("--models", help="smollm2, gemma, or both, with a comma")
+    parser.add_argument("--threads", type=int, default=len(harness.cores()), help="of the model that judges")
     parser.add_argument("--no-times", action="store_true", help="leave out the times to the first word")
     return parser.parse_args()
 
@@ -291,11 +314,12 @@ def _extent(options: argparse.Namespace) -> Extent:
     base = QUICK if options.quick else FULL
     return Extent(
         options.window_tokens or base.window_tokens,
-        base.conversations,
+        tuple(options.conversations.split(",")) if options.conversations else base.conversations,
         options.windows or base.windows,
         options.questions or base.questions,
         base.curve_every,
         tuple(options.models.split(",")) if options.models else base.models,
+        options.threads,
     )
 
 

@@ -3,6 +3,7 @@
 What was computed is kept in a file, by prompt and answer, so that a run that was broken off goes on where it was.
 """
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,19 @@ class Kept:
         new = self._path.with_suffix(".new")
         new.write_text(json.dumps(self._scores))
         new.replace(self._path)
+
+
+def vectors_of(path: Path) -> dict[str, bytes]:
+    """What was embedded in earlier runs, by text."""
+    if not path.is_file():
+        return {}
+    return {text: base64.b64decode(told) for text, told in json.loads(path.read_text()).items()}
+
+
+def keep_vectors(path: Path, vectors: Mapping[str, bytes]) -> None:
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps({text: base64.b64encode(vector).decode() for text, vector in vectors.items()}))
+    new.replace(path)
 
 
 class Judge:

@@ -52,11 +52,6 @@ def pieces(text: str) -> list[Piece]:
     return list(_of_sections(text))
 
 
-def chunk(text: str) -> list[str]:
-    """Chunks in order, none blank, each of `weight` at most MAX_CHUNK_CHARS. Only white space is lost."""
-    return _chunks(split_sentences(text), MAX_CHUNK_CHARS)
-
-
 def weight(text: str) -> int:
     """Characters, each outside ASCII counted three times."""
     return len(text) if text.isascii() else len(text) + 2 * sum(not c.isascii() for c in text)
