@@ -96,6 +96,7 @@ async def _offers(settings: Settings, pool: ModelPool, tails: Tails) -> list[Off
                 context_tokens=facts.context_tokens,
                 kv_bytes_per_token=facts.kv_bytes_per_token,
                 cuts=await tails.cuts(resident),
+                slots=resident.local.settings.sequences,
             )
         name = f"{model.model}/{model.variant}"
         offers.append(Offer(model, partial(_engine, pool, name), partial(_tail, pool, tails, name)))

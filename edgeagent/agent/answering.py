@@ -20,7 +20,7 @@ from edgeagent.agent.situation import Surroundings, imagined
 from edgeagent.agent.tally import Tally
 from edgeagent.core.chat import ChatRequest, Message
 from edgeagent.core.errors import ContextLengthError, DeadlineError, ModelNotFoundError, NoPlanError
-from edgeagent.core.events import Event, Planned, Reduced
+from edgeagent.core.events import Event, Finished, Planned, Reduced
 from edgeagent.core.generation import Adapter, Generation, Sampling, TokenStep
 from edgeagent.core.memory import Embedder
 from edgeagent.core.plan import (
@@ -81,6 +81,8 @@ class Answerer:
             run = Run(request, tally, resident, self._surroundings.peers, grammar, urgency)
             async with contextlib.aclosing(run.events()) as events:
                 async for event in events:
+                    if isinstance(event, Finished):
+                        self._surroundings.experience.note(event, resident.card.id, time.monotonic())
                     yield event
 
     async def complete(
@@ -287,6 +289,7 @@ def _ask(
         deadline_s=None if wish.deadline_s is None else max(round(wish.deadline_s - spent_s, 2), 0.0),
         adapter=wish.adapter,
         has_penalties=request.sampling.has_penalties,
+        last=surroundings.experience.last(local.model),
     )
 
 

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import time
 from dataclasses import replace
 
+from edgeagent.agent.experience import Experience
 from edgeagent.core.cards import KV_TYPES, KvType
 from edgeagent.core.config import ModelsConfig, PolicyConfig
 from edgeagent.core.errors import PeerError
@@ -35,6 +37,7 @@ class Surroundings:
         self._policy = policy
         self._models = models
         self.peers = peers
+        self.experience = Experience()
 
     async def situation(self, resident: Resident, *, needs_peer: bool = False) -> Situation:
         """Measures links not seen yet first; a peer whose link cannot be measured is left out.
@@ -105,13 +108,21 @@ class Surroundings:
             kv_bytes_per_token=model.kv_bytes_per_token,
             exact_key=model.exact_key,
             variant_sha256=model.variant_sha256,
-            queue_s=view.status.queue * MEAN_JOB_TOKENS / model.prefill_tok_s,
+            queue_s=_queue_s(view.status.queue, model),
+            num_beside=min(view.status.queue, model.slots - 1),
             quality=quality.perplexity if quality else None,
             is_broken=self.peers.is_broken(view),
             is_same_variant=is_same,
             cuts=model.cuts,
             barred=frozenset(p for p in PlanKind if not self.peers.may(view.status.id, p, model.model)),
+            corrections=self.experience.factors(view.status.id, model, time.monotonic()),
         )
+
+
+def _queue_s(num_ahead: int, model: OfferedModel) -> float:
+    """Until one of the slots is free: those ahead who have none yet go first, one after the other in each."""
+    num_waited_for = max(0, num_ahead + 1 - model.slots)
+    return num_waited_for / model.slots * MEAN_JOB_TOKENS / model.prefill_tok_s
 
 
 def imagined(query: PlanQuery, situation: Situation) -> Situation:

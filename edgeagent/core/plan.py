@@ -114,6 +114,9 @@ class Candidate(Value):
     quality: float | None = None
     """Perplexity of the variant on its card; lower is better; None: unmeasured."""
     wire: Literal["exact", "lossy"] = "exact"
+    correction: tuple[float, float] = (1.0, 1.0)
+    """Factors in the time to the first token and in that between tokens: how far earlier predictions of this plan with
+    this peer were off."""
     rejected: str | None = None
 
 

@@ -196,6 +196,8 @@ class OfferedModel(Body):
     kv_bytes_per_token: int = Field(ge=0)
     cuts: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(max_length=MAX_CUTS)] = ()
     """How many layers a device's head may have for this peer to run the rest; empty: it runs no tail of this one."""
+    slots: Annotated[int, Field(ge=1)] = 1
+    """Answers of it that are written together; further jobs wait."""
 
 
 class PeerStatus(Body):
