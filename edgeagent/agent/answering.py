@@ -82,7 +82,8 @@ class Answerer:
             async with contextlib.aclosing(run.events()) as events:
                 async for event in events:
                     if isinstance(event, Finished):
-                        self._surroundings.experience.note(event, resident.card.id, time.monotonic())
+                        is_free = request.edgeagent.plan == "auto"
+                        self._surroundings.experience.note(event, resident.card.id, time.monotonic(), is_free=is_free)
                     yield event
 
     async def complete(

@@ -36,13 +36,16 @@ class Experience:
         """Which way the newest request to this machine's `model` went that named none."""
         return self._last.get(model)
 
-    def note(self, finished: Finished, model: str, now_s: float) -> None:
-        """An answer to a request to `model` is over. One that was not made as planned tells nothing of the plan."""
+    def note(self, finished: Finished, model: str, now_s: float, *, is_free: bool) -> None:
+        """An answer to a request to `model` is over, which left the plan open if it `is_free`.
+
+        One that was not made as planned tells nothing of the plan.
+        """
         report = finished.report
         if report.decision is None or report.cascade or report.handover:
             return
         chosen = report.decision.chosen
-        if "was requested" not in report.why:
+        if is_free:
             self._last[model] = Choice.of(chosen)
         if chosen.peer is not None and not self._is_beginning(chosen):
             self._correct(chosen, report, finished.usage.completion_tokens, now_s)

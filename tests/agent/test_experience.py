@@ -47,7 +47,7 @@ def knowing_garage() -> Experience:
 def test_slow_answers_of_a_plan_make_its_next_prediction_longer_and_no_other_one() -> None:
     experience = knowing_garage()
     for _ in range(5):
-        experience.note(finished(PlanKind.REMOTE, (2.0, 0.1)), "m", 0.0)
+        experience.note(finished(PlanKind.REMOTE, (2.0, 0.1)), "m", 0.0, is_free=True)
     factors = experience.factors("garage", OFFER, 0.0)
     assert list(factors) == [PlanKind.REMOTE]
     assert 1.5 < factors[PlanKind.REMOTE].first < 2.0
@@ -57,26 +57,26 @@ def test_slow_answers_of_a_plan_make_its_next_prediction_longer_and_no_other_one
 
 def test_peer_that_offers_other_rates_begins_anew() -> None:
     experience = knowing_garage()
-    experience.note(finished(PlanKind.REMOTE, (2.0, 0.2)), "m", 0.0)
+    experience.note(finished(PlanKind.REMOTE, (2.0, 0.2)), "m", 0.0, is_free=True)
     faster = OFFER.model_copy(update={"prefill_tok_s": 1800.0})
     assert experience.factors("garage", faster, 0.0) == {}
 
 
 def test_first_answer_of_a_cut_waits_for_its_tail_and_does_not_count() -> None:
     experience = knowing_garage()
-    experience.note(finished(PlanKind.SPLIT_PREFILL, (3.0, 0.1), k=8), "m", 0.0)
+    experience.note(finished(PlanKind.SPLIT_PREFILL, (3.0, 0.1), k=8), "m", 0.0, is_free=True)
     assert experience.factors("garage", OFFER, 0.0) == {}
-    experience.note(finished(PlanKind.SPLIT_PREFILL, (3.0, 0.1), k=8), "m", 0.0)
+    experience.note(finished(PlanKind.SPLIT_PREFILL, (3.0, 0.1), k=8), "m", 0.0, is_free=True)
     assert experience.factors("garage", OFFER, 0.0)[PlanKind.SPLIT_PREFILL].first > 1.5
 
 
 def test_answer_that_was_handed_over_or_asked_for_by_name_tells_nothing_of_choices() -> None:
     experience = knowing_garage()
     lost = Handover(at_token=3, from_="peer garage", to="local", reason="lost")
-    experience.note(finished(PlanKind.REMOTE, (9.0, 0.9), handover=(lost,)), "m", 0.0)
+    experience.note(finished(PlanKind.REMOTE, (9.0, 0.9), handover=(lost,)), "m", 0.0, is_free=True)
     assert experience.factors("garage", OFFER, 0.0) == {}
     assert experience.last("m") is None
-    experience.note(finished(PlanKind.REMOTE, (1.0, 0.1), why="plan remote was requested, and so on"), "m", 0.0)
+    experience.note(finished(PlanKind.REMOTE, (1.0, 0.1)), "m", 0.0, is_free=False)
     assert experience.last("m") is None
-    experience.note(finished(PlanKind.LOCAL, (1.0, 0.1)), "m", 0.0)
+    experience.note(finished(PlanKind.LOCAL, (1.0, 0.1)), "m", 0.0, is_free=True)
     assert experience.last("m") == Choice(PlanKind.LOCAL, None, None)

@@ -33,7 +33,7 @@ SHARES, QUICK_SHARES = (0.15, 0.4, 1.0), (0.4, 1.0)
 LINKS = ((0.5, 0.05), (3.0, 0.02), (3.0, 0.15), (12.0, 0.05), (50.0, 0.005), (50.0, 0.04), (100.0, 0.15))
 PROMPTS, QUICK_PROMPTS = (60, 200, 500, 950), (60, 200, 500)
 OUTPUTS = (8, 32, 128)
-NUM_CASES, QUICK_CASES = 300, 60
+NUM_CASES, QUICK_CASES = 300, 40
 SEED = 5
 RULES = {"text may leave": Rules(), "text stays": Rules(text_may_leave=False)}
 

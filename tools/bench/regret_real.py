@@ -155,11 +155,10 @@ def _real() -> Iterator[tuple[Real, harness.Client]]:
             for client in clients:
                 harness.wait_for_peer(client)
                 client.ask("Say yes.", "local", max_tokens=2)
-            pids = {program: _pids(program) for program in (peer, edge, other)}
             for program in (peer, other):
-                pin(pids[program], cores[-1])
-            pin(pids[edge], cores[0])
-            yield Real(clients[0], link, pids[edge]), clients[1]
+                pin(_pids(program), cores[-1])
+            pin(_pids(edge), cores[0])
+            yield Real(clients[0], link, _pids(edge)), clients[1]
 
 
 def _pids(program: harness.Program) -> list[int]:
