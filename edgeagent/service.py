@@ -126,6 +126,7 @@ async def _own_offers(settings: Settings, pool: ModelPool, tails: Tails) -> list
                 kv_bytes_per_token=facts.kv_bytes_per_token,
                 cuts=await tails.cuts(resident),
                 final_hidden=True,
+                slots=resident.whole.settings.sequences,
             )
         name = f"{model.model}/{model.variant}"
         offers.append(Offer(model, partial(_engine, pool, name), partial(_tail, pool, tails, name)))

@@ -23,7 +23,7 @@ from edgeagent.agent.summing import sum_up
 from edgeagent.agent.tally import Tally
 from edgeagent.core.chat import ChatRequest, Message
 from edgeagent.core.errors import ContextLengthError, DeadlineError, EdgeAgentError, ModelNotFoundError, NoPlanError
-from edgeagent.core.events import Event, Planned, Reduced
+from edgeagent.core.events import Event, Finished, Planned, Reduced
 from edgeagent.core.generation import Adapter, Generation, Sampling, TokenStep
 from edgeagent.core.memory import Embedder
 from edgeagent.core.plan import (
@@ -95,6 +95,9 @@ class Answerer:
             run = Run(request, tally, resident, self._surroundings.peers, urgency, self._stand_in)
             async with contextlib.aclosing(run.events()) as events:
                 async for event in events:
+                    if isinstance(event, Finished):
+                        is_free = request.edgeagent.plan == "auto"
+                        self._surroundings.experience.note(event, resident.card.id, time.monotonic(), is_free=is_free)
                     yield event
 
     async def _instead(self, stack: contextlib.AsyncExitStack, resident: Resident, error: NoPlanError) -> Resident:
@@ -357,6 +360,7 @@ def _ask(
         adapter=wish.adapter,
         has_penalties=request.sampling.has_penalties,
         has_grammar=request.sampling.grammar is not None,
+        last=surroundings.experience.last(local.model),
     )
 
 

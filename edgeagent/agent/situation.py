@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import time
 from dataclasses import replace
 
+from edgeagent.agent.experience import Experience
 from edgeagent.core.cards import KV_TYPES, KvType
 from edgeagent.core.config import ModelsConfig, PolicyConfig
 from edgeagent.core.errors import PeerError, PeerRefusedError
@@ -36,6 +38,7 @@ class Surroundings:
         self._policy = policy
         self._models = models
         self.peers = peers
+        self.experience = Experience()
 
     async def situation(self, resident: Resident, *, needs_peer: bool = False) -> Situation:
         """Measures links not seen yet first; a peer whose link cannot be measured is left out.
@@ -115,6 +118,7 @@ class Surroundings:
             exact_key=model.exact_key,
             variant_sha256=model.variant_sha256 or "",
             queue_s=_queue_s(view, model),
+            num_beside=min(view.status.queue, model.slots - 1),
             quality=quality.perplexity if quality else None,
             is_broken=self.peers.is_broken(view),
             is_same_variant=is_same,
@@ -122,14 +126,17 @@ class Surroundings:
             cuts=model.cuts,
             final_hidden=model.final_hidden,
             barred=frozenset(p for p in PlanKind if not self.peers.may(view.status.id, p, model.model)),
+            corrections=self.experience.factors(view.status.id, model, time.monotonic()),
         )
 
 
 def _queue_s(view: PeerView, model: OfferedModel) -> float:
-    """What the peer predicts; of one that predicts nothing, what its sessions may take."""
-    if view.status.wait_s is not None:
+    """Until one of the slots is free: what the peer predicts; of one that predicts nothing, those ahead who have no
+    slot yet go first, one after the other in each."""
+    num_waited_for = max(0, view.status.queue + 1 - model.slots)
+    if num_waited_for and view.status.wait_s is not None:
         return view.status.wait_s
-    return view.status.queue * MEAN_JOB_TOKENS / model.prefill_tok_s
+    return num_waited_for / model.slots * MEAN_JOB_TOKENS / model.prefill_tok_s
 
 
 def imagined(query: PlanQuery, situation: Situation) -> Situation:

@@ -120,6 +120,9 @@ class Candidate(Value):
     wire: Literal["exact", "lossy"] = "exact"
     wire_kl: float | None = None
     """Of a lossy wire: mean KL divergence from the exact one, in nats, as measured with the embedded chat model."""
+    correction: tuple[float, float] = (1.0, 1.0)
+    """Factors in the time to the first token and in that between tokens: how far earlier predictions of this plan with
+    this peer were off."""
     rejected: str | None = None
 
 

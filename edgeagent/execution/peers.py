@@ -28,6 +28,7 @@ from edgeagent.execution.session import BlockArrived, Session
 from edgeagent.execution.transport.base import Subscription, Transport
 from edgeagent.execution.ways import DeviceWay, PlainDevice
 from edgeagent.wire.frames import SESSION_BYTES, FrameChannel, read_label
+from edgeagent.wire.goodput import Goodput
 from edgeagent.wire.messages import LEASE_S, Accepted, Failed, OfferedModel, Open, PeerStatus, Stop
 from edgeagent.wire.offers import JobClaim
 from edgeagent.wire.topics import Topics
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 BREAKER_S = 15.0
 """A peer that failed is left alone for so long: the next request must not wait for it."""
 PROBE_BYTES = 256 * 1024
+"""Traffic of less says little of a link's rate."""
+MOST_PROBE_BYTES = 2**20
+SAMPLE_S = 0.01
 LINK_STALE_S = 120.0
 """A request that finds an older estimate has it measured again, for the next one."""
 REFRESH_S = 5.0
@@ -280,33 +284,33 @@ class Peers:
             raise PeerLostError(f"the other end did not open a session within {LEASE_S:g} s") from None
 
     async def measure_link(self, peer: str) -> LinkEstimate:
-        """Fetch a small block from the peer and time it. Raises PeerError.
+        """Fetch as much of a small block from the peer as tells how fast the link is. Raises PeerError.
 
         Whoever cancels it has what arrived until then taken for the link's goodput: a slow link is known to be slow. A
         peer that fails meanwhile says nothing of the link.
         """
         async with self.session(peer) as session:
-            session.expect({0: PROBE_BYTES})
-            session.send(Open(job="probe", probe_bytes=PROBE_BYTES))
+            session.expect({0: MOST_PROBE_BYTES})
+            session.send(Open(job="probe", probe_bytes=MOST_PROBE_BYTES))
             await until_accepted(session)
-            started = time.monotonic()
+            goodput = Goodput(time.monotonic())
             try:
-                await _until_block(session)
+                await _watch(session, goodput)
             except asyncio.CancelledError:
-                self._note_probe(peer, session, time.monotonic() - started)
+                self._note_probe(peer, session, goodput)
                 raise
             finally:
                 with contextlib.suppress(PeerError):  # or it would go on with what is not here
                     session.send(Stop())
-            self._note_probe(peer, session, time.monotonic() - started)
+            self._note_probe(peer, session, goodput)
         view = self._views.get(peer)
         return view.link if view else LinkEstimate()
 
-    def _note_probe(self, peer: str, session: Session, took_s: float) -> None:
-        took_s = max(took_s, 1e-4)
-        self.note_link(peer, down_bytes_s=max(1, session.receiver.num_arrived_bytes) / took_s)
+    def _note_probe(self, peer: str, session: Session, goodput: Goodput) -> None:
+        now_s = time.monotonic()
+        self.note_link(peer, down_bytes_s=goodput.bytes_s(now_s))
         if session.rtt_s is None:  # the answer to the first ping is behind all that
-            self.note_link(peer, rtt_s=took_s)
+            self.note_link(peer, rtt_s=max(now_s - goodput.began_s, 1e-4))
 
     def refresh_link(self, view: PeerView) -> None:
         """Measure again beside everything else when the estimate is old: nothing waits for it."""
@@ -339,6 +343,20 @@ def _is_wanted(model: OfferedModel, wanted: Wanted) -> bool:
         and wanted.variant_sha256 in (None, model.variant_sha256)
         and wanted.exact_key in ("", model.exact_key)
     )
+
+
+async def _watch(session: Session, goodput: Goodput) -> None:
+    """Until enough is known of what comes, or all is here. Raises PeerError when the peer fails."""
+    reading = asyncio.create_task(_until_block(session), name="probe-reading")
+    try:
+        while not (reading.done() or goodput.is_enough(time.monotonic())):
+            await asyncio.wait({reading}, timeout=SAMPLE_S)
+            goodput.note(time.monotonic(), session.receiver.num_arrived_bytes)
+        if reading.done():
+            reading.result()
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 async def _until_block(session: Session) -> None:

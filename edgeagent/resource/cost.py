@@ -107,20 +107,28 @@ def price_prefill(
 ) -> Price:
     """Both ends prefill, the peer's cache comes back from its end, the two meet (`meet_s`).
 
-    The peer's tokens until then are shown at once and evaluated again here afterwards, one by one.
+    The peer's tokens until then are shown at once: all of a short answer. What is left of a longer one is written here,
+    after the shown tokens were evaluated here again, one by one.
     """
     ready_s = queue_s + OPENING_TRIPS * link.rtt_s + work.prompt_tokens * TOKEN_ID_BYTES / link.up_bytes_s
     ready_s += there.prefill_s(work.prompt_tokens)
     alone_s = here.prefill_s(work.new_tokens, work.reused_tokens)
     here_tok_s = work.new_tokens / alone_s if alone_s else here.prefill_tok_s
     met_s = meet_s(work.new_tokens, here_tok_s, ready_s, link.down_bytes_s / kv_bytes_per_token)
-    fetched = max(0.0, work.new_tokens - met_s * here_tok_s)
-    here_tpot_s = here.decode_s(work.prompt_tokens + work.output_tokens // 2)
-    first_s = min(ready_s + there.decode_s(work.prompt_tokens) + link.rtt_s / 2, met_s + here_tpot_s)
-    total_s = met_s + here_tpot_s * work.output_tokens
+    context = work.prompt_tokens + work.output_tokens // 2
+    here_tpot_s = here.decode_s(context)
+    # Tokens and cache come down in turns.
+    there_tpot_s = max(there.decode_s(context), 2 * TOKEN_MESSAGE_BYTES / link.down_bytes_s)
+    shown_s = ready_s + there.decode_s(work.prompt_tokens) + link.rtt_s / 2
+    first_s = min(shown_s, met_s + here_tpot_s)
+    all_shown_s = shown_s + there_tpot_s * max(0, work.output_tokens - 1)
+    is_shown = all_shown_s <= met_s
+    total_s = all_shown_s if is_shown else met_s + here_tpot_s * work.output_tokens
+    come = (total_s - ready_s) * link.down_bytes_s / kv_bytes_per_token
+    fetched = max(0.0, min(work.new_tokens - met_s * here_tok_s, come))
     up = work.prompt_tokens * TOKEN_ID_BYTES + SESSION_BYTES
     down = fetched * kv_bytes_per_token * FRAME_OVERHEAD + SESSION_BYTES
-    return Price(first_s, here_tpot_s, total_s, round(up), round(down))
+    return Price(first_s, there_tpot_s if is_shown else here_tpot_s, total_s, round(up), round(down))
 
 
 def meet_s(num_tokens: int, front_tok_s: float, ready_s: float, back_tok_s: float) -> float:

@@ -1,13 +1,15 @@
 """The planner: every way to run a request, its price, what rules it out, and which one wins and why. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from edgeagent.core.errors import ContextLengthError, NoPlanError
 from edgeagent.core.plan import Candidate, Decision, PlanKind, ReductionLevel
 from edgeagent.core.stages import HIDDEN_TYPES, WIRE_BITS, WIRE_KL, HiddenType
+from edgeagent.resource.corrections import Factors
 from edgeagent.resource.cost import LinkSpeeds, Price, Speeds, Work, price_local, price_prefill, price_remote
+from edgeagent.resource.sharing import speeds_beside, speeds_of_stage
 from edgeagent.resource.split_candidates import Shape, Ways, priced
 
 HYSTERESIS = 0.05
@@ -15,6 +17,9 @@ HYSTERESIS = 0.05
 
 LOSSY_MARGIN = 0.05
 """As much must a lossy wire save of an exact one's time."""
+STAY = 0.03
+"""What the request before chose is chosen again unless another plan is predicted to save more than this part: between
+near-equal plans each change costs something that is in no prediction (a tail to load, a cache elsewhere)."""
 
 TOO_LONG = "fit the context"
 ONLY_ASKED = ReductionLevel.L5
@@ -22,7 +27,7 @@ ONLY_ASKED = ReductionLevel.L5
 
 NO_LAYOUT = "this variant's cache layout cannot be exchanged"
 PENALTIES = "penalties look at the prompt, which the peer that draws does not see"
-
+UNCORRECTED = Factors()
 Objective = Literal["latency", "energy", "quality"]
 
 
@@ -69,6 +74,9 @@ class PeerOption:
     exact_key: str
     variant_sha256: str = ""
     queue_s: float = 0.0
+    """Until a job may begin."""
+    num_beside: int = 0
+    """Answers that the peer writes for others meanwhile, from the same engine."""
     quality: float | None = None
     is_broken: bool = False
     is_same_variant: bool = False
@@ -80,6 +88,13 @@ class PeerOption:
     """Whether it can give final hidden states for this machine to draw from."""
     barred: frozenset[PlanKind] = frozenset()
     """Plans that this device's credential, or the peer's, does not allow with this model."""
+    corrections: Mapping[PlanKind, Factors] = field(default_factory=dict)
+    """What earlier answers of these plans with this peer took, against their predictions."""
+
+    @property
+    def own_speeds(self) -> Speeds:
+        """What others leave to one job more in the same engine."""
+        return speeds_beside(self.speeds, self.num_beside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +106,19 @@ class PromptOption:
     reused_tokens: int = 0
     pruned_tokens: int = 0
     """Positions that are dropped from this machine's cache once the prompt was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which way a request went."""
+
+    plan: PlanKind
+    peer: str | None
+    k: int | None
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> "Choice":
+        return cls(candidate.plan, candidate.peer, candidate.k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +141,8 @@ class Ask:
     """Draws look at the prompt's tokens."""
     has_grammar: bool = False
     """The answer has to have a form."""
+    last: Choice | None = None
+    """What the request before chose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,19 +208,17 @@ def _local(ask: Ask, prompt: PromptOption, situation: Situation) -> Candidate:
 
 def _remote(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situation) -> Candidate:
     work = Work(prompt.tokens, ask.expected_tokens)
-    price = price_remote(work, peer.speeds, peer.link, peer.queue_s)
-    candidate = _candidate(
-        PlanKind.REMOTE, prompt, price, peer.model, peer.variant, peer=peer.peer, quality=peer.quality
-    )
+    price = price_remote(work, peer.own_speeds, peer.link, peer.queue_s)
+    candidate = _candidate(PlanKind.REMOTE, prompt, price, peer.model, peer.variant, peer=peer, quality=peer.quality)
     return _judged(candidate, ask, prompt, situation.rules, peer.context_tokens, peer)
 
 
 def _prefill(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situation) -> Candidate:
     local = situation.local
     cell_bytes = max(1, local.kv_bytes_per_token)
-    price = price_prefill(_work(ask, prompt), local.speeds, peer.speeds, peer.link, peer.queue_s, cell_bytes)
+    price = price_prefill(_work(ask, prompt), local.speeds, peer.own_speeds, peer.link, peer.queue_s, cell_bytes)
     candidate = _candidate(
-        PlanKind.PREFILL, prompt, price, local.model, local.variant, peer=peer.peer, quality=local.quality
+        PlanKind.PREFILL, prompt, price, local.model, local.variant, peer=peer, quality=local.quality
     )
     candidate = candidate.model_copy(update={"memory_bytes": local.memory_bytes, "warm_tokens": prompt.reused_tokens})
     candidate = _judged(candidate, ask, prompt, situation.rules, min(local.context_tokens, peer.context_tokens), peer)
@@ -214,8 +242,9 @@ def _splits(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situati
         HIDDEN_TYPES if rules.lossy_wire else HIDDEN_TYPES[:1],
         final_hidden=not rules.text_may_leave,
     )
-    for plan, k, hidden, price in priced(work, local.speeds, peer.speeds, peer.link, peer.queue_s, local.shape, ways):
-        candidate = _candidate(plan, prompt, price, local.model, local.variant, peer=peer.peer, quality=local.quality)
+    there = speeds_of_stage(peer.speeds, peer.num_beside)
+    for plan, k, hidden, price in priced(work, local.speeds, there, peer.link, peer.queue_s, local.shape, ways):
+        candidate = _candidate(plan, prompt, price, local.model, local.variant, peer=peer, quality=local.quality)
         facts = {"memory_bytes": local.memory_bytes, "k": k, **_wire(hidden)}
         candidate = _judged(candidate.model_copy(update=facts), ask, prompt, rules, context, peer)
         if candidate.rejected is None and (fault := _split_fault(candidate, ask, local, peer, rules)):
@@ -261,12 +290,14 @@ def _candidate(
     model: str,
     variant: str,
     *,
-    peer: str | None = None,
+    peer: PeerOption | None = None,
     quality: float | None = None,
 ) -> Candidate:
+    factors = peer.corrections.get(plan, UNCORRECTED) if peer else UNCORRECTED
+    price = factors.applied(price)
     return Candidate(
         plan=plan,
-        peer=peer,
+        peer=peer.peer if peer else None,
         model=model,
         variant=variant,
         reduction=prompt.level,
@@ -276,6 +307,7 @@ def _candidate(
         up_bytes=price.up_bytes,
         down_bytes=price.down_bytes,
         quality=quality,
+        correction=(factors.first, factors.rest),
     )
 
 
@@ -337,7 +369,14 @@ def _best(candidates: Sequence[Candidate], ask: Ask, rules: Rules) -> Candidate:
     in_time = [c for c in candidates if c.ttft_s <= rules.latency_target_s]
     mildest = min((c.reduction for c in in_time), default=None)
     pool = [c for c in in_time if c.reduction == mildest] or candidates
-    return min(pool, key=lambda c: _score(c, ask.objective))
+    best = min(pool, key=lambda c: _score(c, ask.objective))
+    kept = next((c for c in pool if Choice.of(c) == ask.last), best)
+    return kept if _is_near(_score(kept, ask.objective), _score(best, ask.objective)) else best
+
+
+def _is_near(score: tuple[float, ...], best: tuple[float, ...]) -> bool:
+    """Whether only time, or what stands for it, tells them apart, and not by much."""
+    return score[:-1] == best[:-1] and score[-1] <= best[-1] * (1 + STAY)
 
 
 def _score(candidate: Candidate, objective: Objective) -> tuple[float, ...]:

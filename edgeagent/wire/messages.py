@@ -230,6 +230,8 @@ class OfferedModel(Body):
     """How many layers a device's head may have for this peer to run the rest; empty: it runs no tail of this one."""
     final_hidden: bool = False
     """Whether it can give final hidden states instead of tokens (`Open.final_hidden`)."""
+    slots: Annotated[int, Field(ge=1)] = 1
+    """Answers of it that are written together; further jobs wait."""
 
 
 class PeerStatus(Body):

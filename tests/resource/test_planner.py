@@ -6,8 +6,20 @@ from hypothesis import strategies as st
 
 from edgeagent.core.errors import ContextLengthError, NoPlanError
 from edgeagent.core.plan import PlanKind, ReductionLevel
+from edgeagent.resource.corrections import Factors
 from edgeagent.resource.cost import LinkSpeeds, Speeds, Work, meet_s, price_local, price_prefill
-from edgeagent.resource.planner import Ask, LocalOption, PeerOption, PromptOption, Rules, Situation, decide
+from edgeagent.resource.planner import (
+    HYSTERESIS,
+    STAY,
+    Ask,
+    Choice,
+    LocalOption,
+    PeerOption,
+    PromptOption,
+    Rules,
+    Situation,
+    decide,
+)
 
 LOCAL = LocalOption("m", "Q4", Speeds(30, 6), 4096, 10**9, 20.0, 12_240, "bits")
 PEER = PeerOption(
@@ -171,3 +183,49 @@ def test_adapter_stays_on_this_machine(situation: Situation, tokens: int) -> Non
     assert all("brief" in (c.rejected or "") for c in decision.candidates if c.peer)
     with pytest.raises(NoPlanError, match="'brief' is on this machine only"):
         decide(ask(tokens, adapter="brief", plan=PlanKind.REMOTE), situation)
+
+
+@given(situations, situations, st.integers(1, 4000))
+def test_near_equal_plans_do_not_take_turns_and_staying_costs_little(
+    one: Situation, other: Situation, tokens: int
+) -> None:
+    before = decide(ask(tokens), one).chosen
+    free, kept = decide(ask(tokens), other), decide(ask(tokens, last=Choice.of(before)), other)
+    assert Choice.of(kept.chosen) in (Choice.of(free.chosen), Choice.of(before))
+    again = decide(ask(tokens, last=Choice.of(kept.chosen)), other)
+    assert again.chosen == kept.chosen
+    assert kept.chosen.total_s <= free.chosen.total_s * (1 + STAY) * (1 + HYSTERESIS) * (1 + 1e-9)
+
+
+def test_plan_of_the_request_before_is_left_when_another_saves_more() -> None:
+    remote, local = Choice(PlanKind.REMOTE, "garage", None), Choice(PlanKind.LOCAL, None, None)
+    assert Choice.of(decide(ask(last=local), Situation(LOCAL, [PEER])).chosen) == remote
+    here = price_local(Work(1000, 64), LOCAL.speeds).total_s
+    near = replace(PEER, speeds=LOCAL.speeds, link=LinkSpeeds(1e-4, 1e9, 1e9))
+    assert decide(ask(), Situation(LOCAL, [near])).chosen.plan is PlanKind.LOCAL
+    for part, stays in ((0.97, True), (0.85, False)):
+        faster = Factors(first=part, rest=part)
+        peer = replace(near, corrections={PlanKind.REMOTE: faster, PlanKind.PREFILL: faster})
+        chosen = decide(ask(last=local), Situation(LOCAL, [peer])).chosen
+        assert (chosen.plan is PlanKind.LOCAL) is stays
+        assert chosen.total_s <= here
+
+
+def test_plan_that_was_slower_than_predicted_is_priced_so_and_says_it() -> None:
+    slow = replace(PEER, corrections={PlanKind.REMOTE: Factors(first=2.0, rest=3.0)})
+    bare, corrected = (
+        next(c for c in decide(ask(), Situation(LOCAL, [peer])).candidates if c.plan is PlanKind.REMOTE)
+        for peer in (PEER, slow)
+    )
+    assert corrected.ttft_s == pytest.approx(2 * bare.ttft_s)
+    assert corrected.total_s - corrected.ttft_s == pytest.approx(3 * (bare.total_s - bare.ttft_s))
+    assert corrected.correction == (2.0, 3.0)
+
+
+def test_short_answer_of_a_prefill_is_the_peers_and_over_before_the_caches_meet() -> None:
+    slow_link, there = LinkSpeeds(0.01, 1e5, 1e5), Speeds(900, 60)
+    short, long = (price_prefill(Work(1000, n), LOCAL.speeds, there, slow_link, 0.0, 12_240) for n in (16, 4000))
+    assert short.tpot_s == pytest.approx(1 / 60)
+    assert short.total_s < short.ttft_s + 16 / 60
+    assert long.tpot_s == pytest.approx(1 / 6)
+    assert short.down_bytes < long.down_bytes
