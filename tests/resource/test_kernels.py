@@ -93,7 +93,7 @@ def test_wide_rigs_leave_the_cache_and_respect_the_limit() -> None:
 
 
 def bench(folder: Path) -> RigBench:
-    return RigBench(spawn_engine, EngineSettings(True, True), "q8_0", CHUNK, (1,), folder, cache_bytes=0)
+    return RigBench(spawn_engine, EngineSettings(REPACKS, True), "q8_0", CHUNK, (1,), folder, cache_bytes=0)
 
 
 class Ticks:
