@@ -39,7 +39,8 @@ from edgeagent.core.plan import (
 from edgeagent.execution.admission import ANYONE, Claim, Urgency
 from edgeagent.execution.executors import PATIENCE_S, PeerModel
 from edgeagent.model.resident import Resident
-from edgeagent.resource.planner import Ask, PeerOption, PromptOption, Situation, decide
+from edgeagent.resource.options import Ask, PeerOption, PromptOption, Situation
+from edgeagent.resource.planner import decide
 from edgeagent.wire.messages import LEASE_S
 
 ANSWER_ROOM = 512

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from edgeagent.core.events import Finished
 from edgeagent.core.plan import AnswerReport, Candidate, PlanKind
 from edgeagent.resource.corrections import Correction, Factors, Sample
-from edgeagent.resource.planner import Choice
+from edgeagent.resource.options import Choice
 from edgeagent.wire.messages import OfferedModel
 
 MAX_KNOWN = 1024

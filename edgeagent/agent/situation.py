@@ -17,7 +17,7 @@ from edgeagent.execution.peers import Peers, PeerView
 from edgeagent.model.recipe import output_share
 from edgeagent.model.resident import HeldHead, Resident
 from edgeagent.resource.cost import LinkSpeeds, Speeds
-from edgeagent.resource.planner import HeadOption, LocalOption, Objective, PeerOption, Rules, Situation
+from edgeagent.resource.options import HeadOption, LocalOption, Objective, PeerOption, Rules, Situation
 from edgeagent.resource.split_candidates import Shape
 from edgeagent.wire.messages import OfferedModel
 

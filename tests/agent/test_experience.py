@@ -7,7 +7,7 @@ import pytest
 from edgeagent.agent.experience import Experience
 from edgeagent.core.events import Finished, Usage
 from edgeagent.core.plan import AnswerReport, Candidate, Costs, Decision, Handover, PlanKind
-from edgeagent.resource.planner import Choice
+from edgeagent.resource.options import Choice
 from edgeagent.wire.messages import OfferedModel
 
 OFFER = OfferedModel(

@@ -8,18 +8,8 @@ from edgeagent.core.errors import ContextLengthError, NoPlanError
 from edgeagent.core.plan import PlanKind, ReductionLevel
 from edgeagent.resource.corrections import Factors
 from edgeagent.resource.cost import LinkSpeeds, Speeds, Work, meet_s, price_local, price_prefill
-from edgeagent.resource.planner import (
-    HYSTERESIS,
-    STAY,
-    Ask,
-    Choice,
-    LocalOption,
-    PeerOption,
-    PromptOption,
-    Rules,
-    Situation,
-    decide,
-)
+from edgeagent.resource.options import Ask, Choice, LocalOption, PeerOption, PromptOption, Rules, Situation
+from edgeagent.resource.planner import HYSTERESIS, STAY, decide
 
 LOCAL = LocalOption("m", "Q4", Speeds(30, 6), 4096, 10**9, 20.0, 12_240, "bits")
 PEER = PeerOption(

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from edgeagent.core.plan import PlanKind, ReductionLevel
 from edgeagent.resource.cost import LinkSpeeds, Speeds
-from edgeagent.resource.planner import Ask, LocalOption, PeerOption, PromptOption, Situation, decide
+from edgeagent.resource.options import Ask, LocalOption, PeerOption, PromptOption, Situation
+from edgeagent.resource.planner import decide
 from edgeagent.resource.sharing import speeds_beside, speeds_of_stage
 
 ALONE = Speeds(900, 60, 1e-6, 1e-5)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from edgeagent.core.errors import NoPlanError
 from edgeagent.core.plan import PlanKind, ReductionLevel
 from edgeagent.resource.cost import LinkSpeeds, Speeds, Split, Work, price_split_decode, price_split_prefill
-from edgeagent.resource.planner import Ask, HeadOption, LocalOption, PeerOption, PromptOption, Rules, Situation, decide
+from edgeagent.resource.options import Ask, HeadOption, LocalOption, PeerOption, PromptOption, Rules, Situation
+from edgeagent.resource.planner import decide
 from edgeagent.resource.split_candidates import MAX_CUTS_PRICED, Shape, spread
 
 SHAPE = Shape(layers=30, width=576, cell_bytes=12_240, chunk_tokens=64)

@@ -27,7 +27,8 @@ from regret_pieces import Measured
 from regret_world import Case, Ran, World
 
 from edgeagent.core.plan import Candidate, Decision
-from edgeagent.resource.planner import Rules, decide
+from edgeagent.resource.options import Rules
+from edgeagent.resource.planner import decide
 
 SHARES, QUICK_SHARES = (0.15, 0.4, 1.0), (0.4, 1.0)
 LINKS = ((0.5, 0.05), (3.0, 0.02), (3.0, 0.15), (12.0, 0.05), (50.0, 0.005), (50.0, 0.04), (100.0, 0.15))

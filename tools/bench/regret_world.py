@@ -30,7 +30,7 @@ from edgeagent.execution.splitting import SplitPrefillExecutor
 from edgeagent.execution.stages import StageModel
 from edgeagent.execution.transport.memory import MemoryBroker
 from edgeagent.model.resident import Resident
-from edgeagent.resource.planner import Ask, PromptOption, Situation
+from edgeagent.resource.options import Ask, PromptOption, Situation
 from edgeagent.wire.messages import OfferedModel
 from edgeagent.wire.topics import Topics
 
