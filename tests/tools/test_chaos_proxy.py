@@ -164,7 +164,10 @@ def test_broker_behind_a_bad_link_delivers_and_is_lost_and_comes_back(mosquitto:
                 with pytest.raises(PeerLostError):
                     await arriving.get()
                 near.publish("chaos/2", b"again", retain=True)  # comes as soon as it has subscribed again
-                assert await arriving.get() == ("chaos/2", b"again")
+                said = await arriving.get()
+                while said[0] == "chaos/1":  # once more: its acknowledgement was lost with the connection
+                    said = await arriving.get()
+                assert said == ("chaos/2", b"again")
             finally:
                 await far.close()
                 await near.close()
