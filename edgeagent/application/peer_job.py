@@ -61,21 +61,30 @@ class Job:
         self._offers = offers
         self._prompt_here = asyncio.Event()
         self._split: SplitJob | None = None
+        self._is_done = False
 
     async def run(self) -> None:
+        """Until the device has all that was said, or has left: a connection may be away when the work ends.
+
+        Raises what ended it before.
+        """
         listener = asyncio.create_task(self._listen(), name="peer-listen")
         work = asyncio.create_task(self._work(), name="peer-work")
         try:
             done, _ = await asyncio.wait({listener, work}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            self._is_done = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BLOCK_S):
+                    await listener
         finally:
             for task in (listener, work):
                 task.cancel()
             await asyncio.gather(listener, work, return_exceptions=True)
 
     async def _listen(self) -> None:
-        while True:
+        while not (self._is_done and self._session.is_all_seen):
             match await self._session.receive():
                 case BlockArrived():
                     self._prompt_here.set()

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import re
+import secrets
 import time
 from collections.abc import Callable, Sequence
 
@@ -36,7 +37,15 @@ async def served_offers(
         known = ", ".join(list(held)[:10]) or "none"
         raise ConfigError(f"peer.models: the server has no '{unknown[0]}'; it has {known}")
     offers: dict[str, Offer] = {}
-    for name in list(names or held)[:MAX_MODELS]:
+    wanted = list(names or held)
+    for name in wanted[MAX_MODELS:]:
+        log.warning(
+            "model not offered model=%s reason=%s", name, f"a peer offers {MAX_MODELS}; name those in peer.models"
+        )
+    for name in wanted[:MAX_MODELS]:
+        if taken := offers.get(id_of(name)):
+            log.warning("model not offered model=%s reason=%s", name, f"another has the id {taken.model.model}, too")
+            continue
         try:
             prefill_tok_s, decode_tok_s = await _rates(server, name)
         except EdgeAgentError as error:
@@ -51,7 +60,7 @@ async def served_offers(
             context_tokens=held[name] or context_tokens,
             kv_bytes_per_token=0,
         )
-        offers.setdefault(model.model, Offer(model, served=ServedModel(server, name, admission())))
+        offers[model.model] = Offer(model, served=ServedModel(server, name, admission()))
     if not offers:
         raise EngineError("no model of the server answers a chat; see the log above and the server's own")
     return list(offers.values())
@@ -66,7 +75,8 @@ def id_of(name: str) -> str:
 async def _rates(server: Server, name: str) -> tuple[float, float]:
     """Tokens a second of prompt and of answer, as one chat at a time shows them: the first loads what is not loaded."""
     await _timed(server, name, "Say yes.", 1)
-    prompt = SENTENCE * NUM_SENTENCES + "\nWrite three sentences about such a house."
+    new = f"Note {secrets.token_hex(4)}. "  # or the server's cache of an earlier start would be measured
+    prompt = new + SENTENCE * NUM_SENTENCES + "\nWrite three sentences about such a house."
     first_s, rest_s, num_pieces, ended = await _timed(server, name, prompt, NUM_TOKENS)
     prompt_tokens = ended.prompt_tokens or len(prompt) / TEXT_BYTES_PER_TOKEN
     answer_tokens = ended.answer_tokens or num_pieces

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from edgeagent.core.errors import PeerError, PeerRefusedError, WireError
-from edgeagent.core.generation import Alternative, Generation, Sampling, TokenStep
+from edgeagent.core.generation import NO_ID, Alternative, Generation, Sampling, TokenStep
 from edgeagent.execution.admission import USUAL, Urgency
 from edgeagent.execution.local import Drafted, Evaluated, LocalModel, Pruned, Reloaded
 from edgeagent.execution.offering import Wanted
 from edgeagent.execution.peers import Peers, until_accepted
 from edgeagent.execution.session import Session
-from edgeagent.wire.messages import Done, Failed, Open, Stop, Token, Turn, encode_tokens, encode_turns
+from edgeagent.wire.messages import MAX_DRAWN, Done, Failed, Open, Stop, Token, Turn, encode_tokens, encode_turns
 
 Steps = AsyncGenerator[TokenStep, None]
 
@@ -153,17 +153,20 @@ class RemoteExecutor:
             accepted = await until_accepted(session, self._target.wait_s)
             if accepted.note:
                 self._traffic.notes.append(f"{self.name}: {accepted.note}")
-            num_left = generation.num_left
+            due = len(generation.output)
             while True:
                 match await session.receive():
                     case Token() as token:
+                        step = step_of(token, self._target)
+                        if step.position != due:
+                            raise WireError(f"{self.name} gave token {step.position} where token {due} was due")
                         self._traffic.peer_tokens += not token.is_end
-                        num_left -= 1
-                        yield step_of(token, self._target)
+                        due += 1
+                        yield step
                         if token.is_end:
                             return
                     case Done():
-                        self._check_end(num_left)
+                        self._check_end(generation.max_tokens - due)
                         return
                     case Failed(message=message):
                         raise PeerError(f"{self.name} failed: {message}")
@@ -192,6 +195,9 @@ def open_job(session: Session, job: str, target: PeerModel, generation: Generati
 
 
 def _open_message(job: str, target: PeerModel, generation: Generation, form: str, num_bytes: int) -> Open:
+    """Raises PeerRefusedError for an answer that is too long already for another peer to go on with."""
+    if (drawn := len(generation.output)) > MAX_DRAWN:
+        raise PeerRefusedError(f"{drawn} tokens of the answer are there, and a peer goes on behind {MAX_DRAWN} at most")
     return Open.model_validate(
         {
             "job": job,
@@ -208,9 +214,11 @@ def _open_message(job: str, target: PeerModel, generation: Generation, form: str
 
 
 def step_of(token: Token, target: PeerModel) -> TokenStep:
-    """Raises WireError for a token that the vocabulary does not have: an engine here may have to go on from it."""
+    """Raises WireError for a token that the vocabulary does not have: an engine may have to go on from it."""
     if target.num_vocab is not None and token.token >= target.num_vocab:
         raise WireError(f"token id {token.token} came, and the vocabulary has {target.num_vocab}")
+    if target.variant_sha256 and token.token == NO_ID:
+        raise WireError("a token without an id came, and of that variant each has one")
     top = tuple(Alternative(id_, bytes.fromhex(piece), logprob) for id_, piece, logprob in token.top or ())
     return TokenStep(token.position, token.token, bytes.fromhex(token.piece), token.is_end, token.logprob, top)
 

@@ -154,9 +154,13 @@ class _Meeting:
             raise WireError(f"peer {self._target.peer} has another cache layout; update the older of the two")
         self._session = session
         first_block_at: float | None = None
+        due = len(self._generation.output)
         while True:
             match await session.receive():
                 case Token() as token:
+                    if token.position != due:
+                        raise WireError(f"token {token.position} came where token {due} was due")
+                    due += 1
                     self._traffic.peer_tokens += 1
                     self._steps.put_nowait(step_of(token, self._target))
                 case BlockArrived():

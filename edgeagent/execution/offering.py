@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,15 +72,17 @@ class Offers:
             claims.put_nowait(data)
         return True
 
-    async def place(self, wanted: Wanted) -> str:
-        """The peer that promises to be done first, and keeps a place for us for a lease.
+    async def place(self, wanted: Wanted, holders: Collection[str]) -> str:
+        """The peer of these that promises to be done first, and keeps a place for us for a lease.
 
         Raises PeerRefusedError when all refuse, PeerLostError when none says anything.
         """
         claims: list[JobClaim] = []
         for _ in range(NUM_TRIES):
             claims = await self._answers(wanted)
-            found = {claim.peer: rank for claim in claims if (rank := self._rank(claim)) is not None}
+            # Another one may claim, but not get the text: it may not have it, or does not hold the very variant.
+            ranks = {claim.peer: self._rank(claim) for claim in claims if claim.peer in holders}
+            found = {peer: rank for peer, rank in ranks.items() if rank is not None}
             if found:
                 return min(found, key=lambda peer: found[peer])
             if not claims and not wanted.has_time:

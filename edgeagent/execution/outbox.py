@@ -10,7 +10,7 @@ import secrets
 
 from edgeagent.core.errors import PeerError, PeerLostError, WireError
 from edgeagent.execution.dropping import Dropping
-from edgeagent.execution.durable import Kept, Outbox
+from edgeagent.execution.durable import Kept, Outbox, RecordsError
 from edgeagent.execution.transport.base import Subscription, Transport
 from edgeagent.execution.ways import DeviceWay
 from edgeagent.wire.records import Receipt, Record
@@ -36,7 +36,10 @@ class Sender:
         self._news = asyncio.Event()
         self._lock = asyncio.Lock()
         self._wait_s = FIRST_WAIT_S
+        self._again_at_s = 0.0
+        """On the loop's clock: when all that is under way is sent again."""
         self._is_back = False
+        self._bad_disk = Dropping(log, "what an outbox should do")
 
     async def put(self, body: str) -> None:
         """On the disk when this returns. Raises RecordsError."""
@@ -53,16 +56,26 @@ class Sender:
             group.create_task(self._follow(), name="outbox-follow")
 
     async def _send(self) -> None:
-        """The oldest, again and again: whatever comes makes room for the next ones, and patience short again."""
-        sent = frozenset[str]()
+        """The oldest, again and again: whatever comes makes room for the next ones, and patience short again.
+
+        Records that are put meanwhile do not put off the next time.
+        """
+        sent, loop = frozenset[str](), asyncio.get_running_loop()
         while True:
             self._news.clear()
-            async with self._lock:
-                waiting = await asyncio.to_thread(self._outbox.oldest, WINDOW)
+            try:
+                async with self._lock:
+                    waiting = await asyncio.to_thread(self._outbox.oldest, WINDOW)
+            except RecordsError as error:
+                self._bad_disk.note(error)
+                await asyncio.sleep(MAX_WAIT_S)
+                continue
             self._publish([record for record in waiting if record.number not in sent])
+            if not sent:
+                self._again_at_s = loop.time() + self._wait_s
             sent = frozenset(record.number for record in waiting)
             try:
-                async with asyncio.timeout(self._wait_s if waiting else None):
+                async with asyncio.timeout_at(self._again_at_s if waiting else None):
                     await self._news.wait()
             except TimeoutError:
                 self._wait_s = min(2 * self._wait_s, MAX_WAIT_S)
@@ -97,7 +110,12 @@ class Sender:
             except WireError as error:
                 bad.note(error)
                 continue
-            async with self._lock:
-                await asyncio.to_thread(self._outbox.remove, receipt.number)
+            try:
+                async with self._lock:
+                    await asyncio.to_thread(self._outbox.remove, receipt.number)
+            except RecordsError as error:  # it is sent again, and so is its receipt
+                self._bad_disk.note(error)
+                continue
             self._wait_s = FIRST_WAIT_S
+            self._again_at_s = min(self._again_at_s, asyncio.get_running_loop().time() + FIRST_WAIT_S)
             self._news.set()

@@ -222,7 +222,7 @@ class Peers:
         holders = self.holders(wanted)
         claiming = {v.status.id for v in self.views() if v.status.capacity is not None}
         if len(holders) > 1 and claiming.issuperset(holders):
-            return await self._offers.place(wanted)
+            return await self._offers.place(wanted, holders)
         if chosen in holders or not holders:
             return chosen
         return holders[0]

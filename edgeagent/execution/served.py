@@ -104,7 +104,7 @@ class Server:
     async def models(self) -> dict[str, int | None]:
         """What it runs, and how much context each has, where it says so. Raises EngineError."""
         async with self._response("GET", "/models") as response:
-            body = await response.content.read(MAX_LIST_BYTES)
+            body = await _read(response, MAX_LIST_BYTES)
         try:
             return {entry.id: entry.max_model_len for entry in _List.model_validate_json(body).data}
         except ValidationError as error:
@@ -138,7 +138,7 @@ class Server:
             sent = self._session.request(method, url, json=body, headers=headers, allow_redirects=False)
             async with sent as response:
                 if response.status != 200:
-                    raise _refusal(response.status, await response.content.read(MAX_ERROR_BYTES))
+                    raise _refusal(response.status, await _read(response, MAX_ERROR_BYTES))
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             why = str(error) or type(error).__name__
@@ -156,6 +156,14 @@ async def open_server(address: ServerAddress) -> AsyncIterator[Server]:
         timeout=timeout, connector=connector, read_bufsize=MAX_LINE_BYTES // 2, trust_env=False
     ) as session:
         yield Server(address, session)
+
+
+async def _read(response: "ClientResponse", max_bytes: int) -> bytes:
+    """The body, or so much of its beginning; a single `read` gives what has come until then."""
+    body = b""
+    while len(body) < max_bytes and (part := await response.content.read(max_bytes - len(body))):
+        body += part
+    return body
 
 
 async def _events(response: "ClientResponse") -> AsyncGenerator[Piece | Ended, None]:

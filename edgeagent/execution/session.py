@@ -84,12 +84,23 @@ class Session:
             message = self._outgoing.add(message, time.monotonic())
         self._try_to_send(message)
 
+    @property
+    def is_all_seen(self) -> bool:
+        """Whether the other end has told to have every message that must not be lost."""
+        return self._outgoing.is_empty
+
     def resume(self) -> None:
-        """A connection was away and is back: what may have been lost is said again, and asked for."""
-        for message in self._outgoing.again(time.monotonic()):
-            self._try_to_send(message)
-        self._try_to_send(Resume(seen=self._incoming.seen))
-        self._resume_blocks()
+        """A connection was away and is back: what may have been lost is said again, and asked for.
+
+        A session that cannot go on (the broker takes less than before) fails alone.
+        """
+        try:
+            for message in self._outgoing.again(time.monotonic()):
+                self._try_to_send(message)
+            self._try_to_send(Resume(seen=self._incoming.seen))
+            self._resume_blocks()
+        except WireError as error:
+            self.fail(error)
 
     def _resume_blocks(self) -> None:
         if self._sender:

@@ -9,6 +9,7 @@ from edgeagent.core.errors import WireError
 from edgeagent.core.generation import MAX_TOP_LOGPROBS, NO_ID, Sampling, TokenId
 from edgeagent.core.stage_descriptor import StageDescriptor
 from edgeagent.core.stages import hidden_row_bytes
+from edgeagent.wire.topics import ID_PATTERN
 
 MAX_BLOCKS = 65_536
 LEASE_S = 2.0
@@ -217,7 +218,8 @@ _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 class OfferedModel(Body):
     """One variant a peer holds, with its measured rates."""
 
-    model: str
+    model: Annotated[str, Field(pattern=f"^{ID_PATTERN}$")]
+    """Part of a topic where jobs with it are offered."""
     variant: str
     variant_sha256: Sha256 | None = None
     """None: somebody else's server runs it, which gives text and no token ids."""

@@ -50,6 +50,10 @@ class Outgoing:
             self._kept.popitem(last=False)
             self._said_at_s = now_s
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._kept
+
     def is_overdue(self, now_s: float) -> bool:
         return bool(self._kept) and now_s - self._said_at_s > OVERDUE_S
 

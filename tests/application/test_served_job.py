@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -30,25 +31,28 @@ async def _models(_request: web.Request) -> web.Response:
     return web.json_response({"object": "list", "data": [{"id": "House/Lamp_7B", "max_model_len": 2048}]})
 
 
-async def _chat(request: web.Request) -> web.StreamResponse:
-    """Says the words, and breaks off before the last where the prompt wants it to."""
+async def _chat(gate: asyncio.Event, request: web.Request) -> web.StreamResponse:
+    """Says the words; where the prompt wants it, breaks off before the last, or waits for the gate behind the first."""
     asked = await request.json()
     response = web.StreamResponse()
     await response.prepare(request)
-    is_broken = asked["messages"][0]["content"] == "Break."
+    wish = asked["messages"][0]["content"]
+    is_broken = wish == "Break."
     for word in WORDS[: 2 if is_broken else None]:
         chunk = {"choices": [{"delta": {"content": word}}]}
         await response.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        if wish == "Wait.":
+            await gate.wait()
     if not is_broken:
         await response.write(b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n')
     return response
 
 
 @contextlib.asynccontextmanager
-async def server() -> AsyncIterator[Server]:
+async def server(gate: asyncio.Event | None = None) -> AsyncIterator[Server]:
     app = web.Application()
     app.router.add_get("/v1/models", _models)
-    app.router.add_post("/v1/chat/completions", _chat)
+    app.router.add_post("/v1/chat/completions", partial(_chat, gate or asyncio.Event()))
     runner, port = web.AppRunner(app), free_port()
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
@@ -106,6 +110,34 @@ def test_server_that_breaks_off_loses_the_answer_and_nobody_else_can_go_on_with_
     front(scene)
 
 
+def test_answer_that_ends_while_the_connection_is_away_is_whole_when_it_is_back() -> None:
+    async def scene() -> None:
+        broker, gate, admission = MemoryBroker(), asyncio.Event(), Admission(slots=1, queue=1)
+        async with server(gate) as found:
+            far, said = broker.connect(), list[bytes]()
+            service = PeerService(
+                "garage", "test", far, TOPICS, await served_offers(found, (), 4096, lambda: admission)
+            )
+            peers = Peers(broker.connect(), TOPICS, "kitchen")
+            async with background(service.run(), "peer"), background(peers.run(), "device"):
+                assert await peers.wait_for_peer(10)
+                turns = [{"role": "user", "content": "Wait."}]
+                async for step in RemoteExecutor(
+                    peers, PeerModel("garage", "lamp-7b", "", ""), Traffic(), turns
+                ).extend(generation()):
+                    said.append(step.piece)
+                    if len(said) == 1:
+                        far.cut()
+                        gate.set()
+                        while admission.num_running:  # noqa: ASYNC110
+                            await asyncio.sleep(0.01)
+                        await asyncio.sleep(0.05)
+                        far.mend()
+            assert b"".join(said).decode() == "".join(WORDS)
+
+    asyncio.run(scene())
+
+
 def test_what_such_a_server_cannot_do_is_refused_and_the_peer_stays_whole() -> None:
     async def scene(peers: Peers, target: PeerModel) -> None:
         wanted = generation(Sampling(grammar='root ::= "yes"'))
@@ -115,6 +147,16 @@ def test_what_such_a_server_cannot_do_is_refused_and_the_peer_stays_whole() -> N
         assert not any(peers.is_broken(view) for view in peers.views())
 
     front(scene)
+
+
+def test_models_that_would_have_one_id_are_offered_once_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        async with server() as found:
+            names = ("House/Lamp_7B", "House/Lamp_7B")
+            assert len(await served_offers(found, names, 4096, lambda: Admission(slots=1, queue=1))) == 1
+
+    asyncio.run(scene())
+    assert "another has the id lamp-7b" in caplog.text
 
 
 def test_name_that_the_server_does_not_have_is_an_error_with_those_that_it_has() -> None:

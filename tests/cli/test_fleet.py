@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from edgeagent.cli.fleet import fleet
 from edgeagent.core.errors import EdgeAgentError, NotFoundError, TrustError
+from edgeagent.execution.durable import Collection, Kept
 
 Json = dict[str, "object"]
 
@@ -125,3 +126,18 @@ def test_commands_of_an_operator_need_a_fleet(kitchen: Machine) -> None:
 def test_bad_usage_is_told(operator: Machine, arguments: list[str]) -> None:
     env = {"EDGEAGENT_STATE": str(operator.folder)}
     assert CliRunner(env=env).invoke(fleet, ["enroll", *arguments]).exit_code == 2
+
+
+def test_what_a_device_recorded_is_shown_as_its_own_whatever_it_says(tmp_path: Path) -> None:
+    peer = Machine(tmp_path / "peer")
+    collection = Collection(peer.folder / "collected.sqlite")
+    bodies: list[object] = ["text", {"at": 1e300}, {"at": "now", "device": "attic", "plan": "\x1b[2J"}, {"at": 0}]
+    for number, body in enumerate(bodies):
+        collection.add("kitchen", Kept(f"{number:032x}", json.dumps(body)))
+    collection.close()
+    lines = peer.run("records").splitlines()
+    assert [line.split("  ")[1] for line in lines] == ["kitchen"] * len(bodies)
+    assert lines[1].startswith('?  kitchen  plan="\\u001b[2J" model=None')
+    shown = peer.facts("records")["records"]
+    assert isinstance(shown, list)
+    assert {each["device"] for each in shown} == {"kitchen"}

@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import apsw
 import pytest
 
 from edgeagent.application.collecting import collect
 from edgeagent.broker import background
+from edgeagent.execution import outbox
 from edgeagent.execution.durable import Collection, Kept, Outbox, RecordsError
 from edgeagent.execution.outbox import Sender
 from edgeagent.execution.transport.memory import MemoryBroker
@@ -103,9 +105,9 @@ def test_fifty_kills_lose_no_record_and_bring_none_twice(tmp_path: Path, mosquit
 def test_what_comes_again_is_collected_once_and_ends_the_sending_each_time(tmp_path: Path) -> None:
     async def scene() -> None:
         broker = MemoryBroker()
-        outbox, collection = Outbox(tmp_path / "out.sqlite"), Collection(tmp_path / "in.sqlite")
+        kept_here, collection = Outbox(tmp_path / "out.sqlite"), Collection(tmp_path / "in.sqlite")
         near, far = broker.connect(), broker.connect()
-        sender = Sender(outbox, near, TOPICS, "kitchen", PlainDevice())
+        sender = Sender(kept_here, near, TOPICS, "kitchen", PlainDevice())
         seen = broker.connect().subscribe(TOPICS.all_records())
         async with (
             background(sender.run(), "sender"),
@@ -114,15 +116,74 @@ def test_what_comes_again_is_collected_once_and_ends_the_sending_each_time(tmp_p
             await asyncio.sleep(0.01)
             for number in range(40):
                 await sender.put(str(number))
-            while outbox.num_waiting:  # noqa: ASYNC110
+            while kept_here.num_waiting:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             topic, payload = await seen.get()
             near.publish(topic, payload)  # as a broker may
             await sender.put("last")
-            while outbox.num_waiting:  # noqa: ASYNC110
+            while kept_here.num_waiting:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         bodies = [kept.body for _, kept in collection.newest(100)]
         assert bodies == ["last", *(str(number) for number in reversed(range(40)))]
+
+    asyncio.run(scene())
+
+
+def test_records_that_are_put_do_not_put_off_what_is_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "FIRST_WAIT_S", 0.3)
+
+    async def scene() -> None:
+        broker = MemoryBroker()
+        seen = broker.connect().subscribe(TOPICS.all_records())
+        sender = Sender(Outbox(tmp_path / "out.sqlite"), broker.connect(), TOPICS, "kitchen", PlainDevice())
+        async with background(sender.run(), "sender"), asyncio.timeout(PATIENCE_S):
+            await sender.put("first")
+            _, first = await seen.get()
+            putting = asyncio.create_task(_put_on(sender))
+            while (await seen.get())[1] != first:
+                pass
+            putting.cancel()
+            await asyncio.gather(putting, return_exceptions=True)
+
+    asyncio.run(scene())
+
+
+async def _put_on(sender: Sender) -> None:
+    while True:
+        await sender.put("another")
+        await asyncio.sleep(0.01)
+
+
+def test_what_the_disk_does_not_take_gets_no_receipt_and_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "FIRST_WAIT_S", 0.05)
+    path, waiting = tmp_path / "in.sqlite", Outbox(tmp_path / "out.sqlite")
+    table = "CREATE TABLE collected(place INTEGER PRIMARY KEY, device TEXT, number TEXT, body, UNIQUE(device, number))"
+
+    async def scene() -> None:
+        broker, collection = MemoryBroker(), Collection(path)
+        disk = apsw.Connection(str(path))
+        disk.execute("DROP TABLE collected")
+        sender = Sender(waiting, broker.connect(), TOPICS, "kitchen", PlainDevice())
+        seen = broker.connect().subscribe(TOPICS.all_records())
+        async with (
+            background(collect(collection, broker.connect(), TOPICS, "garage", PlainPeer()), "collector"),
+            background(sender.run(), "sender"),
+            asyncio.timeout(PATIENCE_S),
+        ):
+            await asyncio.sleep(0.01)
+            await sender.put("kept")
+            for _ in range(2):
+                await seen.get()
+            assert waiting.num_waiting == 1
+            disk.execute(table)
+            while waiting.num_waiting:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert [kept.body for _, kept in collection.newest(9)] == ["kept"]
+        disk.close()
 
     asyncio.run(scene())
 

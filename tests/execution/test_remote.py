@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from edgeagent.broker import background
-from edgeagent.core.errors import PeerError
-from edgeagent.core.generation import Generation, Sampling
+from edgeagent.core.errors import PeerError, PeerRefusedError
+from edgeagent.core.generation import NO_ID, Generation, Sampling
 from edgeagent.execution.executors import PeerModel, RemoteExecutor, Traffic
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.session import Session
 from edgeagent.execution.transport.memory import MemoryBroker
 from edgeagent.wire.frames import PlainChannel, read_label
-from edgeagent.wire.messages import Accepted, Done, Message, PeerStatus, Token
+from edgeagent.wire.messages import MAX_DRAWN, Accepted, Done, Message, PeerStatus, Token
 from edgeagent.wire.topics import Topics
 
 TOPICS = Topics("test")
@@ -43,11 +43,11 @@ async def saying(*said: Message) -> AsyncIterator[Peers]:
         yield peers
 
 
-def tokens(*said: Message, turns: list[dict[str, str]] | None = None) -> list[int]:
+def tokens(*said: Message, turns: list[dict[str, str]] | None = None, drawn: tuple[int, ...] = ()) -> list[int]:
     async def scene() -> list[int]:
         async with saying(Accepted(), *said) as peers:
             executor = RemoteExecutor(peers, PeerModel("garage", "m", "0" * 64, ""), Traffic(), turns)
-            generation = Generation("g", "0" * 64, (1, 2), Sampling(), 3)
+            generation = Generation("g", "0" * 64, (1, 2), Sampling(), 3 + len(drawn), drawn)
             return [step.token async for step in executor.extend(generation)]
 
     return asyncio.run(scene())
@@ -62,3 +62,19 @@ def test_answer_that_a_peer_says_is_over_too_early_is_not_taken_for_whole(reason
 def test_end_of_another_model_is_the_peers_to_tell() -> None:
     turns = [{"role": "user", "content": "Hello"}]
     assert tokens(*TOKENS, Done(reason="length"), turns=turns) == [0, 1]
+
+
+def test_token_without_an_id_of_a_variant_that_others_hold_is_not_taken() -> None:
+    with pytest.raises(PeerError, match="without an id"):
+        tokens(Token(position=0, token=NO_ID, piece="61"))
+
+
+def test_peer_that_begins_anew_behind_what_is_drawn_is_left() -> None:
+    assert tokens(Token(position=2, token=9, piece="61", is_end=True), drawn=(7, 8)) == [9]
+    with pytest.raises(PeerError, match="token 0 where token 2 was due"):
+        tokens(*TOKENS, drawn=(7, 8))
+
+
+def test_answer_that_is_longer_than_a_peer_is_told_is_refused_here() -> None:
+    with pytest.raises(PeerRefusedError, match=f"behind {MAX_DRAWN} at most"):
+        tokens(drawn=(7,) * (MAX_DRAWN + 1))

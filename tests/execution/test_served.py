@@ -34,6 +34,7 @@ DONE = b"data: [DONE]\n\n"
 async def serving(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[Server]:
     app = web.Application()
     app.router.add_post("/v1/chat/completions", answer)
+    app.router.add_get("/v1/models", answer)
     runner = web.AppRunner(app)
     await runner.setup()
     port = free_port()
@@ -150,5 +151,29 @@ def test_server_that_is_not_there_is_lost() -> None:
         async with open_server(ServerAddress(f"http://127.0.0.1:{free_port()}/v1")) as server:
             with pytest.raises(EngineLostError, match="start it"):
                 await server.models()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_body_that_comes_in_parts_is_read_whole(status: int) -> None:
+    parts = {200: (b'{"data":[{"id":"a"},', b'{"id":"b"}]}'),
+             400: (b'{"error":{"message":"no", ', b'"code":"context_length_exceeded"}}')}  # fmt: skip
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=status)
+        await response.prepare(request)
+        for part in parts[status]:
+            await response.write(part)
+            await asyncio.sleep(0.05)
+        return response
+
+    async def scene() -> None:
+        async with serving(answer) as server:
+            if status == 200:
+                assert await server.models() == {"a": None, "b": None}
+            else:
+                with pytest.raises(ContextLengthError):
+                    await events(server)
 
     asyncio.run(scene())

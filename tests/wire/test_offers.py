@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeagent.core.errors import ProtocolError, WireError
+from edgeagent.wire.messages import OfferedModel, PeerStatus, decode_status
 from edgeagent.wire.notes import decode_plain, encode_plain
 from edgeagent.wire.offers import JobClaim, JobOffer
 from edgeagent.wire.opening import Party
@@ -83,3 +84,12 @@ def test_any_bytes_are_neither(data: bytes) -> None:
     refused(JobOffer, sign_note(DEVICE, OFFER)[:28] + data, PEER)
     with pytest.raises(WireError):
         decode_plain(JobOffer, data)
+
+
+def test_model_that_no_topic_can_name_is_no_part_of_a_status() -> None:
+    model = OfferedModel(model="m", variant="v", exact_key="", prefill_tok_s=1, decode_tok_s=1, context_tokens=1,
+                         kv_bytes_per_token=0)  # fmt: skip
+    status = PeerStatus(id="garage", state="online", models=(model,)).model_dump_json()
+    assert decode_status(status.encode()).models == (model,)
+    with pytest.raises(WireError):
+        decode_status(status.replace('"m"', '"a/#"').encode())

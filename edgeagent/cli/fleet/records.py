@@ -34,7 +34,7 @@ def _newest(settings: Settings, limit: int) -> list[JsonObject]:
         return []
     collection = Collection(settings.paths.collected)
     try:
-        return [{"device": device, **_facts(kept.body)} for device, kept in collection.newest(limit)]
+        return [{**_facts(kept.body), "device": device} for device, kept in collection.newest(limit)]
     finally:
         collection.close()
 
@@ -49,7 +49,20 @@ def _facts(body: str) -> JsonObject:
 
 
 def _line(each: JsonObject) -> str:
-    at = each.get("at")
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if isinstance(at, int | float) else "?"
-    told = " ".join(f"{key}={each.get(key)}" for key in ("plan", "model", "peer", "answer_tokens", "handovers"))
-    return f"{when}  {each['device']}  {told}"
+    told = " ".join(f"{key}={_shown(each.get(key))}" for key in ("plan", "model", "peer", "answer_tokens", "handovers"))
+    return f"{_when(each.get('at'))}  {each['device']}  {told}"
+
+
+def _when(at: object) -> str:
+    if not isinstance(at, int | float):
+        return "?"
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    except (ValueError, OverflowError, OSError):
+        return "?"
+
+
+def _shown(value: object) -> str:
+    """Nothing that a terminal would take for an order."""
+    text = str(value)
+    return text if text.isprintable() else json.dumps(text)

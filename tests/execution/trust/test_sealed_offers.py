@@ -84,27 +84,36 @@ def test_offer_of_nobody_is_not_answered(town: Town) -> None:
     play(scene)
 
 
-def test_claim_of_a_peer_that_has_shown_no_status_does_not_count(town: Town) -> None:
-    """An enrolled one, but not one that this device knows: what it offers nobody has seen."""
+class Claiming(SealedPeer):
+    """Claims in the name of another member of the fleet, and at once."""
+
+    def __init__(self, standing: Standing, other: Standing) -> None:
+        super().__init__(standing, time.time)
+        self._other = other
+
+    def tell(self, note: AnyNote) -> bytes:
+        assert isinstance(note, JobClaim)
+        return sign_note(self._other.party("peer"), note.model_copy(update={"peer": "cellar", "finish_s": 0.0}))
+
+
+@pytest.mark.parametrize("shows_status", [False, True])
+def test_claim_of_a_peer_that_may_not_have_the_job_does_not_count(town: Town, *, shows_status: bool) -> None:
+    """An enrolled one, but not one that this device knows, or one whose credential does not allow that plan."""
     both = [(name, town.member(name, "peer")) for name in ("garage", "attic")]
-    cellar = town.member("cellar", "peer")
-
-    class Quick(SealedPeer):
-        """Claims in the name of another member of the fleet."""
-
-        def tell(self, note: AnyNote) -> bytes:
-            assert isinstance(note, JobClaim)
-            return sign_note(cellar.party("peer"), note.model_copy(update={"peer": "cellar", "finish_s": 0.0}))
+    cellar = town.member("cellar", "peer", plans=("prefill",))
 
     async def scene() -> None:
         async with contextlib.AsyncExitStack() as stack:
+            if shows_status:
+                await stack.enter_async_context(peers_of(town, ("cellar", cellar)))
             for name, standing in both:
                 offer = Offer(MODEL, contextlib.nullcontext)  # type: ignore[arg-type]
-                way = Quick(standing, time.time)
+                way = Claiming(standing, cellar)
                 service = PeerService(name, "test", town.broker.connect(), TOPICS, [offer], way)
                 await stack.enter_async_context(background(service.run(), name))
             await asyncio.sleep(0.01)
             peers = await stack.enter_async_context(town.device(sealed_device(town.member("kitchen", "device"))))
+            assert len(peers.views()) == 2 + shows_status
             with pytest.raises(PeerError):
                 await peers.place(WANTED, "garage")
 
