@@ -17,7 +17,7 @@ from edgeagent.agent.layout import Layout
 from edgeagent.agent.loop import Agent
 from edgeagent.agent.memory.memory import Memory
 from edgeagent.agent.notebook import Notebook
-from edgeagent.agent.prompting import as_first_asked, question_of, split_pasted, system_of
+from edgeagent.agent.prompting import as_first_asked, question_of, split_pasted, system_of, told_apart
 from edgeagent.agent.seen_prompts import SeenPrompts
 from edgeagent.agent.selection import ToolSelector
 from edgeagent.agent.stored import Stored
@@ -247,7 +247,7 @@ class _Turn:
     def answer(self, messages: Sequence[Message], grammar: str | None) -> AsyncGenerator[Event, None]:
         shown = as_first_asked(messages, {at: [item.text for item in items] for at, items in self.earlier.items()})
         kept, pasted = split_pasted(shown)
-        documents = (*self.request.documents, pasted) if pasted else self.request.documents
+        documents = told_apart((*self.request.documents, pasted) if pasted else self.request.documents)
         layout = self.assistant.laid_out(self.request, self.user, kept)
         material = Material(
             kept,

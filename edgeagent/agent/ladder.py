@@ -4,6 +4,7 @@ L1 leaves out repeats. L2 keeps a quarter of what is left, by relevance to the q
 these sentences, L4 also has a summary in place of old turns. Instructions, tools, the newest turns and quotes stay.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -59,7 +60,7 @@ class Ladder:
         return [Sentence(source, i, text, tokens=n) for (source, i, text), n in zip(units, counts, strict=True)]
 
     async def _of_documents(self, sentences: Sequence[Sentence]) -> list[Draft]:
-        gone = repeated(sentences)
+        gone = await asyncio.to_thread(repeated, sentences)
         made = []
         if gone or self.wish is ReductionLevel.L1:
             unique = selection_without(sentences, gone, ReductionLevel.L1)

@@ -3,7 +3,8 @@
 What changes from one request to the next comes last, so that the front of the prompt stays in the cache.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from edgeagent.agent.layout import Layout
 from edgeagent.core.chat import Document, Message
@@ -31,6 +32,21 @@ def split_pasted(messages: Sequence[Message]) -> tuple[tuple[Message, ...], Docu
         return tuple(messages), None
     shortened = last.model_copy(update={"content": question.strip()})
     return (*messages[:-1], shortened), Document(source=PASTED, text=body.rstrip())
+
+
+def told_apart(documents: Iterable[Document]) -> tuple[Document, ...]:
+    """The documents, of which those with a name that another one has get a number: texts are known by it."""
+    taken: set[str] = set()
+    nexts: Counter[str] = Counter()
+    apart: list[Document] = []
+    for document in documents:
+        name = document.source
+        while name in taken:
+            nexts[document.source] += 1
+            name = f"{document.source} ({nexts[document.source] + 1})"
+        taken.add(name)
+        apart.append(document.model_copy(update={"source": name}))
+    return tuple(apart)
 
 
 def system_of(messages: Sequence[Message]) -> str:

@@ -26,6 +26,8 @@ class Stored:
         """
         parts = pieces(document)
         known = await self.memory.measures(self.user, [part.stored for part in parts])
+        if not any(known):  # as of most documents
+            return [None] * len(sentences)
         found: list[float | None] = []
         for part, measure in zip(parts, known, strict=True):
             num_words, num_before = num_of(part.text), num_of(part.path)

@@ -1,4 +1,7 @@
-"""What of a user's message is worth remembering without being told to: what he says of himself and his own. Pure."""
+"""What of a user's message is worth remembering without being told to: what he says of himself and his own. Pure.
+
+In doubt nothing is: neither words that may be another's (pasted, quoted, to be worked on) nor secrets.
+"""
 
 import re
 
@@ -14,18 +17,25 @@ _ASKS = re.compile(
     r"|make|help|let|do|does|did|is|are)\b|\b(?:i want|i need|i would like|i'd like|i wish) (?:you|to know|to ask)\b",
     re.I,
 )
+_CITES = re.compile(r"[\n\"“”„«»`<>{}]|:(?:\s|$)|https?://|(?<!\w)['\u2018]\w")
+"""Lines, quotes, what a colon brings, code: such a message may hold somebody else's words."""
+_SECRET = re.compile(
+    r"\b(?:pass(?:word|phrase|code|port)s?|pins?|secrets?|tokens?|credentials?|login|keys?|codes?|iban|cvv|cvc|ssn"
+    r"|social security|(?:account|card|credit|licen[cs]e|insurance) (?:card|number|no)\b)\b"
+    r"|(?:\d[ ./-]?){9,}|(?=\S*\d)(?=\S*[^\W\d])\S{12,}",
+    re.I,
+)
+"""Words for what must not lie about, long numbers (cards, accounts, telephones), and what looks like a key."""
 
 
 def told(message: str) -> list[str]:
-    """The sentences in which somebody tells of himself; none for questions, requests and long texts."""
-    if len(message) > MAX_CHARS * MAX_KEPT:
+    """The sentences in which somebody tells of himself; none for questions, requests, quotes, secrets, long texts."""
+    if len(message) > MAX_CHARS * MAX_KEPT or _CITES.search(message.strip()):
         return []
-    found = [
-        sentence
-        for sentence in sentences(message)
-        if len(sentence.split()) >= MIN_WORDS
-        and len(sentence) <= MAX_CHARS
-        and _OWN.search(sentence)
-        and not _ASKS.search(sentence)
-    ]
-    return found[:MAX_KEPT]
+    return [sentence for sentence in dict.fromkeys(sentences(message)) if _is_told(sentence)][:MAX_KEPT]
+
+
+def _is_told(sentence: str) -> bool:
+    is_short = len(sentence.split()) >= MIN_WORDS and len(sentence) <= MAX_CHARS
+    is_own = bool(_OWN.search(sentence)) and not _ASKS.search(sentence)
+    return is_short and is_own and not _SECRET.search(sentence)

@@ -77,8 +77,8 @@ def _said(text: str) -> _Said:
     return _Said(found, found - OPENERS, facts(text), is_prose)
 
 
-def _pairs(said: Sequence[_Said], gone: Container[int]) -> list[tuple[int, int]]:
-    """Sentences that may say the same, the earlier one first."""
+def _pairs(said: Sequence[_Said], gone: Container[int]) -> Iterator[tuple[int, int]]:
+    """Sentences that may say the same, the earlier one first; a pair may come twice."""
     counts = Counter(word for one in said for word in one.telling)
     compared = [i for i, one in enumerate(said) if one.is_prose and i not in gone]
     holders: defaultdict[str, list[int]] = defaultdict(list)
@@ -86,17 +86,20 @@ def _pairs(said: Sequence[_Said], gone: Container[int]) -> list[tuple[int, int]]
         for word in said[i].telling:
             if len(holders[word]) < MAX_HOLDERS:
                 holders[word].append(i)
-    pairs: set[tuple[int, int]] = set()
     for i in compared:
         rarest = sorted(said[i].telling, key=lambda word: (counts[word], word))[:NUM_RAREST]
-        pairs.update((min(i, j), max(i, j)) for word in rarest for j in holders[word] if i != j)
-    return sorted(pairs)
+        for j in sorted({j for word in rarest for j in holders[word] if i != j}):
+            yield min(i, j), max(i, j)
 
 
 def _lesser(sentences: Sequence[Sentence], said: Sequence[_Said], i: int, j: int) -> tuple[int, str] | None:
     """Which of two sentences can go, and why."""
     a, b = said[i], said[j]
-    share = len(a.words & b.words) / len(a.words | b.words)
+    common = len(a.words & b.words)
+    most, fewest = max(len(a.words), len(b.words)), min(len(a.telling), len(b.telling))
+    if common < min(NEAR_SHARE * most, CONTAINED_SHARE * fewest):  # neither can be: nearly all pairs
+        return None
+    share = common / (len(a.words) + len(b.words) - common)
     for lost, kept in ((j, i), (i, j)):
         one, other = said[lost], said[kept]
         if sentences[lost].protected or not one.facts <= other.words or _denied(one) != _denied(other):

@@ -1,5 +1,6 @@
 """Additions that wait for the disk together: what comes while one transaction is written goes into the next, as one."""
 
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class GroupedAdditions:
         try:
             await self._on_thread(lambda: self._write_until(addition))
         finally:
-            if addition in self._waiting:
+            with contextlib.suppress(ValueError):  # the thread has taken it
                 self._waiting.remove(addition)
         if isinstance(addition.outcome, EdgeAgentError):
             raise addition.outcome
@@ -44,10 +45,17 @@ class GroupedAdditions:
     def _write_until(self, addition: _Addition) -> None:
         """Usually an earlier turn on this thread has written it already."""
         while addition.outcome is None:
-            group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP))]
-            if not group:  # cancelled
+            if not (group := self._taken()):  # cancelled
                 return
             self._write(group)
+
+    def _taken(self) -> list[_Addition]:
+        """The next group. Additions that are cancelled meanwhile leave the queue on the loop's thread."""
+        group: list[_Addition] = []
+        with contextlib.suppress(IndexError):
+            while len(group) < MAX_GROUP:
+                group.append(self._waiting.popleft())
+        return group
 
     def _write(self, group: Sequence[_Addition]) -> None:
         try:

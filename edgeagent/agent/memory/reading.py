@@ -24,7 +24,7 @@ def _text_of_pdf(content: bytes, name: str) -> str:
     """The text layer, page by page, paragraphs apart."""
     try:
         from pypdf import PdfReader
-        from pypdf.errors import PyPdfError
+        from pypdf.errors import DependencyError, PyPdfError
     except ImportError:
         raise RequestError(f"{name} is a PDF; install 'edgeagent[pdf]' to read it, or convert it to text") from None
     pages: list[str] = []
@@ -35,6 +35,8 @@ def _text_of_pdf(content: bytes, name: str) -> str:
             room -= len(pages[-1])
             if room < 0:
                 raise RequestError(f"{name} holds more than {MAX_TEXT_CHARS} characters; split it")
+    except DependencyError as e:
+        raise RequestError(f"{name} is encrypted ({e}); save it without encryption") from None
     except (
         PyPdfError,
         ValueError,
@@ -44,6 +46,8 @@ def _text_of_pdf(content: bytes, name: str) -> str:
         IndexError,
         RecursionError,
         OverflowError,
+        NotImplementedError,
+        AssertionError,
     ) as e:
         raise RequestError(f"{name} cannot be read as a PDF ({type(e).__name__}); convert it to text") from None
     if not any(page.strip() for page in pages):

@@ -20,10 +20,10 @@ def open_memory(encoder: Encoder, tmp_path: Path) -> OpenMemory:
         return encoder
 
     @asynccontextmanager
-    async def opened(path: Path = tmp_path / "memory.sqlite") -> AsyncIterator[Memory]:
+    async def opened(path: Path = tmp_path / "memory.sqlite", max_memories: int | None = None) -> AsyncIterator[Memory]:
         ticks = iter(range(1_700_000_000, 1_800_000_000))
         embedder = OnnxEmbedder(locate, 384)
-        memory = await Memory.open(path, embedder, lambda: float(next(ticks)))
+        memory = await Memory.open(path, embedder, lambda: float(next(ticks)), max_memories)
         try:
             yield memory
         finally:
