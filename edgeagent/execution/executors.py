@@ -153,17 +153,18 @@ class RemoteExecutor:
             accepted = await until_accepted(session, self._target.wait_s)
             if accepted.note:
                 self._traffic.notes.append(f"{self.name}: {accepted.note}")
-            num_left = generation.num_left
+            due = len(generation.output)
             while True:
                 match await session.receive():
                     case Token() as token:
+                        step = step_of(token, self._target, due)
                         self._traffic.peer_tokens += not token.is_end
-                        num_left -= 1
-                        yield step_of(token, self._target)
+                        due += 1
+                        yield step
                         if token.is_end:
                             return
                     case Done():
-                        self._check_end(num_left)
+                        self._check_end(generation.max_tokens - due)
                         return
                     case Failed(message=message):
                         raise PeerError(f"{self.name} failed: {message}")
@@ -207,8 +208,11 @@ def _open_message(job: str, target: PeerModel, generation: Generation, form: str
     )
 
 
-def step_of(token: Token, target: PeerModel) -> TokenStep:
-    """Raises WireError for a token that the vocabulary does not have: an engine here may have to go on from it."""
+def step_of(token: Token, target: PeerModel, due: int) -> TokenStep:
+    """Raises WireError for a token that is not the one `due`, or that the vocabulary does not have: an engine here may
+    have to go on from it."""
+    if token.position != due:
+        raise WireError(f"token {token.position} came where token {due} was due")
     if target.num_vocab is not None and token.token >= target.num_vocab:
         raise WireError(f"token id {token.token} came, and the vocabulary has {target.num_vocab}")
     top = tuple(Alternative(id_, bytes.fromhex(piece), logprob) for id_, piece, logprob in token.top or ())

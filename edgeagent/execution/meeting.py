@@ -154,11 +154,13 @@ class _Meeting:
             raise WireError(f"peer {self._target.peer} has another cache layout; update the older of the two")
         self._session = session
         first_block_at: float | None = None
+        due = len(self._generation.output)
         while True:
             match await session.receive():
                 case Token() as token:
+                    self._steps.put_nowait(step_of(token, self._target, due))
                     self._traffic.peer_tokens += 1
-                    self._steps.put_nowait(step_of(token, self._target))
+                    due += 1
                 case BlockArrived():
                     self._first_there = session.receiver.lowest_of_suffix(self._num_blocks)
                     self._traffic.kv_tokens = len(self._generation.prompt) - self._first_there * self._chunk
