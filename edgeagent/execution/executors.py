@@ -12,7 +12,7 @@ from edgeagent.execution.local import Drafted, Evaluated, LocalModel, Pruned, Re
 from edgeagent.execution.offering import Wanted
 from edgeagent.execution.peers import Peers, until_accepted
 from edgeagent.execution.session import Session
-from edgeagent.wire.messages import Done, Failed, Open, Stop, Token, Turn, encode_tokens, encode_turns
+from edgeagent.wire.messages import MAX_DRAWN, Done, Failed, Open, Stop, Token, Turn, encode_tokens, encode_turns
 
 Steps = AsyncGenerator[TokenStep, None]
 
@@ -140,10 +140,10 @@ class RemoteExecutor:
         """Whether the peer's model is another one."""
         return self._turns is not None
 
-    @property
-    def has_other(self) -> bool:
-        """Whether yet another peer holds the same, now that this one is lost."""
-        return bool(self._target.variant_sha256) and bool(self._peers.holders(self._target.wanted("remote", NOTHING)))
+    def has_other(self, num_drawn: int) -> bool:
+        """Whether yet another peer, now that this one is lost, holds the same and can go on behind so many tokens."""
+        can_go_on = bool(self._target.variant_sha256) and num_drawn <= MAX_DRAWN
+        return can_go_on and bool(self._peers.holders(self._target.wanted("remote", NOTHING)))
 
     async def extend(self, generation: Generation) -> Steps:
         wanted = self._target.wanted("remote", generation, has_time=self.speaks_text)
