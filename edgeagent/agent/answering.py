@@ -86,7 +86,7 @@ class Answerer:
             try:
                 tally = await self._plan(request, material, resident, started_at, adapter, urgency)
             except NoPlanError as error:
-                other = await self._instead(stack, resident, error)
+                other = await self._instead(stack, resident, adapter, error)
                 urgency = await stack.enter_async_context(other.local.lease(replace(claim, since_s=None)))
                 tally = await self._plan(_for(other, request), material, other, started_at, None, urgency)
                 tally.handovers.insert(0, _lost(resident, other, error))
@@ -101,12 +101,14 @@ class Answerer:
                         self._surroundings.experience.note(event, resident.card.id, time.monotonic(), is_free=is_free)
                     yield event
 
-    async def _instead(self, stack: contextlib.AsyncExitStack, resident: Resident, error: NoPlanError) -> Resident:
+    async def _instead(
+        self, stack: contextlib.AsyncExitStack, resident: Resident, adapter: Adapter | None, error: NoPlanError
+    ) -> Resident:
         """A whole model, in use until the stack is closed, where a head has lost the peers that it once had.
 
         Raises the error for every other reason, and with another one where no model can stand in.
         """
-        if resident.head is None or not self._surroundings.has_lost_peers:
+        if resident.head is None or adapter is not None or not self._surroundings.has_lost_peers:
             raise error
         await resident.unload()  # its memory may be what the other one needs
         try:

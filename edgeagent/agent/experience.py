@@ -39,12 +39,14 @@ class Experience:
     def note(self, finished: Finished, model: str, now_s: float, *, is_free: bool) -> None:
         """An answer to a request to `model` is over, which left the plan open if it `is_free`.
 
-        One that was not made as planned tells nothing of the plan.
+        One that was not made as planned, or by another peer that claimed the job, tells nothing of the plan.
         """
         report = finished.report
         if report.decision is None or report.cascade or report.handover:
             return
         chosen = report.decision.chosen
+        if report.peer != chosen.peer:
+            return
         if is_free:
             self._last[model] = Choice.of(chosen)
         if chosen.peer is not None and not self._is_beginning(chosen):

@@ -153,7 +153,11 @@ class Run:
                 lost = error
             else:
                 return
-            if not tries_left or not isinstance(chain[0], RemoteExecutor) or not chain[0].has_other:
+            if (
+                not tries_left
+                or not isinstance(chain[0], RemoteExecutor)
+                or not chain[0].has_other(len(journal.output))
+            ):
                 break
             yield Handover(at_token=len(journal.output), from_=chain[0].name, to=ANOTHER_PEER, reason=str(lost))
         async with self._next_model(lost) as resident, contextlib.aclosing(self._switch(lost, resident)) as steps:

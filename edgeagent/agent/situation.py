@@ -131,11 +131,12 @@ class Surroundings:
 
 
 def _queue_s(view: PeerView, model: OfferedModel) -> float:
-    """Until one of the slots is free: what the peer predicts; of one that predicts nothing, those ahead who have no
-    slot yet go first, one after the other in each."""
+    """Until one of the slots is free. A peer predicts when all of its jobs will be done, and they are taken to end at
+    even distances until then; of one that predicts nothing, those ahead who have no slot yet go first, one after the
+    other in each."""
     num_waited_for = max(0, view.status.queue + 1 - model.slots)
     if num_waited_for and view.status.wait_s is not None:
-        return view.status.wait_s
+        return view.status.wait_s * num_waited_for / view.status.queue
     return num_waited_for / model.slots * MEAN_JOB_TOKENS / model.prefill_tok_s
 
 

@@ -140,10 +140,10 @@ class RemoteExecutor:
         """Whether the peer's model is another one."""
         return self._turns is not None
 
-    @property
-    def has_other(self) -> bool:
-        """Whether yet another peer holds the same, now that this one is lost."""
-        return bool(self._target.variant_sha256) and bool(self._peers.holders(self._target.wanted("remote", NOTHING)))
+    def has_other(self, num_drawn: int) -> bool:
+        """Whether yet another peer, now that this one is lost, holds the same and can go on behind so many tokens."""
+        can_go_on = bool(self._target.variant_sha256) and num_drawn <= MAX_DRAWN
+        return can_go_on and bool(self._peers.holders(self._target.wanted("remote", NOTHING)))
 
     async def extend(self, generation: Generation) -> Steps:
         wanted = self._target.wanted("remote", generation, has_time=self.speaks_text)
@@ -157,9 +157,7 @@ class RemoteExecutor:
             while True:
                 match await session.receive():
                     case Token() as token:
-                        step = step_of(token, self._target)
-                        if step.position != due:
-                            raise WireError(f"{self.name} gave token {step.position} where token {due} was due")
+                        step = step_of(token, self._target, due)
                         self._traffic.peer_tokens += not token.is_end
                         due += 1
                         yield step
@@ -213,8 +211,11 @@ def _open_message(job: str, target: PeerModel, generation: Generation, form: str
     )
 
 
-def step_of(token: Token, target: PeerModel) -> TokenStep:
-    """Raises WireError for a token that the vocabulary does not have: an engine may have to go on from it."""
+def step_of(token: Token, target: PeerModel, due: int) -> TokenStep:
+    """Raises WireError for a token that is not the one `due`, or that the vocabulary does not have: an engine here may
+    have to go on from it."""
+    if token.position != due:
+        raise WireError(f"token {token.position} came where token {due} was due")
     if target.num_vocab is not None and token.token >= target.num_vocab:
         raise WireError(f"token id {token.token} came, and the vocabulary has {target.num_vocab}")
     if target.variant_sha256 and token.token == NO_ID:

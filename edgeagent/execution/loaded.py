@@ -95,9 +95,9 @@ class LoadedModel(ABC):
 
     async def close(self) -> None:
         """End the worker."""
-        if self._worker is not None:
-            await self._worker.close()
-            self._worker = None
+        worker, self._worker = self._worker, None  # a request that comes meanwhile starts another, which stays
+        if worker is not None:
+            await worker.close()
 
     async def _start(self) -> None:
         if self.before_load is not None:

@@ -9,8 +9,9 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-from edgeagent.core.errors import EngineLostError
+from edgeagent.core.errors import EngineLostError, PeerError
 from edgeagent.core.generation import Generation, TokenStep
+from edgeagent.core.stages import HiddenType
 from edgeagent.execution.executors import PeerModel, Steps, Traffic, peer_session
 from edgeagent.execution.heads import Head
 from edgeagent.execution.peers import Peers
@@ -53,7 +54,7 @@ class SplitDecodeExecutor:
         stage, room = await self._head.descriptor(), len(generation.prompt) + generation.max_tokens
         async with AsyncExitStack() as stack:
             head = await stack.enter_async_context(self._head.session(room))
-            output = await self._open_output(stack, generation)
+            output = await self._open_output(stack, generation, stage.hidden)
             session = await stack.enter_async_context(peer_session(self._peers, self._target.peer, self._traffic))
             job = open_split(session, "split-decode", self._target, stage, generation, final_hidden=output is not None)
             draws = (
@@ -73,11 +74,14 @@ class SplitDecodeExecutor:
                     return
                 await sending
                 await answer.step(drawn[-1])
+            raise PeerError(f"peer {self._target.peer} ended the answer before its limit, and not by itself")
 
-    async def _open_output(self, stack: AsyncExitStack, generation: Generation) -> StageSession | None:
+    async def _open_output(
+        self, stack: AsyncExitStack, generation: Generation, hidden: HiddenType
+    ) -> StageSession | None:
         if self._output is None:
             return None
-        opening = self._output.session(OUTPUT_TOKENS, sampling=generation.sampling, prompt=generation.prompt)
+        opening = self._output.session(OUTPUT_TOKENS, hidden, sampling=generation.sampling, prompt=generation.prompt)
         return await stack.enter_async_context(opening)
 
 

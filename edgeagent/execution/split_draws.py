@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from edgeagent.core.errors import PeerError, WireError
+from edgeagent.core.errors import PeerError, RequestError
 from edgeagent.core.generation import TokenStep
 from edgeagent.execution.executors import PeerModel, Traffic, step_of
 from edgeagent.execution.session import BlockArrived, Session
@@ -42,11 +42,10 @@ class DrawnThere:
         while True:
             match await received(self._session, sending):
                 case Token() as token:
-                    if token.position != position:
-                        raise WireError(f"token {token.position} came where token {position} was due")
+                    step = step_of(token, self._target, position)
                     position += 1
                     self._traffic.peer_tokens += not token.is_end
-                    yield step_of(token, self._target)
+                    yield step
                 case Done():
                     return
                 case _:
@@ -69,14 +68,24 @@ class DrawnHere:
         while True:
             match await received(self._session, sending):
                 case BlockArrived(index) if index == self._block:
-                    draw = Draw(self._job.max_tokens, self._guesses)
-                    rows, spans = self._session.receiver.pop(index), [1 + len(self._guesses)]
-                    async with contextlib.aclosing(self._output.run_hidden(rows, 0, spans, draw=draw)) as events:
-                        async for event in events:
-                            if isinstance(event, TokenStep):
-                                yield event
+                    async with contextlib.aclosing(self._drawn(self._session.receiver.pop(index))) as steps:
+                        async for step in steps:
+                            yield step
+                case Done():
+                    return
                 case _:
                     continue
+
+    async def _drawn(self, rows: bytes) -> Tokens:
+        """What the newest step's final hidden states give. Raises PeerError for some that no model has."""
+        draw, spans = Draw(self._job.max_tokens, self._guesses), [1 + len(self._guesses)]
+        try:
+            async with contextlib.aclosing(self._output.run_hidden(rows, 0, spans, draw=draw)) as events:
+                async for event in events:
+                    if isinstance(event, TokenStep):
+                        yield event
+        except RequestError as error:
+            raise PeerError(f"nothing can be drawn from what the peer sent: {error}") from error
 
 
 async def received(session: Session, sending: asyncio.Task[None]) -> object:

@@ -1,6 +1,7 @@
 """The planner: every way to run a request, its price, what rules it out, and which one wins and why. Pure."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from edgeagent.core.errors import ContextLengthError, NoPlanError
 from edgeagent.core.plan import Candidate, Decision, PlanKind, ReductionLevel
@@ -277,12 +278,18 @@ def _nothing_left(ask: Ask, candidates: Sequence[Candidate]) -> NoPlanError | Co
 def _why(chosen: Candidate, free: Sequence[Candidate], ask: Ask, rules: Rules) -> str:
     own = _best([c for c in free if c.reduction is not ONLY_ASKED] or free, ask, rules)
     requested = [f"plan {ask.plan}"] * (ask.plan is not None) + [f"reduction {ask.level}"] * (ask.level is not None)
-    reason = f"{_name(own)}: {_reason(own, free, rules)}"
+    reason = f"{_name(own)}: {_reason(own, free, rules)}{_kept(own, free, ask, rules)}"
     if not requested:
         return reason
     if own == chosen:
         return f"{' and '.join(requested)} was requested, and the planner would have chosen the same, {reason}"
     return f"{' and '.join(requested)} was requested; the planner by itself would have chosen {reason}"
+
+
+def _kept(own: Candidate, free: Sequence[Candidate], ask: Ask, rules: Rules) -> str:
+    """What to say when the request before decided."""
+    fastest = _best([c for c in free if c.reduction is not ONLY_ASKED] or free, replace(ask, last=None), rules)
+    return "" if own == fastest else f"; as the request before, since {_name(fastest)} would save too little to change"
 
 
 def _name(candidate: Candidate) -> str:

@@ -215,6 +215,11 @@ Message = Annotated[
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
 
+Rate = Annotated[float, Field(ge=1e-6, le=1e9, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**40)]
+"""What a status tells is reckoned with, for every request: none of it may overflow or divide by nothing."""
+
+
 class OfferedModel(Body):
     """One variant a peer holds, with its measured rates."""
 
@@ -224,15 +229,15 @@ class OfferedModel(Body):
     variant_sha256: Sha256 | None = None
     """None: somebody else's server runs it, which gives text and no token ids."""
     exact_key: str
-    prefill_tok_s: float = Field(gt=0)
-    decode_tok_s: float = Field(gt=0)
-    context_tokens: int = Field(gt=0)
-    kv_bytes_per_token: int = Field(ge=0)
+    prefill_tok_s: Rate
+    decode_tok_s: Rate
+    context_tokens: Annotated[Count, Field(gt=0)]
+    kv_bytes_per_token: Count
     cuts: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(max_length=MAX_CUTS)] = ()
     """How many layers a device's head may have for this peer to run the rest; empty: it runs no tail of this one."""
     final_hidden: bool = False
     """Whether it can give final hidden states instead of tokens (`Open.final_hidden`)."""
-    slots: Annotated[int, Field(ge=1)] = 1
+    slots: Annotated[Count, Field(ge=1)] = 1
     """Answers of it that are written together; further jobs wait."""
 
 
@@ -246,11 +251,11 @@ class PeerStatus(Body):
     state: Literal["online", "offline"]
     version: str = ""
     models: tuple[OfferedModel, ...] = ()
-    queue: Annotated[int, Field(ge=0)] = 0
+    queue: Count = 0
     """Sessions that are open."""
-    capacity: Annotated[int, Field(ge=0)] | None = None
+    capacity: Count | None = None
     """Jobs it takes at once; None: it claims no offers."""
-    wait_s: Annotated[float, Field(ge=0)] | None = None
+    wait_s: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
     """Until all that it has to do would be done, as it predicts: what an autoscaler looks at."""
     signed: Annotated[str, Field(max_length=MAX_SIGNED_CHARS)] | None = None
 

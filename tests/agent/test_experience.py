@@ -70,6 +70,13 @@ def test_first_answer_of_a_cut_waits_for_its_tail_and_does_not_count() -> None:
     assert experience.factors("garage", OFFER, 0.0)[PlanKind.SPLIT_PREFILL].first > 1.5
 
 
+def test_answer_of_another_peer_that_claimed_the_job_tells_nothing_of_the_chosen_one() -> None:
+    experience = knowing_garage()
+    experience.note(finished(PlanKind.REMOTE, (9.0, 0.9), peer="attic"), "m", 0.0, is_free=True)
+    assert experience.factors("garage", OFFER, 0.0) == {}
+    assert experience.last("m") is None
+
+
 def test_answer_that_was_handed_over_or_asked_for_by_name_tells_nothing_of_choices() -> None:
     experience = knowing_garage()
     lost = Handover(at_token=3, from_="peer garage", to="local", reason="lost")

@@ -16,8 +16,9 @@ from edgeagent.application.peer_job import Offer
 from edgeagent.broker import background
 from edgeagent.core.chat import ChatRequest, Extension, Message
 from edgeagent.core.config import ModelsConfig, PolicyConfig
-from edgeagent.core.errors import PeerError
+from edgeagent.core.errors import NoPlanError, PeerError
 from edgeagent.core.events import Event, Finished, HandedOver, Text
+from edgeagent.core.generation import Adapter
 from edgeagent.core.hardware import Rates
 from edgeagent.core.plan import PlanKind
 from edgeagent.execution.admission import ANYONE
@@ -56,11 +57,16 @@ class Scene:
         assert not self.head.local.is_loaded
         yield self.other
 
-    async def ask(self, stand_in: StandIn, *, seen: Callable[[int], None] = lambda _num: None) -> list[Event]:
+    async def ask(
+        self,
+        stand_in: StandIn,
+        *,
+        seen: Callable[[int], None] = lambda _num: None,
+        wish: Extension = Extension(plan="split-decode"),  # noqa: B008  (frozen)
+    ) -> list[Event]:
         request = ChatRequest(
-            messages=(Message(role="user", content=QUESTION),), max_tokens=16, model=self.head.card.id,
-            edgeagent=Extension(plan="split-decode"),
-        )  # fmt: skip
+            messages=(Message(role="user", content=QUESTION),), max_tokens=16, model=self.head.card.id, edgeagent=wish
+        )
         material = Material(request.messages, (), [], QUESTION)
         events: list[Event] = []
         with self.head.local.admission.place(ANYONE) as claim:
@@ -183,5 +189,17 @@ def test_peer_that_is_gone_beforehand_leaves_the_request_to_another_model_and_sa
         [marked] = finished.report.handover
         assert (marked.at_token, marked.to) == (0, "other Q4_1")
         assert (finished.report.plan, finished.report.model) == (PlanKind.LOCAL, "other")
+
+    play(use)
+
+
+def test_request_that_names_an_adapter_is_not_left_to_another_model(play: Callable[[Body], None]) -> None:
+    async def use(scene: Scene) -> None:
+        scene.peer_side.cut()
+        scene.answerer(nobody)._surroundings.peers.trip("garage")  # type: ignore[union-attr]
+        scene.head.find_adapter = lambda name: Adapter(name, "1" * 64, "adapter.gguf")
+        with pytest.raises(NoPlanError, match="only the first 7 layers are here"):
+            await scene.ask(scene.stand_in, wish=Extension(adapter="pirate"))
+        assert not scene.other.local.is_loaded
 
     play(use)

@@ -171,7 +171,7 @@ def test_answer_of_a_model_that_only_peers_hold_goes_on_at_another_peer_with_the
                 first = traffic.peer
                 assert first is not None
                 peers.trip(first)
-                assert executor.has_other
+                assert executor.has_other(0)
                 rest = yard.remote(peers, traffic).extend(yard.generation(drawn))
                 assert [*drawn, *[s.token async for s in rest]] == whole
                 assert {first, traffic.peer} == {"garage", "attic"}

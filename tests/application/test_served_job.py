@@ -105,7 +105,7 @@ def test_server_that_breaks_off_loses_the_answer_and_nobody_else_can_go_on_with_
         with pytest.raises(PeerError, match="broke off"):
             await listen()
         assert said == [b"The ", b"lamp "]
-        assert not executor.has_other
+        assert not executor.has_other(0)
 
     front(scene)
 

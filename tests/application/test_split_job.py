@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import math
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 
 import pytest
 
 from edgeagent.application.peer import PeerService
 from edgeagent.application.peer_job import Offer
+from edgeagent.application.split_job import SplitJob
 from edgeagent.broker import background
 from edgeagent.core.errors import PeerError, PeerLostError, WireError
 from edgeagent.core.generation import Generation, Sampling, TokenStep
@@ -21,10 +24,11 @@ from edgeagent.execution.heads import HeadOfFile, HeadOfWhole
 from edgeagent.execution.llama.stage_jobs import MAX_SESSIONS
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.execution.peers import Peers
+from edgeagent.execution.session import Session
 from edgeagent.execution.split_decode import SplitDecodeExecutor
 from edgeagent.execution.split_drafts import SplitDrafts
 from edgeagent.execution.splitting import SplitPrefillExecutor
-from edgeagent.execution.stage_sessions import open_head
+from edgeagent.execution.stage_sessions import StageSession, open_head
 from edgeagent.execution.stage_trial import try_head, try_tail
 from edgeagent.execution.stages import StageModel
 from edgeagent.execution.transport.memory import MemoryBroker, MemoryTransport
@@ -32,7 +36,7 @@ from edgeagent.model.slicing import Sliced, padding_of, slice_variant, stage_of
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.parts import spawn_llama
 from edgeagent.wire.frames import HEADER_BYTES
-from edgeagent.wire.messages import Message, OfferedModel, Open, Step, Token, decode_message
+from edgeagent.wire.messages import LEASE_S, Done, Message, OfferedModel, Open, Step, Token, decode_message
 from edgeagent.wire.topics import Topics
 from tests.machine import REPACKS
 
@@ -229,6 +233,79 @@ def test_head_alone_gives_the_words_of_the_whole_model(
         assert any(any(step.guesses) for step in steps) is not draws_here
         opened = [each for each in messages if isinstance(each, Open)]
         assert all(each.sampling == Sampling() for each in opened) is draws_here
+
+    play(scene)
+
+
+def test_hidden_states_that_come_back_rounded_are_drawn_from(
+    play: Callable[[Scene], None], parts: list[StoredVariant]
+) -> None:
+    async def scene(ends: Ends) -> None:
+        stage, output = (stage_for(stored, ends.tail) for stored in parts)
+        try:
+            head = HeadOfFile(stage, ends.target.model, hidden="int8")
+            executor = SplitDecodeExecutor(head, ends.peers, ends.target, Traffic(), output)
+            got = await tokens(complete(ends.generation(0.0), [executor]))
+            alone = await ends.alone(0.0)
+            assert got[0] == alone[0]
+            assert len(got) == len(alone)
+        finally:
+            await stage.close()
+            await output.close()
+
+    play(scene)
+
+
+@pytest.mark.parametrize("draws_here", [False, True], ids=["peer-draws", "draws-here"])
+def test_peer_that_ends_an_answer_too_early_has_failed(
+    play: Callable[[Scene], None],
+    parts: list[StoredVariant],
+    draws_here: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def ended(job: SplitJob, sequence: StageSession) -> None:
+        del sequence
+        job._session.send(Done(reason="length"))
+        await asyncio.sleep(LEASE_S / 2)
+
+    monkeypatch.setattr(SplitJob, "_answer", ended)
+
+    async def scene(ends: Ends) -> None:
+        output = stage_for(parts[1], ends.tail) if draws_here else None
+        head = HeadOfWhole(ends.local, ends.target.model, K)
+        executor = SplitDecodeExecutor(head, ends.peers, ends.target, Traffic(), output)
+        try:
+            with pytest.raises(PeerError, match="before its limit"):
+                await tokens(complete(ends.generation(0.0), [executor]))
+        finally:
+            if output:
+                await output.close()
+
+    play(scene)
+
+
+def test_state_that_no_model_has_is_the_peers_fault(
+    play: Callable[[Scene], None], parts: list[StoredVariant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = Session.send_blocks
+
+    def spoiled(session: Session, blocks: Iterable[tuple[int, bytes]], *, bulk: bool) -> None:
+        if session._split is not None:  # the peer's end
+            blocks = [(index, struct.pack("<f", math.nan) + data[4:]) for index, data in blocks]
+        send(session, blocks, bulk=bulk)
+
+    monkeypatch.setattr(Session, "send_blocks", spoiled)
+
+    async def scene(ends: Ends) -> None:
+        output = stage_for(parts[1], ends.tail)
+        head = HeadOfWhole(ends.local, ends.target.model, K)
+        executor = SplitDecodeExecutor(head, ends.peers, ends.target, Traffic(), output)
+        try:
+            with pytest.raises(PeerError, match="nothing can be drawn"):
+                await tokens(complete(ends.generation(0.0), [executor]))
+            assert all(ends.peers.is_broken(view) for view in ends.peers.views())
+        finally:
+            await output.close()
 
     play(scene)
 

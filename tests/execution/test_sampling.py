@@ -88,7 +88,7 @@ def test_logprobs_survive_the_wire(smollm2: "StoredVariant") -> None:
             assert len(step.top) == 3
             message = decode_message(encode_message(token_of(step)))
             assert isinstance(message, Token)
-            assert step_of(message, PeerModel("garage", "", "0" * 64, "", num_vocab=60_000)) == step
+            assert step_of(message, PeerModel("garage", "", "0" * 64, "", num_vocab=60_000), step.position) == step
 
     with_model(smollm2, use)
 

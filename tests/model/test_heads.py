@@ -146,6 +146,29 @@ def test_head_is_leased_where_the_whole_is_not_here(head_only: Path, embedded_st
     asyncio.run(body())
 
 
+def test_model_whose_file_is_broken_is_passed_over_for_one_that_can_stand_in(
+    head_only: Path, embedded_store: ModelStore, smollm2: StoredVariant, tmp_path: Path
+) -> None:
+    store = store_in(tmp_path, embedded_store)
+    link(smollm2, store)
+    broken, variant = store.registry.variant("gemma-3-270m", "Q4_K_M")
+    path = store.path(broken, variant)
+    path.parent.mkdir()
+    path.write_bytes(b"no model")
+
+    async def body() -> None:
+        async with pool_of(store_in(head_only, embedded_store), 600 * MB) as other, other.lease(MODEL) as lost:
+            lost.card = store.registry.card("qwen2.5-0.5b-instruct")
+            await lost.unload()
+            async with (
+                pool_of(store, 600 * MB) as pool,
+                StandingIn(pool, store.registry, broken.id).lease(lost) as found,
+            ):
+                assert (found.card.id, found.head) == (MODEL, None)
+
+    asyncio.run(body())
+
+
 def peak_bytes(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))

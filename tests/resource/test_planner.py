@@ -193,11 +193,13 @@ def test_plan_of_the_request_before_is_left_when_another_saves_more() -> None:
     here = price_local(Work(1000, 64), LOCAL.speeds).total_s
     near = replace(PEER, speeds=LOCAL.speeds, link=LinkSpeeds(1e-4, 1e9, 1e9))
     assert decide(ask(), Situation(LOCAL, [near])).chosen.plan is PlanKind.LOCAL
-    for part, stays in ((0.97, True), (0.85, False)):
+    for part, stays, is_told in ((0.97, True, False), (0.94, True, True), (0.85, False, False)):
         faster = Factors(first=part, rest=part)
         peer = replace(near, corrections={PlanKind.REMOTE: faster, PlanKind.PREFILL: faster})
-        chosen = decide(ask(last=local), Situation(LOCAL, [peer])).chosen
+        decision = decide(ask(last=local), Situation(LOCAL, [peer]))
+        chosen = decision.chosen
         assert (chosen.plan is PlanKind.LOCAL) is stays
+        assert ("as the request before" in decision.why) is is_told
         assert chosen.total_s <= here
 
 

@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 
+from edgeagent.core.errors import WireError
 from edgeagent.wire.frames import Kind, block_digest, decode_fragment, decode_frame
 from edgeagent.wire.messages import (
     Body,
@@ -60,6 +61,24 @@ def test_every_example_message_is_one_of_this_protocol() -> None:
 
 def test_example_statuses_decode() -> None:
     assert [decode_status(line.encode()).state for line in vectors("A peer's status")] == ["online", "offline"]
+
+
+@pytest.mark.parametrize(
+    ("told", "wrong"),
+    [
+        ('"prefill_tok_s":400.0', '"prefill_tok_s":1e999'),
+        ('"decode_tok_s":140.0', '"decode_tok_s":5e-324'),
+        ('"decode_tok_s":140.0', '"decode_tok_s":NaN'),
+        ('"queue":1', f'"queue":{10**400}'),
+        ('"slots":1', f'"slots":{10**400}'),
+        ('"wait_s":3.25', '"wait_s":Infinity'),
+    ],
+)
+def test_status_with_a_number_that_cannot_be_reckoned_with_is_refused(told: str, wrong: str) -> None:
+    online = vectors("A peer's status")[0]
+    assert told in online
+    with pytest.raises(WireError):
+        decode_status(online.replace(told, wrong).encode())
 
 
 def test_example_prompts_decode_to_what_stands_beside_them() -> None:
