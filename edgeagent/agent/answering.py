@@ -164,14 +164,13 @@ class Answerer:
         recalled = tuple(Recalled(id=hit.item.id, score=hit.score) for hit in material.memories)
         draft = next(d for d in choice.drafts if d.level is decision.chosen.reduction)
         limit = _limit(request, draft, decision.chosen, situation)
+        earlier = (ids for at, ids in sorted(material.earlier.items()) if at >= draft.num_questions_gone)
         return Tally(
             started_at=started_at,
             planned_at=time.monotonic(),
             decision=decision,
             draft=draft,
-            memory=MemoryReport(
-                recalled=recalled, earlier=tuple(id_ for ids in material.earlier.values() for id_ in ids)
-            ),
+            memory=MemoryReport(recalled=recalled, earlier=tuple(id_ for ids in earlier for id_ in ids)),
             max_tokens=limit.tokens,
             seed=request.sampling.seed,
             target=_target(decision.chosen, situation, is_named=needs_peer),

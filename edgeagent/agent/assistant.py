@@ -80,9 +80,11 @@ class Assistant:
     async def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
         """The events of one answer, `Finished` last. Raises EdgeAgentError."""
         started_at = time.monotonic()
-        if self._idle:
-            self._idle.disturb()
-        async with self._door.entered(request, claim_of(request, user, started_at)) as (resident, claim):
+        async with contextlib.AsyncExitStack() as stack:
+            if self._idle:
+                stack.enter_context(self._idle.disturbed())
+            entering = self._door.entered(request, claim_of(request, user, started_at))
+            resident, claim = await stack.enter_async_context(entering)
             await adapter_of(request, resident)  # an unknown name is an error before anything is done
             events = self._answered(request, user, resident, claim, started_at)
             async with contextlib.aclosing(events) as stream:

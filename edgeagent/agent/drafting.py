@@ -43,6 +43,8 @@ class Draft:
     pruning: Pruning | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
     """What is left of each document."""
+    num_questions_gone: int = 0
+    """Of the user's oldest messages, those that a summary stands for."""
 
     def at(self, level: ReductionLevel) -> "Draft":
         return replace(self, level=level, report=self.report.model_copy(update={"level": level}))

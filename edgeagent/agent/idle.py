@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from edgeagent.agent.measuring import measure
@@ -39,7 +39,7 @@ class Pool(Protocol):
 
 
 class IdleWork:
-    """`note` after each answer, `disturb` before each request, `run` for ever beside them."""
+    """`note` after each answer, `disturbed` around each request, `run` for ever beside them."""
 
     def __init__(self, pool: Pool, memory: Memory, *, quiet_s: float = QUIET_S) -> None:
         self._pool = pool
@@ -48,6 +48,7 @@ class IdleWork:
         self._conversations: OrderedDict[tuple[str, bytes], tuple[Message, ...]] = OrderedDict()
         self._wake = asyncio.Event()
         self._spell: asyncio.Task[None] | None = None
+        self._num_requests = 0
 
     def note(self, user: str, messages: Sequence[Message]) -> None:
         """An answer has ended: of that conversation there may be something to sum up, of its memories to measure."""
@@ -57,10 +58,16 @@ class IdleWork:
                 self._conversations.popitem(last=False)
         self._wake.set()
 
-    def disturb(self) -> None:
-        """A request is here: whatever is being done ends, and goes on after it."""
+    @contextlib.contextmanager
+    def disturbed(self) -> Iterator[None]:
+        """A request is here, or waits for a model: what is being done ends, and goes on after it."""
         if self._spell is not None:
             self._spell.cancel()
+        self._num_requests += 1
+        try:
+            yield
+        finally:
+            self._num_requests -= 1
 
     async def run(self) -> None:
         """For ever."""
@@ -68,7 +75,7 @@ class IdleWork:
             await self._wake.wait()
             await asyncio.sleep(self._quiet_s)
             resident = next((r for r in self._pool.residents if r.is_loaded and r.head is None), None)
-            if any(r.is_in_use for r in self._pool.residents):
+            if self._num_requests or any(r.is_in_use for r in self._pool.residents):
                 continue
             self._wake.clear()
             if resident is not None:

@@ -1,7 +1,8 @@
 """The rungs between L0 and L5: a prompt whose documents or old turns are shortened, as far as there is something to.
 
 L1 leaves out repeats. L2 keeps a quarter of what is left, by relevance to the question. L3 also drops words inside
-these sentences, L4 also has a summary in place of old turns. Instructions, tools, the newest turns and quotes stay.
+these sentences, never in quotes, L4 also has a summary in place of old turns. Instructions, tools and the newest turns
+stay.
 """
 
 import asyncio
@@ -132,7 +133,9 @@ class Ladder:
         )
         told = {"tokens_kept": len(tokens), "dropped": (*shortest.report.dropped, gone)}
         report = shortest.report.model_copy(update=told)
-        return replace(shortest, turns=turns, tokens=tokens, report=report).at(ReductionLevel.L4)
+        num_questions = sum(m.role == "user" for m in self.material.messages[:num_messages])
+        summed = replace(shortest, turns=turns, tokens=tokens, report=report, num_questions_gone=num_questions)
+        return summed.at(ReductionLevel.L4)
 
     async def _summary(self) -> tuple[int, str] | None:
         """A stored summary and how many messages it stands for; one made now where it was asked for."""

@@ -13,7 +13,7 @@ from edgeagent.model.resident import Resident
 MIN_OLD_TOKENS = 256
 """Fewer tokens of old turns are not worth a summary."""
 MAX_OLD_TOKENS = 2048
-"""What one summary reads; longer turns are cut at their beginning."""
+"""What one summary reads, of half the context at most; longer turns are cut at their beginning."""
 
 
 async def sum_up(
@@ -32,8 +32,11 @@ async def sum_up(
     counts = await local.count([m.content for m in messages])
     if sum(counts) < MIN_OLD_TOKENS and earlier is None:
         return None
-    while sum(counts) > MAX_OLD_TOKENS and len(messages) > STEP_QUESTIONS:
+    most = min(MAX_OLD_TOKENS, (await local.facts()).context_tokens // 2)
+    while sum(counts) > most and len(messages) > STEP_QUESTIONS:
         messages, counts = messages[1:], counts[1:]
+    if sum(counts) > most:
+        messages = [_end_of(m, n, most // len(messages)) for m, n in zip(messages, counts, strict=True)]
     prompt = await local.encode([{"role": m.role, "content": m.content} for m in to_sum_up(messages, earlier)])
     generation = Generation(
         "summary", resident.variant.sha256 or "", prompt, Sampling(temperature=0.0), MAX_SUMMARY_TOKENS
@@ -46,6 +49,13 @@ async def sum_up(
     if stored is not None:
         await stored.keep_summary(newest.key, newest.num_messages, text)
     return text
+
+
+def _end_of(message: Message, num_tokens: int, most: int) -> Message:
+    """The message, or what of its end has about so many tokens where it has more."""
+    if num_tokens <= most:
+        return message
+    return message.model_copy(update={"content": message.content[-len(message.content) * most // num_tokens :]})
 
 
 async def _earlier(cuts: Sequence[Cut], stored: Stored | None) -> tuple[str | None, int]:

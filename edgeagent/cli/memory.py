@@ -12,10 +12,12 @@ from edgeagent.agent.memory.reading import text_of
 from edgeagent.cli.memory_records import RECORD_COMMANDS
 from edgeagent.cli.memory_upkeep import UPKEEP_COMMANDS
 from edgeagent.cli.remembering import as_json_option, line, print_facts, user_option, with_memory
-from edgeagent.core.errors import RequestError
+from edgeagent.core.errors import EdgeAgentError, RequestError
 from edgeagent.settings import load_settings
 
 MAX_IMPORT_BYTES = 256 * 2**20
+MAX_MEASURED = 64
+"""Parts of a file that are measured at once: under a minute on most machines."""
 
 path_type = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 
@@ -53,22 +55,29 @@ def add(text: str | None, file: Path | None, user: str | None, as_json: bool) ->
 
 
 def _add_file(file: Path, user: str | None, as_json: bool) -> None:
-    """In parts; then the chat model, if it is here, measures them, which later reductions need."""
+    """In parts; then the chat model, if it is here, measures some, which later reductions need.
+
+    It never costs what is stored by then, nor hours: the daemon measures the rest.
+    """
     settings = load_settings()
     document = text_of(_read_bytes(file, MAX_DOCUMENT_BYTES), str(file))
 
     async def work(store: Memory, user: str) -> tuple[list[str], int]:
         ids = await store.add_document(user, document, str(file))
-        async with parts.open_model(settings) as local:
-            if local is None:
-                return ids, 0
-            return ids, await measure(store, local, settings.config.models.default, len(ids))
+        try:
+            async with parts.open_model(settings) as local:
+                most = min(len(ids), MAX_MEASURED)
+                return ids, await measure(store, local, settings.config.models.default, most) if local else 0
+        except EdgeAgentError as error:
+            click.echo(f"nothing was measured: {error}", err=True)
+            return ids, 0
 
     (ids, num_measured), user = with_memory(user, work)
     facts = {"user": user, "ids": ids, "measured": num_measured}
     print_facts(facts, as_json, f"remembered as {', '.join(ids)}")
-    if num_measured == 0:
-        click.echo("surprisals were not measured now; the daemon does it when it has nothing to do", err=True)
+    if num_measured < len(ids):
+        left = f"{num_measured} of {len(ids)} parts were measured now"
+        click.echo(f"{left}; the daemon does the rest when it has nothing to do", err=True)
 
 
 @memory.command()

@@ -1,7 +1,7 @@
 """Requests for reduction L1, L3 and L4, and what `auto` offers: real model, real encoder, real memory."""
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgeagent.agent.answering import Answerer
@@ -12,9 +12,11 @@ from edgeagent.agent.memory.memory import Memory
 from edgeagent.agent.prompting import question_of, system_of
 from edgeagent.agent.rolling import cuts
 from edgeagent.agent.stored import Stored
+from edgeagent.agent.summing import sum_up
 from edgeagent.core.chat import ChatRequest, Document, Extension, Message
 from edgeagent.core.events import Finished
 from edgeagent.core.plan import AnswerReport
+from edgeagent.execution.admission import USUAL
 from edgeagent.execution.embedding import Encoder, OnnxEmbedder
 from edgeagent.model.repeats import NEAR
 from edgeagent.model.resident import Resident
@@ -56,12 +58,14 @@ async def report_of(
     messages: tuple[Message, ...] = (Message(role="user", content=QUESTION),),
     documents: tuple[Document, ...] = (MILL,),
     memory: Memory | None = None,
+    earlier: Mapping[int, Sequence[str]] | None = None,
 ) -> AnswerReport:
     wish = Extension.model_validate({"reduce": level})
     request = ChatRequest(messages=messages, documents=documents, max_tokens=4, edgeagent=wish)
     stored = Stored(memory, "ann") if memory else None
     layout = Layout(system_of(messages))
-    material = Material(messages, documents, [], question_of(messages), layout, said=messages, stored=stored)
+    asked = question_of(messages)
+    material = Material(messages, documents, [], asked, layout, earlier or {}, said=messages, stored=stored)
     async with contextlib.aclosing(answerer.answer(request, material, resident, None, 0.0)) as events:
         async for event in events:
             if isinstance(event, Finished):
@@ -134,7 +138,11 @@ def test_old_turns_become_a_summary_that_serves_the_next_requests(
         key = cuts(messages)[0].key
         before = await report_of(answerer, resident, "auto", messages=messages, documents=(), memory=memory)
         assert levels(before) == ["L0"]
-        report = await report_of(answerer, resident, "L4", messages=messages, documents=(), memory=memory)
+        shown = {0: ["old"], 4: ["new"]}
+        report = await report_of(
+            answerer, resident, "L4", messages=messages, documents=(), memory=memory, earlier=shown
+        )
+        assert report.memory.earlier == ("new",)
         [gone] = report.reduction.dropped
         assert report.reduction.level == "L4"
         assert gone.source == "conversation"
@@ -145,6 +153,8 @@ def test_old_turns_become_a_summary_that_serves_the_next_requests(
         later = await report_of(answerer, resident, "auto", messages=messages, documents=(), memory=memory)
         assert levels(later) == ["L0", "L4"]
         assert later.reduction.level == "L0"
+        pasted = (messages[0].model_copy(update={"content": OLD * 200}), *messages[1:])
+        assert await sum_up(pasted, cuts(pasted), resident, None, USUAL)
         await memory.forget("ann", await memory.add("ann", "The miller was called Hagen."))
         assert await memory.summary("ann", key) is None
 

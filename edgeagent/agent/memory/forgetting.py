@@ -24,6 +24,8 @@ MAX_LOCAL_BYTES = 4096
 """A page holds no more of one row; pages that overflow belong to one row, and are overwritten when it goes."""
 TILE_BYTES = 8
 """Any 15 bytes of a text that stay behind are found: they hold a whole tile."""
+MAX_SOUGHT = 2048
+"""Words, and pieces of texts, that are looked for; for more of them the file is rewritten, which takes less time."""
 READ_PAGES = 256
 WIPE_MS, WIPE_ATTEMPTS = 25, 100
 """How long one attempt to wipe what was forgotten waits for other processes, twice over, and how many there are."""
@@ -129,9 +131,11 @@ def wipe(db: "apsw.Connection", path: Path, gone: Iterable[Gone]) -> bool:
 
 def _cleaned(db: "apsw.Connection", path: Path, gone: Sequence[Gone]) -> bool:
     """Always True: what is left afterwards is in the journal."""
-    if any(_in_index(db, one.stems) for one in gone):
+    words = frozenset[str]().union(*(one.stems for one in gone))
+    needles = frozenset[bytes]().union(*(one.needles for one in gone))
+    if len(words) > MAX_SOUGHT or _in_index(db, words):
         _rewrite(db)
-    elif _in_pages(db, path, {needle for one in gone for needle in one.needles}):
+    elif len(needles) > MAX_SOUGHT or _in_pages(db, path, needles):
         db.execute("VACUUM")
     return True
 
@@ -176,7 +180,7 @@ def _is_spoken(db: "apsw.Connection", beginning: bytes) -> bool:
     return found is not None and str(found).startswith(low)
 
 
-def _in_pages(db: "apsw.Connection", path: Path, needles: set[bytes]) -> bool:
+def _in_pages(db: "apsw.Connection", path: Path, needles: frozenset[bytes]) -> bool:
     """Whether an unused part of a page holds one of the needles. No other process writes meanwhile."""
     db.execute("BEGIN IMMEDIATE")
     try:

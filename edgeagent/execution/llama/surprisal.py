@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from edgeagent.core.errors import RequestError
 from edgeagent.execution.llama.jobs import Steps, claim_free
 from edgeagent.execution.llama.library import llama
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from edgeagent.execution.worker import Request
 
 MAX_TEXT_TOKENS = 1024
-"""Of one text: stored chunks have a quarter of that. What comes behind has no figure."""
+"""Of one text, and no more than the context holds: stored chunks have a quarter of that. What follows has no figure."""
 
 
 def surprisal(context: "Context", request: "Request") -> Steps:
@@ -24,12 +23,13 @@ def surprisal(context: "Context", request: "Request") -> Steps:
     bits: None. It has the engine to itself for one text's chunk at a time, in the slot that nobody used for longest.
     """
     texts = [str(text) for text in request.params["texts"]]
+    most = min(MAX_TEXT_TOKENS, context.settings.context_tokens - 1)  # a begin token comes before
     slot = claim_free(context, [], [])
     found: list[list[list[float | None]]] = []
     try:
         for text in texts:
             slot.clear()
-            tokens = context.model.tokenize(text, add_special=False, parse_special=False)[:MAX_TEXT_TOKENS]
+            tokens = context.model.tokenize(text, add_special=False, parse_special=False)[:most]
             bits: list[float | None] = []
             for done in _evaluated(context, slot, tokens, bits):
                 request.event(done=done)
@@ -48,8 +48,6 @@ def _evaluated(context: "Context", slot: "Slot", tokens: list[int], bits: list[f
     if not begin and tokens:
         bits.append(None)
     given, wanted = begin + tokens, (tokens if begin else tokens[1:])
-    if len(given) > context.settings.context_tokens:
-        raise RequestError("the text is longer than the context; store it in parts")
     chunk, done = context.settings.chunk_tokens, 0
     while done < len(wanted):
         part = given[done : min(done + chunk, len(wanted))]

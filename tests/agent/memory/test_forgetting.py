@@ -119,3 +119,14 @@ def test_forgetting_several_with_an_unknown_one_forgets_none(tmp_path: Path) -> 
         notes.store.forget(user, id_, other[1])
     assert id_ in {item.id for item in notes.store.page(user, None, 100)}
     notes.store.close()
+
+
+def test_many_that_are_forgotten_at_once_leave_no_trace(tmp_path: Path) -> None:
+    notes = Notes(tmp_path, 5, 900)
+    gone = [secret for secret in notes.secrets if secret[0] == "user1"]
+    assert len(gone) > 100  # so many that the file is rewritten instead of searched
+    notes.secrets = [secret for secret in notes.secrets if secret[0] != "user1"]
+    notes.store.forget("user1", *(id_ for _, id_, _ in gone))
+    assert notes.traces(gone) == []
+    assert notes.store._db.pragma("integrity_check") == "ok"
+    notes.store.close()

@@ -31,6 +31,8 @@ def test_a_text_that_could_be_guessed_has_less_surprisal_and_answers_are_not_dis
             assert all(math.isfinite(bits) and bits >= 0 for bits in known)
             long = await local.surprisals([f"{PLAIN} " * 40])
             assert sum(bits or 0 for _, bits in long[0][-7:]) < sum(bits or 0 for _, bits in plain)
+            [cut] = await local.surprisals([f"{PLAIN} " * 100])
+            assert 500 < len(cut) < 512
         finally:
             await local.close()
 
