@@ -39,6 +39,7 @@ from edgeagent.core.plan import (
 from edgeagent.execution.admission import ANYONE, Claim, Urgency
 from edgeagent.execution.executors import PATIENCE_S, PeerModel
 from edgeagent.model.resident import Resident
+from edgeagent.resource.cost import EXPECTED_TOKENS
 from edgeagent.resource.options import Ask, PeerOption, PromptOption, Situation
 from edgeagent.resource.planner import decide
 from edgeagent.wire.messages import LEASE_S
@@ -47,8 +48,6 @@ ANSWER_ROOM = 512
 """Tokens of the context that a shifted conversation leaves to an answer without a limit of its own."""
 LEAST_ANSWER = 16
 """Tokens of answer without which a conversation is rather shifted, where it may be and names no limit."""
-EXPECTED_TOKENS = 128
-"""What an answer is priced at when its limit is higher: small models mostly stop before."""
 
 
 async def adapter_of(request: ChatRequest, resident: Resident) -> Adapter | None:

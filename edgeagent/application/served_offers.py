@@ -13,6 +13,7 @@ from edgeagent.core.errors import ConfigError, EdgeAgentError, EngineError
 from edgeagent.core.generation import Sampling
 from edgeagent.execution.admission import Admission
 from edgeagent.execution.served import Ended, Piece, Server
+from edgeagent.resource.cost import TEXT_BYTES_PER_TOKEN
 from edgeagent.wire.messages import OfferedModel
 
 log = logging.getLogger(__name__)
@@ -21,8 +22,6 @@ MAX_MODELS = 32
 MAX_ID = 64
 SENTENCE = "The cellar is dry, the roof was mended last year, and the garden behind the house is large. "
 NUM_SENTENCES, NUM_TOKENS = 12, 32
-TEXT_BYTES_PER_TOKEN = 3.7
-"""Measured: English prose through SmolLM2's tokenizer; for servers that do not count."""
 
 
 async def served_offers(
@@ -78,7 +77,7 @@ async def _rates(server: Server, name: str) -> tuple[float, float]:
     new = f"Note {secrets.token_hex(4)}. "  # or the server's cache of an earlier start would be measured
     prompt = new + SENTENCE * NUM_SENTENCES + "\nWrite three sentences about such a house."
     first_s, rest_s, num_pieces, ended = await _timed(server, name, prompt, NUM_TOKENS)
-    prompt_tokens = ended.prompt_tokens or len(prompt) / TEXT_BYTES_PER_TOKEN
+    prompt_tokens = ended.prompt_tokens or len(prompt) / TEXT_BYTES_PER_TOKEN  # a server that does not count
     answer_tokens = ended.answer_tokens or num_pieces
     if answer_tokens < 2:
         raise EngineError(f"'{name}' said nothing to measure")

@@ -8,11 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgeagent.execution.offering import NUM_COPIES
+from edgeagent.resource.cost import EXPECTED_TOKENS, TEXT_BYTES_PER_TOKEN, TOKEN_ID_BYTES
 from edgeagent.wire.messages import LEASE_S, OfferedModel, Open
 
-TEXT_BYTES_PER_TOKEN, ID_BYTES_PER_TOKEN = 3.7, 2.0
-EXPECTED_TOKENS = 128
-"""What an answer counts as when its limit is higher: small models mostly stop before."""
 LEAST_PART = 0.05
 """Of a job that was predicted to be over and is not: so much of it is taken to be left."""
 
@@ -96,5 +94,5 @@ def needs_s(model: OfferedModel, prompt_tokens: float, answer_tokens: float) -> 
 
 def needs_of(model: OfferedModel, job: Open) -> float:
     """The same of a job whose prompt has not come yet."""
-    per_token = ID_BYTES_PER_TOKEN if job.prompt_form == "tokens" else TEXT_BYTES_PER_TOKEN
+    per_token = TOKEN_ID_BYTES if job.prompt_form == "tokens" else TEXT_BYTES_PER_TOKEN
     return needs_s(model, job.prompt_tokens or job.prompt_bytes / per_token, job.max_tokens)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from edgeagent.core.cards import KvType, SlicedSource
 from edgeagent.core.config import EngineConfig
-from edgeagent.core.errors import EngineError, OutOfMemoryError
+from edgeagent.core.errors import OutOfMemoryError
 from edgeagent.core.hardware import Profile, Rates
 from edgeagent.core.stages import Cut
 from edgeagent.execution.loading import LoadSettings
@@ -21,6 +21,7 @@ from edgeagent.model.explain import megabytes
 from edgeagent.model.fence import Load, fence
 from edgeagent.model.footprint import Setup
 from edgeagent.model.limits import Limits
+from edgeagent.model.loading import safe_settings
 from edgeagent.model.machine import Machine
 from edgeagent.model.placement import CONTEXT_GRAIN, cache_types, least_context, wanted_context
 from edgeagent.model.recipe import output_share
@@ -205,11 +206,7 @@ class Heads:
         )
 
     def _settings(self, fit: _Fit, profile: Profile) -> LoadSettings:
-        engine = profile.engine(ENGINE)
-        if engine is None or not engine.usable:
-            reason = engine.probe.reason if engine else "it was never probed"
-            raise EngineError(f"llama.cpp does not run on this machine ({reason}); run 'edgeagent doctor'")
-        safe, known = engine.probe.settings, [rates.threads for rates in profile.rates.values()]
+        safe, known = safe_settings(profile), [rates.threads for rates in profile.rates.values()]
         return LoadSettings(
             path=str(fit.stored.path),
             variant_sha256=fit.stored.sha256,

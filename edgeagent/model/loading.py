@@ -1,6 +1,6 @@
 """How a choice is loaded: the worker's settings, how many sequences it holds, and the limits it runs under. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgeagent.core.config import EngineConfig
@@ -69,14 +69,19 @@ def loading_of(
     return Loading(settings, fence(load, nice=config.nice), total, single)
 
 
-def _settings(
-    chosen: StoredVariant, choice: Choice, profile: Profile, config: EngineConfig, threads: int, sequences: int
-) -> LoadSettings:
+def safe_settings(profile: Profile) -> Mapping[str, bool]:
+    """The engine's switches that were tried here and work. Raises EngineError when llama.cpp does not run here."""
     engine = profile.engine(ENGINE)
     if engine is None or not engine.usable:
         reason = engine.probe.reason if engine else "it was never probed"
         raise EngineError(f"llama.cpp does not run on this machine ({reason}); run 'edgeagent doctor'")
-    safe, placement = engine.probe.settings, choice.option.placement
+    return engine.probe.settings
+
+
+def _settings(
+    chosen: StoredVariant, choice: Choice, profile: Profile, config: EngineConfig, threads: int, sequences: int
+) -> LoadSettings:
+    safe, placement = safe_settings(profile), choice.option.placement
     loading = placement.setup.loading
     return LoadSettings(
         path=str(chosen.path),

@@ -10,6 +10,8 @@ TEXT_BYTES_PER_TOKEN = 3.7  # measured: English prose through SmolLM2's tokenize
 TOKEN_ID_BYTES = 2.0  # a LEB128 id of a vocabulary below 2^14..2^21
 TOKEN_MESSAGE_BYTES = 130.0  # a frame with one token message, and its share of MQTT headers
 SESSION_BYTES = 600.0  # open, accept, stop
+EXPECTED_TOKENS = 128
+"""What an answer is priced at when its limit is higher: small models mostly stop before."""
 OPENING_TRIPS = 2.5  # a session's opening and answer, then the job's and the verdict on it, and the way up
 FRAME_OVERHEAD = 1.002  # 64 bytes of headers on 48 KiB
 
