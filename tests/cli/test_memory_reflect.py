@@ -6,18 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgeagent.agent.memory.portable import HEADER
+from tests.talk import TALK
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
-TALK = (
-    "Ann: The boiler makes a loud noise again.",
-    "Bob: Since when?",
-    "Ann: Since Monday, 12 May.",
-    "Bob: I will bring a new valve on Friday.",
-    "Ann: What does the valve cost?",
-    "Bob: The valve costs 40 euros.",
-    "Ann: Good. The key is with my neighbour.",
-    "Bob: See you on Friday.",
-)
 
 
 def test_session_is_summed_up_once_by_the_local_model(

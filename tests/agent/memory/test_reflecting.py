@@ -6,18 +6,9 @@ from contextlib import AbstractAsyncContextManager
 
 from edgeagent.agent.memory.memory import Memory
 from edgeagent.agent.memory.reflecting import LEAST_TURNS, MAX_CHARS, prompt_of, reflect
+from tests.talk import TALK
 
 OpenMemory = Callable[..., AbstractAsyncContextManager[Memory]]
-TALK = (
-    "Ann: The boiler makes a loud noise again.",
-    "Bob: Since when?",
-    "Ann: Since Monday, 12 May.",
-    "Bob: I will bring a new valve on Friday.",
-    "Ann: What does the valve cost?",
-    "Bob: The valve costs 40 euros.",
-    "Ann: Good. The key is with my neighbour.",
-    "Bob: See you on Friday.",
-)
 
 
 async def talked(memory: Memory, user: str, source: str, texts: tuple[str, ...] = TALK) -> None:
