@@ -5,6 +5,8 @@ SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 # Never the scripts beside it: their first lines name the folder that .venv was made in, and checkouts move.
 PYTHON_IN_VENV := .venv/bin/python
+# Tests mostly wait or keep one core busy. A file's tests stay together, as they share what is dear to make.
+TEST_PROCESSES ?= 2
 BENCHES = $(sort $(patsubst tools/bench/%.py,%,$(shell grep -l "harness\.publish" tools/bench/*.py)))
 
 # State made by these targets stays in the checkout; an installed service has its own.
@@ -31,7 +33,7 @@ serve: venv-run
 	@exec $(PYTHON_IN_VENV) -m edgeagent serve
 
 test: venv-dev test-tools
-	@$(PYTHON_IN_VENV) -m pytest -m 'not long'
+	@$(PYTHON_IN_VENV) -m pytest -m 'not long' -n $(TEST_PROCESSES) --dist loadfile
 
 test-long: venv-dev test-tools
 	@$(PYTHON_IN_VENV) -m pytest -m long

@@ -61,6 +61,12 @@ announce_build() {
     say "llama.cpp is compiled for this machine: about 5 minutes on 2 cores, once"
 }
 
+# Only the engine itself is compiled, without image input and the helpers of llama.cpp's own programs; what the user
+# asks for comes last and wins. The arguments are split at spaces.
+leave_out=-DCMAKE_PROJECT_llama.cpp_INCLUDE=$PWD/tools/llama_build.cmake
+case $leave_out in *" "*) leave_out= ;; esac
+export CMAKE_ARGS="-DLLAVA_BUILD=OFF $leave_out ${CMAKE_ARGS:-}"
+
 install() {
     say "installing edgeagent[$extra] (log: $log)"
     if ! "$python" -m pip install --editable ".[$extra]" >>"$log" 2>&1 </dev/null; then
