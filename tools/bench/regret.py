@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import math
 import multiprocessing
+import pickle
 import random
 import statistics
 import time
@@ -36,6 +37,8 @@ PROMPTS, QUICK_PROMPTS = (60, 200, 500, 950), (60, 200, 500)
 OUTPUTS = (8, 32, 128)
 NUM_CASES, QUICK_CASES = 300, 40
 SEED = 5
+KEEP_S = 7200.0
+"""Pieces of an earlier run are taken for so long."""
 RULES = {"text may leave": Rules(), "text stays": Rules(text_may_leave=False)}
 
 
@@ -178,12 +181,27 @@ def conditions_of(verdicts: Sequence[Verdict]) -> harness.Json:
     }
 
 
+def pieces(shares: Sequence[float], most_tokens: int) -> Measured:
+    """Measured on a quiet machine; a run that was broken off finds them in the state folder."""
+    settings = settings_of_bench()
+    kept = settings.paths.state / "bench-regret-pieces.pickle"
+    wanted = (harness.cpu_model(), tuple(shares), most_tokens)
+    if kept.is_file() and time.time() - kept.stat().st_mtime < KEEP_S:
+        found, measured = pickle.loads(kept.read_bytes())  # noqa: S301  (written below)
+        if found == wanted and isinstance(measured, Measured):
+            harness.progress(f"pieces of an earlier run: {kept}")
+            return measured
+    with harness.broker() as (_, url):
+        measured = asyncio.run(measure(settings, shares, most_tokens, url))
+    kept.write_bytes(pickle.dumps((wanted, measured)))
+    return measured
+
+
 def main() -> None:
     options = harness.options(__doc__)
     started = time.monotonic()
     shares, prompts = (QUICK_SHARES, QUICK_PROMPTS) if options.quick else (SHARES, PROMPTS)
-    with harness.broker() as (_, url):
-        measured = asyncio.run(measure(settings_of_bench(), shares, max(prompts), url))
+    measured = pieces(shares, max(prompts))
     pieces_s = time.monotonic() - started
     every = list(grid(shares, prompts))
     cases = random.Random(SEED).sample(every, min(len(every), QUICK_CASES if options.quick else NUM_CASES))
