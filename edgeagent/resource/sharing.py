@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
+from edgeagent.execution.scheduler import STALL
 from edgeagent.resource.cost import Speeds
 
-PROMPT_PART = 0.6
-"""Of the time, between the decode steps of others: a prompt's piece may take 1.5 times as long as these
-(`execution.scheduler.STALL`), so it has 1.5 of 2.5 parts."""
+PROMPT_PART = STALL / (1 + STALL)
+"""Of the time, between the decode steps of others: a prompt's piece may take `STALL` times as long as one of these."""
 ROW_PART = 0.13
 """What one sequence more adds to a decode step: four rows were measured to take 1.4 times as long as one."""
 
