@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from edgeagent.agent.ahead import ahead
 from edgeagent.agent.drafting import (
     MIN_PRUNED_TOKENS,
     MIN_REDUCIBLE_TOKENS,
@@ -67,7 +68,7 @@ class Answerer:
         self._embedder = embedder
         self._stand_in = stand_in
 
-    async def answer(
+    def answer(
         self,
         request: ChatRequest,
         material: Material,
@@ -76,23 +77,37 @@ class Answerer:
         started_at: float,
         claim: Claim = ANYONE,
     ) -> AsyncGenerator[Event, None]:
-        """Reduced, Planned, then Text and HandedOver, then Finished. Raises EdgeAgentError."""
+        """Reduced, Planned, then Text and HandedOver, then Finished. Raises EdgeAgentError.
+
+        They are made as fast as the engine or the peer can, however slowly they are read.
+        """
+        return ahead(self._answer(request, material, resident, grammar, started_at, claim), "answer")
+
+    async def _answer(
+        self,
+        request: ChatRequest,
+        material: Material,
+        resident: Resident,
+        grammar: str | None,
+        started_at: float,
+        claim: Claim,
+    ) -> AsyncGenerator[Event, None]:
         adapter = await adapter_of(request, resident)
         if grammar is not None:
             request = request.model_copy(update={"sampling": request.sampling.model_copy(update={"grammar": grammar})})
         async with contextlib.AsyncExitStack() as stack:
-            urgency = await stack.enter_async_context(resident.local.lease(claim))
+            turns = stack.enter_context(resident.local.admission.turns(claim))
             try:
-                tally = await self._plan(request, material, resident, started_at, adapter, urgency)
+                tally = await self._plan(request, material, resident, started_at, adapter, await turns.take())
             except NoPlanError as error:
                 other = await self._instead(stack, resident, adapter, error)
-                urgency = await stack.enter_async_context(other.local.lease(replace(claim, since_s=None)))
-                tally = await self._plan(_for(other, request), material, other, started_at, None, urgency)
+                turns = stack.enter_context(other.local.admission.turns(replace(claim, since_s=None)))
+                tally = await self._plan(_for(other, request), material, other, started_at, None, await turns.take())
                 tally.handovers.insert(0, _lost(resident, other, error))
                 resident = other
             yield Reduced(tally.draft.report)
             yield Planned(tally.decision, requested=request.edgeagent.plan != "auto")
-            run = Run(request, tally, resident, self._surroundings.peers, urgency, self._stand_in)
+            run = Run(request, tally, resident, self._surroundings.peers, turns, self._stand_in)
             async with contextlib.aclosing(run.events()) as events:
                 async for event in events:
                     if isinstance(event, Finished):

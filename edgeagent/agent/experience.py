@@ -1,6 +1,7 @@
 """What answers taught: how far predictions of each plan with each peer were off, and how the newest request was run."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from edgeagent.core.events import Finished
 from edgeagent.core.plan import AnswerReport, Candidate, PlanKind
@@ -15,22 +16,30 @@ _Whom = tuple[str, str, str]
 """Peer, model, variant."""
 
 
+@dataclass(slots=True)
+class _Known:
+    """What is known of a model on a peer, for as long as it offers these rates."""
+
+    rates: tuple[float, float]
+    corrections: dict[PlanKind, Correction] = field(default_factory=dict)
+    begun: set[tuple[PlanKind, int]] = field(default_factory=set)
+    """Cuts for which the peer has made and loaded a tail."""
+
+
 class Experience:
     """Times are seconds of one clock, given by whoever asks or tells."""
 
     def __init__(self) -> None:
-        self._rates: dict[_Whom, tuple[float, float]] = {}
-        self._corrections: dict[_Whom, dict[PlanKind, Correction]] = {}
-        self._begun: set[tuple[_Whom, PlanKind, int]] = set()
+        self._known: dict[_Whom, _Known] = {}
         self._last: dict[str, Choice] = {}
 
     def factors(self, peer: str, model: OfferedModel, now_s: float) -> Mapping[PlanKind, Factors]:
         """What predictions with this peer's model are to be multiplied by. Forgotten when it offers other rates."""
         whom, rates = (peer, model.model, model.variant), (model.prefill_tok_s, model.decode_tok_s)
-        if self._rates.get(whom) != rates:
-            self._forget(whom)
-            self._rates[whom] = rates
-        return {plan: each.factors(now_s) for plan, each in self._corrections.get(whom, {}).items()}
+        known = self._known.get(whom)
+        if known is None or known.rates != rates:
+            known = self._begin(whom, rates)
+        return {plan: each.factors(now_s) for plan, each in known.corrections.items()}
 
     def last(self, model: str) -> Choice | None:
         """Which way the newest request to this machine's `model` went that named none."""
@@ -49,35 +58,32 @@ class Experience:
             return
         if is_free:
             self._last[model] = Choice.of(chosen)
-        if chosen.peer is not None and not self._is_beginning(chosen):
-            self._correct(chosen, report, finished.usage.completion_tokens, now_s)
+        if (known := self._known.get(_whom(chosen))) and not _is_beginning(known, chosen):
+            _correct(known, chosen, report, finished.usage.completion_tokens, now_s)
 
-    def _is_beginning(self, chosen: Candidate) -> bool:
-        """Whether the peer has cut and loaded a tail for it: that is no part of the prediction, and comes once."""
-        if chosen.k is None:
-            return False
-        key = _whom(chosen), chosen.plan, chosen.k
-        is_known = key in self._begun
-        self._begun.add(key)
-        return not is_known
+    def _begin(self, whom: _Whom, rates: tuple[float, float]) -> _Known:
+        """Whom it knows nothing of, any more; in the place of the one known for longest when there are too many."""
+        self._known.pop(whom, None)
+        if len(self._known) >= MAX_KNOWN:
+            del self._known[next(iter(self._known))]
+        known = self._known[whom] = _Known(rates)
+        return known
 
-    def _correct(self, chosen: Candidate, report: AnswerReport, num_tokens: int, now_s: float) -> None:
-        whom, measured = _whom(chosen), report.measured
-        if whom not in self._rates:
-            return
-        before = self._corrections.setdefault(whom, {}).get(chosen.plan, Correction(now_s))
-        sample = Sample.of(
-            (measured.ttft_s, measured.tpot_s), (chosen.ttft_s, chosen.tpot_s), Factors(*chosen.correction), num_tokens
-        )
-        self._corrections[whom][chosen.plan] = before.with_sample(sample, now_s)
 
-    def _forget(self, whom: _Whom) -> None:
-        self._corrections.pop(whom, None)
-        self._begun = {each for each in self._begun if each[0] != whom}
-        if len(self._rates) >= MAX_KNOWN:
-            oldest = next(iter(self._rates))
-            del self._rates[oldest]
-            self._corrections.pop(oldest, None)
+def _is_beginning(known: _Known, chosen: Candidate) -> bool:
+    """Whether the peer has cut and loaded a tail for it: that is no part of the prediction, and comes once."""
+    if chosen.k is None or (chosen.plan, chosen.k) in known.begun:
+        return False
+    known.begun.add((chosen.plan, chosen.k))
+    return True
+
+
+def _correct(known: _Known, chosen: Candidate, report: AnswerReport, num_tokens: int, now_s: float) -> None:
+    measured, before = report.measured, known.corrections.get(chosen.plan, Correction(now_s))
+    sample = Sample.of(
+        (measured.ttft_s, measured.tpot_s), (chosen.ttft_s, chosen.tpot_s), Factors(*chosen.correction), num_tokens
+    )
+    known.corrections[chosen.plan] = before.with_sample(sample, now_s)
 
 
 def _whom(chosen: Candidate) -> _Whom:

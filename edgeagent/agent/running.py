@@ -18,7 +18,7 @@ from edgeagent.core.events import Event, Finished, FinishReason, HandedOver, Tex
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.core.plan import Handover, PlanKind
 from edgeagent.core.stages import WIRE_BITS
-from edgeagent.execution.admission import Urgency
+from edgeagent.execution.admission import Turns
 from edgeagent.execution.executors import Executor, LocalExecutor, PeerModel, RemoteExecutor
 from edgeagent.execution.handover import complete
 from edgeagent.execution.heads import HeadOfFile, HeadOfWhole
@@ -50,8 +50,10 @@ async def nobody(lost: Resident) -> AsyncGenerator[Resident, None]:
 
 
 class Run:
-    """One answer under way, in its turn at the engine. `peers` is needed for the plans that name one, `stand_in` where
-    only a head of the model is here."""
+    """One answer under way, in its turn at the engine, which it leaves while a peer answers alone.
+
+    `peers` is needed for the plans that name one, `stand_in` where only a head of the model is here.
+    """
 
     def __init__(
         self,
@@ -59,12 +61,12 @@ class Run:
         tally: Tally,
         resident: Resident,
         peers: Peers | None,
-        urgency: Urgency,
+        turns: Turns,
         stand_in: StandIn,
     ) -> None:
         self._tally = tally
         self._stand_in = stand_in
-        self._urgency = urgency
+        self._turns = turns
         self._resident = resident
         self._peers = peers
         self._stream = TextStream(request.stop)
@@ -137,6 +139,8 @@ class Run:
 
     async def _steps(self) -> Steps:
         chain = self._chain()
+        if isinstance(chain[0], RemoteExecutor):
+            self._turns.leave()
         journal = self._for(chain)
         lost: EdgeAgentError
         for tries_left in reversed(range(PEER_TRIES)):
@@ -174,7 +178,8 @@ class Run:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 other = await stack.enter_async_context(self._stand_in(self._resident))
-                await stack.enter_async_context(other.local.lease())
+                self._turns = stack.enter_context(other.local.admission.turns())
+                await self._turns.take()
             except EdgeAgentError as lack:
                 raise PeerError(f"{error}; {self._resident.card.id} cannot go on here, and {lack}") from error
             yield other
@@ -245,11 +250,11 @@ class Run:
             return SplitDecodeExecutor(of_file, self._peers, target, traffic, head.output)
         of_whole = HeadOfWhole(self._resident.whole, self._resident.card.id, chosen.k, hidden)
         if chosen.plan is PlanKind.SPLIT_PREFILL:
-            return SplitPrefillExecutor(of_whole, self._peers, target, traffic, self._urgency)
+            return SplitPrefillExecutor(of_whole, self._peers, target, traffic, self._turns.urgency)
         return SplitDecodeExecutor(of_whole, self._peers, target, traffic)
 
     def _local(self, resident: Resident) -> Sequence[Executor]:
-        return [LocalExecutor(resident.whole, self._tally.traffic, self._urgency)] * LOCAL_TRIES
+        return [LocalExecutor(resident.whole, self._tally.traffic, self._turns)] * LOCAL_TRIES
 
     def _chain(self) -> Sequence[Executor]:
         """The chosen executor, then those that can go on identically."""
@@ -260,7 +265,7 @@ class Run:
         assert target is not None
         assert self._peers is not None
         if tally.decision.chosen.plan is PlanKind.PREFILL:
-            first = PrefillExecutor(resident.whole, self._peers, target, tally.traffic, self._urgency)
+            first = PrefillExecutor(resident.whole, self._peers, target, tally.traffic, self._turns.urgency)
             return [first, *then]
         if tally.decision.chosen.plan.is_split:
             return [self._split(target), *then]

@@ -99,6 +99,7 @@ class SplitJob:
                 match event:
                     case CellRows(data=data):
                         self._session.send_blocks([(index, data)], bulk=True)
+                        await self._session.until_room(len(data), BLOCK_S)
                     case HiddenRows(data=data) if gives_hidden:
                         self._session.send_blocks([(index, data)], bulk=False)
                     case TokenStep():

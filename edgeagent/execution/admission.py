@@ -9,7 +9,7 @@ from dataclasses import replace
 from edgeagent.core.errors import DeadlineError
 from edgeagent.execution.fairness import ANYONE, USUAL, Claim, FairQueue, Priority, Urgency, Waiter
 
-__all__ = ["ANYONE", "USUAL", "Admission", "Claim", "Priority", "Urgency"]
+__all__ = ["ANYONE", "USUAL", "Admission", "Claim", "Priority", "Turns", "Urgency"]
 
 
 class Admission:
@@ -26,6 +26,8 @@ class Admission:
         self._turns: dict[Waiter, asyncio.Future[None]] = {}
         self._wholes: list[asyncio.Future[None]] = []
         self._is_whole = False
+        self._none_away = asyncio.Event()
+        self._none_away.set()
 
     @property
     def num_waiting(self) -> int:
@@ -38,7 +40,7 @@ class Admission:
 
     @property
     def num_requests(self) -> int:
-        """Requests that wait, run, or are between two turns: the engine is in use while there is one."""
+        """Requests that wait, run, are away or between two turns: the engine is in use while there is one."""
         return self._queue.num_places + len(self._wholes) + self._is_whole
 
     def set_slots(self, slots: int) -> None:
@@ -63,14 +65,22 @@ class Admission:
 
         Raises DeadlineError instead of beginning too late, and what `place` raises.
         """
+        with self.turns(claim) as turns:
+            yield await turns.take()
+
+    @contextlib.contextmanager
+    def turns(self, claim: Claim = ANYONE) -> Iterator["Turns"]:
+        """For a request that may leave in its turn and come back; what it holds ends with this. Raises as `place`."""
         with contextlib.ExitStack() as stack:
-            placed = claim if claim.since_s is not None else stack.enter_context(self.place(claim))
-            waiter = await self._begin(placed)
+            turns = Turns(self, claim if claim.since_s is not None else stack.enter_context(self.place(claim)))
             try:
-                yield waiter.urgency
+                yield turns
             finally:
-                self._queue.finish(waiter, self._now())
-                self._advance()
+                turns.close()
+
+    async def until_none_away(self) -> None:
+        """Until those that left in their turn are back, or over."""
+        await self._none_away.wait()
 
     @contextlib.asynccontextmanager
     async def whole(self) -> AsyncIterator[None]:
@@ -98,7 +108,8 @@ class Admission:
         self._is_whole = False
         self._advance()
 
-    async def _begin(self, claim: Claim) -> Waiter:
+    async def begin(self, claim: Claim) -> Waiter:
+        """A turn, in a place that is held. Raises DeadlineError instead of beginning too late."""
         loop = asyncio.get_running_loop()
         waiter = self._queue.join(claim, self._now())
         future = self._turns[waiter] = loop.create_future()
@@ -120,6 +131,24 @@ class Admission:
             if timer is not None:
                 timer.cancel()
         return waiter
+
+    def end(self, waiter: Waiter) -> None:
+        self._queue.finish(waiter, self._now())
+        self._advance()
+
+    def leave(self, waiter: Waiter) -> bool:
+        """End a turn whose request others work for from now on. False: as many are away as may wait, and it stays."""
+        if not self._queue.send_away(waiter.claim.user):
+            return False
+        self._none_away.clear()
+        self.end(waiter)
+        return True
+
+    def come_back(self, user: str) -> None:
+        """A request of this user that left is away no longer."""
+        self._queue.call_back(user)
+        if not self._queue.num_away:
+            self._none_away.set()
 
     def _give_up(self, waiter: Waiter) -> None:
         """The deadline of a waiter has come, unless it has begun or left."""
@@ -152,3 +181,48 @@ class Admission:
         for waiter in [waiter for waiter in self._queue.waiting if self._turns[waiter].cancelled()]:
             self._queue.leave(waiter)
         self._wholes = [future for future in self._wholes if not future.cancelled()]
+
+
+class Turns:
+    """Of one request at an engine: one is taken, left while others work for it, and another taken if need be.
+
+    The request keeps its place meanwhile, so that it is not refused. It is in mid-sentence then: no deadline holds it
+    up any more, and it goes before others.
+    """
+
+    def __init__(self, admission: Admission, claim: Claim) -> None:
+        """`claim` has a place."""
+        self._admission = admission
+        self._claim = claim
+        self._waiter: Waiter | None = None
+        self._is_away = False
+
+    @property
+    def urgency(self) -> Urgency:
+        """While it is held."""
+        assert self._waiter is not None
+        return self._waiter.urgency
+
+    async def take(self) -> Urgency:
+        """At once while it is held. Raises DeadlineError instead of beginning too late."""
+        if self._waiter is None:
+            self._come_back()
+            self._waiter = await self._admission.begin(self._claim)
+        return self._waiter.urgency
+
+    def leave(self) -> None:
+        """Others work for this request now: its slot is free, unless as many are away as may wait."""
+        if self._waiter is not None and self._admission.leave(self._waiter):
+            self._waiter, self._is_away = None, True
+            self._claim = replace(self._claim, priority=Priority.HIGH, deadline_s=None)
+
+    def close(self) -> None:
+        self._come_back()
+        if self._waiter is not None:
+            self._admission.end(self._waiter)
+            self._waiter = None
+
+    def _come_back(self) -> None:
+        if self._is_away:
+            self._is_away = False
+            self._admission.come_back(self._claim.user)

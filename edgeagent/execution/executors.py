@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from edgeagent.core.errors import PeerError, PeerRefusedError, WireError
 from edgeagent.core.generation import NO_ID, Alternative, Generation, Sampling, TokenStep
-from edgeagent.execution.admission import USUAL, Urgency
+from edgeagent.execution.admission import USUAL, Turns, Urgency
 from edgeagent.execution.local import Drafted, Evaluated, LocalModel, Pruned, Reloaded
 from edgeagent.execution.offering import Wanted
 from edgeagent.execution.peers import Peers, until_accepted
@@ -64,17 +64,18 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """The engine of this machine. Whoever extends holds a turn there, of this `urgency`."""
+    """The engine of this machine. Whoever extends holds a turn there, of this urgency, or has it taken if need be."""
 
     name = "local"
 
-    def __init__(self, model: LocalModel, traffic: Traffic, urgency: Urgency = USUAL) -> None:
+    def __init__(self, model: LocalModel, traffic: Traffic, turn: Turns | Urgency = USUAL) -> None:
         self._model = model
         self._traffic = traffic
-        self._urgency = urgency
+        self._turn = turn
 
     async def extend(self, generation: Generation) -> Steps:
-        async with contextlib.aclosing(self._model.generate(generation, self._urgency)) as events:
+        urgency = self._turn if isinstance(self._turn, Urgency) else await self._turn.take()
+        async with contextlib.aclosing(self._model.generate(generation, urgency)) as events:
             async for event in events:
                 if isinstance(event, TokenStep):
                     yield event

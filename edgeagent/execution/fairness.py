@@ -94,12 +94,13 @@ class _Account:
     tag_s: float
     num_places: int = 0
     num_running: int = 0
+    num_away: int = 0
     last_turn: int = -1
     lanes: dict[Priority, float] = field(default_factory=dict)
 
 
 class FairQueue:
-    """At most `slots` turns run; at most `queue` requests, `per_user` of one user, are here without running."""
+    """At most `slots` turns run; at most `queue` requests, `per_user` of one user, wait, and as many may be away."""
 
     def __init__(self, *, slots: int, queue: int, per_user: int | None = None, ageing_s: float = AGEING_S) -> None:
         self.slots = slots
@@ -111,6 +112,7 @@ class FairQueue:
         self._num_joined = 0
         self._num_started = 0
         self.num_places = 0
+        self.num_away = 0
         self.waiting: list[Waiter] = []
         self.running: set[Waiter] = set()
         self.mean_turn_s: float | None = None
@@ -118,11 +120,11 @@ class FairQueue:
     def check(self, user: str) -> None:
         """Whether one more request of `user` may come. Raises TooManyRequestsError, else BusyError."""
         account = self._accounts.get(user)
-        own = account.num_places - account.num_running if account else 0
+        own = account.num_places - account.num_running - account.num_away if account else 0
         if own >= self._per_user < self._queue:
             text = f"as many requests of user '{user}' wait for the model as may ({own}); try again later"
             raise TooManyRequestsError(text, self._until_free(self._num_users()))
-        waiting = self.num_places - len(self.running)
+        waiting = self.num_places - len(self.running) - self.num_away
         if waiting >= self._queue:
             text = f"as many requests wait for the model as may ({waiting}); try again later"
             raise BusyError(text, self._until_free(1))
@@ -141,6 +143,23 @@ class FairQueue:
         self._accounts[user].num_places -= 1
         self.num_places -= 1
         self._forget()
+
+    def send_away(self, user: str) -> bool:
+        """Others work for a request of this user from now on: in its place it neither runs nor waits.
+
+        False: as many are away as may wait, and it stays.
+        """
+        account = self._accounts[user]
+        if account.num_away >= self._per_user or self.num_away >= self._queue:
+            return False
+        account.num_away += 1
+        self.num_away += 1
+        return True
+
+    def call_back(self, user: str) -> None:
+        """It is away no longer."""
+        self._accounts[user].num_away -= 1
+        self.num_away -= 1
 
     def join(self, claim: Claim, now_s: float) -> Waiter:
         """Wait for a turn, in a place of this user."""

@@ -172,7 +172,11 @@ class Peers:
         if len(self._views) < MAX_PEERS:
             return True
         gone = next((peer for peer, view in self._views.items() if view.status.state == "offline"), None)
-        return gone is not None and self._views.pop(gone) is not None
+        if gone is None:
+            return False
+        del self._views[gone]
+        self._paces.pop(gone, None)
+        return True
 
     async def _read_frames(self, subscription: Subscription) -> None:
         while True:
@@ -261,7 +265,7 @@ class Peers:
                 yield session
         finally:
             del self._sessions[session.id]
-            if session.pace is not None:
+            if session.pace is not None and peer in self._views:
                 self._paces[peer] = session.pace
             if session.rtt_s is not None:
                 self.note_link(peer, rtt_s=session.rtt_s)

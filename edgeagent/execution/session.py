@@ -58,13 +58,12 @@ class Session:
         self.down_bytes = 0
         self.receiver = BlockReceiver({})
         self.rtt_s: float | None = None
-        self.sent_all = asyncio.Event()
-        """Set when no block waits to be sent or acknowledged."""
-        self.sent_all.set()
         self._sender: BlockSender | None = None
         self._is_bulk = True
         self._known_pace = pace
         self._timer: asyncio.TimerHandle | None = None
+        self._has_moved = asyncio.Event()
+        """Set when a block may have got further on its way."""
         self._channel = channel
         self._publish = publish
         self._awaits_open = serves
@@ -134,17 +133,25 @@ class Session:
 
     async def until_sent(self, patience_s: float) -> None:
         """Until no block waits to be sent or acknowledged. Raises PeerLostError when for so long none got further."""
-        while not self.sent_all.is_set():
-            before = self._num_arrived
+        await self._until(lambda sender: sender.is_done, patience_s)
+
+    async def until_room(self, num_bytes: int, patience_s: float) -> None:
+        """Until no more than so many bytes of blocks have still to leave: then another may be made. Raises as above.
+
+        With room for one block the link is kept busy while the next is made, and what waits here is two at most.
+        """
+        await self._until(lambda sender: sender.num_queued_bytes <= num_bytes, patience_s)
+
+    async def _until(self, is_so: Callable[[BlockSender], bool], patience_s: float) -> None:
+        while (sender := self._sender) and not is_so(sender):
+            before = sender.num_arrived
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
-                    await self.sent_all.wait()
-            if not self.sent_all.is_set() and self._num_arrived == before:
+                    while not is_so(sender):
+                        self._has_moved.clear()
+                        await self._has_moved.wait()
+            if not is_so(sender) and sender.num_arrived == before:
                 raise PeerLostError(f"the other end acknowledged nothing for {patience_s:g} s")
-
-    @property
-    def _num_arrived(self) -> int:
-        return self._sender.num_arrived if self._sender else 0
 
     def skip_blocks_before(self, block: int) -> None:
         """The other end has made these itself."""
@@ -298,10 +305,7 @@ class Session:
         finally:  # what did not leave is asked about like what was lost
             if (at_s := self._sender.next_at_s) is not None:
                 self._timer = asyncio.get_running_loop().call_at(at_s, self._pump_later)
-        if self._sender.is_done:
-            self.sent_all.set()
-        else:
-            self.sent_all.clear()
+        self._has_moved.set()
 
     def _pump_later(self) -> None:
         with contextlib.suppress(PeerLostError):  # what did not leave is asked about when the connection is back

@@ -19,7 +19,7 @@ from edgeagent.execution.session import Session
 from edgeagent.execution.split_drafts import SplitDrafts
 from edgeagent.execution.split_draws import OUTPUT_TOKENS, DrawnHere, DrawnThere, Draws
 from edgeagent.execution.splitting import HEAD_FAILURES, background, open_split, send_prompt, until_same
-from edgeagent.execution.stage_sessions import HiddenRows, StageSession
+from edgeagent.execution.stage_sessions import StageSession
 from edgeagent.execution.stages import StageModel
 from edgeagent.wire.messages import Open, Step
 
@@ -122,10 +122,7 @@ class _Answer:
         self._guesses = self._drafts.propose(self._job.max_tokens - newest.position - 2)
         self._traffic.drafted_tokens += len(self._guesses)
         position, block = self._job.prompt_tokens + newest.position, self._num_chunks + newest.position
-        rows, inputs = b"", [newest.token, *self._guesses]
-        async with contextlib.aclosing(self._head.run_tokens(inputs, position, [len(inputs)])) as events:
-            async for event in events:
-                rows = event.data if isinstance(event, HiddenRows) else rows
+        rows = await self._head.hidden_states([newest.token, *self._guesses], position)
         self._draws.expect(block, self._guesses)
         # Who takes hidden states back learns nothing of the guesses but their number.
         told = (0,) * len(self._guesses) if self._job.final_hidden else self._guesses

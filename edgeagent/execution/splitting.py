@@ -20,13 +20,17 @@ from edgeagent.execution.executors import LocalExecutor, PeerModel, Steps, Traff
 from edgeagent.execution.heads import HeadOfWhole
 from edgeagent.execution.peers import Peers, until_accepted
 from edgeagent.execution.session import BlockArrived, Session
-from edgeagent.execution.stage_sessions import HiddenRows, StageSession
+from edgeagent.execution.stage_sessions import StageSession
 from edgeagent.wire.messages import Accepted, Failed, Open
 
 log = logging.getLogger(__name__)
 
 HEAD_FAILURES = (EngineError, OutOfMemoryError, RequestError)
 """What a head may end with where the whole model can still answer: no room for its cells, a state that is no number."""
+
+
+STALL_S = 30.0
+"""How long a peer that is there may take to acknowledge anything of what was sent."""
 
 
 class SplitPrefillExecutor:
@@ -136,15 +140,18 @@ def open_split(
 async def send_prompt(
     head: StageSession, session: Session, generation: Generation, stage: StageDescriptor, job: str
 ) -> None:
-    """Evaluate the head's part of a prompt, and send each chunk's hidden states as soon as they are there."""
-    spans = canonical.spans(len(generation.prompt), 0, stage.chunk_tokens)
-    async with contextlib.aclosing(head.run_tokens(generation.prompt, 0, spans)) as events:
-        index = 0
-        async for event in events:
-            if isinstance(event, HiddenRows):
-                # The steps of an answer come in order with their messages, and one session's blocks go one way.
-                session.send_blocks([(index, event.data)], bulk=job == "split-prefill")
-                index += 1
+    """Evaluate the head's part of a prompt, and send each chunk's hidden states as soon as they are there.
+
+    A chunk is evaluated while the one before travels. On a slow link the head then waits: no more than two chunks'
+    hidden states do. Raises PeerLostError when the peer acknowledges nothing, and as `StageSession.run_tokens`.
+    """
+    position = 0
+    for index, num_tokens in enumerate(canonical.spans(len(generation.prompt), 0, stage.chunk_tokens)):
+        rows = await head.hidden_states(generation.prompt[position : position + num_tokens], position)
+        # The steps of an answer come in order with their messages, and one session's blocks go one way.
+        session.send_blocks([(index, rows)], bulk=job == "split-prefill")
+        position += num_tokens
+        await session.until_room(len(rows), STALL_S)
 
 
 async def until_same(session: Session, stage: StageDescriptor, wait_s: float) -> Accepted:

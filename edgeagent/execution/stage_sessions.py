@@ -106,6 +106,14 @@ class StageSession:
         """
         return self._run((), tokens=list(tokens), position=position, spans=spans, cells=cells)
 
+    async def hidden_states(self, tokens: Sequence[int], position: int) -> bytes:
+        """Of a head: evaluate tokens, as one span from `position` on; their hidden states. Raises as `run_tokens`."""
+        rows = b""
+        async with contextlib.aclosing(self.run_tokens(tokens, position, [len(tokens)])) as events:
+            async for event in events:
+                rows = event.data if isinstance(event, HiddenRows) else rows
+        return rows
+
     def run_hidden(
         self,
         rows: bytes,

@@ -82,7 +82,8 @@ class Governing:
         while self._config.enabled:
             await self._awake.wait()
             for resident in self._pool.residents:
-                resident.local.on_load = lambda pid: self._awake.set()
+                for model in resident.models:
+                    model.on_load = lambda pid: self._awake.set()
             if any(resident.local.is_loaded for resident in self._pool.residents):
                 await self.observe()
                 await asyncio.sleep(self._config.interval_s)
@@ -125,8 +126,8 @@ class Governing:
     def _engine(self) -> Engine:
         loaded = [resident for resident in self._pool.residents if resident.local.is_loaded]
         threads = max((resident.local.settings.threads for resident in loaded), default=1)
-        pids = tuple(pid for resident in loaded if (pid := resident.local.pid))
-        return Engine(pids, threads, self._cores, (self.advice.threads or threads) * self.advice.duty)
+        pids = [pid for resident in loaded for pid in resident.pids]
+        return Engine(tuple(pids), threads, self._cores, (self.advice.threads or threads) * self.advice.duty)
 
     def _levers(self) -> Levers:
         """What requests run with when nothing is wrong, also while something is."""
@@ -159,13 +160,14 @@ class Governing:
         await self._switch(advice)
 
     async def _pace(self, resident: Resident, advice: EngineAdvice) -> None:
-        """Tells a worker, and the planner through the rates: slower here may mean faster elsewhere."""
+        """Tells its workers, and the planner through the rates: slower here may mean faster elsewhere."""
         usual = resident.local.settings.threads
         threads = min(usual, advice.threads or usual)
         if resident.pace == (threads, self._wanted_duty):
             return
         resident.pace = (threads, self._wanted_duty)
-        await resident.local.set_pace(threads, self._wanted_duty)
+        for model in resident.models:
+            await model.set_pace(threads, self._wanted_duty)
         full = resident.full_rates = resident.full_rates or resident.rates
         part = threads / usual * self._wanted_duty  # at worst: memory-bound decoding loses less from fewer threads
         slower = {"prefill_tok_s": full.prefill_tok_s * part, "decode_tok_s": full.decode_tok_s * part}

@@ -4,6 +4,7 @@ A peer with the rest of the model is needed for every word. Holds none.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -168,7 +169,9 @@ class Heads:
         assert isinstance(source, SlicedSource)
         whole = stored.card.variant(source.variant) or stored.variant
         stage, *more = (self._stage(each, profile) for each in fits)
-        hold, *holds = (self._store.hold(each.stored) for each in fits)
+        with contextlib.ExitStack() as stack:  # of two files that cannot both be held, none is
+            hold, *holds = (stack.enter_context(contextlib.closing(self._store.hold(each.stored))) for each in fits)
+            stack.pop_all()
         return Resident(
             card=stored.card,
             variant=whole.model_copy(update={"sha256": fit.source_sha256, "bytes": stored.bytes}),

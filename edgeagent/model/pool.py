@@ -180,6 +180,7 @@ class ModelPool:
                 for resident in self.residents:
                     async with resident.local.admission.whole():
                         pass
+                    await resident.local.admission.until_none_away()
         await self.close()
 
     async def close(self) -> None:

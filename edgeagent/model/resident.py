@@ -93,10 +93,14 @@ class Resident:
         return self.local.pid
 
     @property
+    def models(self) -> tuple[LoadedModel, ...]:
+        """Each has a worker of its own, once it is loaded."""
+        return (self.local, self.head.output) if self.head and self.head.output else (self.local,)
+
+    @property
     def pids(self) -> tuple[int, ...]:
         """Of all its workers."""
-        models = (self.local, self.head.output if self.head else None)
-        return tuple(model.pid for model in models if model is not None and model.pid is not None)
+        return tuple(model.pid for model in self.models if model.pid is not None)
 
     @property
     def is_in_use(self) -> bool:
@@ -104,9 +108,8 @@ class Resident:
 
     async def unload(self) -> None:
         """End the workers; their memory may be promised to others."""
-        await self.local.close()
-        if self.head and self.head.output:
-            await self.head.output.close()
+        for model in self.models:
+            await model.close()
         self.is_promised = False
 
     async def end(self) -> None:

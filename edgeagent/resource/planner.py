@@ -35,6 +35,7 @@ TOO_LONG = "fit the context"
 ONLY_ASKED = ReductionLevel.L5
 """Chosen for nobody who did not ask for it: what it says is another answer, not the same one sooner."""
 
+OTHER_BITS = "the peer's build, settings or instruction set differ: not the same bits"
 NO_LAYOUT = "this variant's cache layout cannot be exchanged"
 PENALTIES = "penalties look at the prompt, which the peer that draws does not see"
 UNCORRECTED = Factors()
@@ -94,14 +95,17 @@ def _prefill(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situat
         PlanKind.PREFILL, prompt, price, local.model, local.variant, peer=peer, quality=local.quality
     )
     candidate = candidate.model_copy(update={"memory_bytes": local.memory_bytes, "warm_tokens": prompt.reused_tokens})
-    candidate = _judged(candidate, ask, prompt, situation.rules, min(local.context_tokens, peer.context_tokens), peer)
-    if candidate.rejected is None and local.head is not None:
-        return _rejected(candidate, _only_head(local.head))
-    if candidate.rejected is None and local.kv_bytes_per_token == 0:
-        return _rejected(candidate, NO_LAYOUT)
-    if candidate.rejected is None and local.exact_key != peer.exact_key:
-        return _rejected(candidate, "the peer's build, settings or instruction set differ: not the same bits")
-    return candidate
+    context = min(local.context_tokens, peer.context_tokens)
+    return _judged(candidate, ask, prompt, situation.rules, context, peer, _prefill_fault(local, peer))
+
+
+def _prefill_fault(local: LocalOption, peer: PeerOption) -> str | None:
+    """What speaks against caches that meet; None: nothing."""
+    if local.head is not None:
+        return _only_head(local.head)
+    if local.kv_bytes_per_token == 0:
+        return NO_LAYOUT
+    return None if local.exact_key == peer.exact_key else OTHER_BITS
 
 
 def _splits(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situation) -> Iterator[Candidate]:
@@ -119,10 +123,9 @@ def _splits(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situati
     for plan, k, hidden, price in priced(work, local.speeds, there, peer.link, peer.queue_s, local.shape, ways):
         candidate = _candidate(plan, prompt, price, local.model, local.variant, peer=peer, quality=local.quality)
         facts = {"memory_bytes": local.memory_bytes, "k": k, **_wire(hidden)}
-        candidate = _judged(candidate.model_copy(update=facts), ask, prompt, rules, context, peer)
-        if candidate.rejected is None and (fault := _split_fault(candidate, ask, local, peer, rules)):
-            candidate = _rejected(candidate, fault)
-        yield candidate
+        candidate = candidate.model_copy(update=facts)
+        fault = _split_fault(candidate, ask, local, peer, rules)
+        yield _judged(candidate, ask, prompt, rules, context, peer, fault)
 
 
 def _wire(hidden: HiddenType) -> dict[str, object]:
@@ -133,7 +136,7 @@ def _wire(hidden: HiddenType) -> dict[str, object]:
 def _split_fault(candidate: Candidate, ask: Ask, local: LocalOption, peer: PeerOption, rules: Rules) -> str | None:
     """What speaks against splitting the model like that; None: nothing."""
     if local.exact_key != peer.exact_key:
-        return "the peer's build, settings or instruction set differ: not the same bits"
+        return OTHER_BITS
     if candidate.k not in peer.cuts:
         return f"the peer runs no layers from {candidate.k} on"
     if candidate.plan is PlanKind.SPLIT_PREFILL:
@@ -191,25 +194,15 @@ def _judged(
     rules: Rules,
     context_tokens: int,
     peer: PeerOption | None = None,
+    fault: str | None = None,
 ) -> Candidate:
-    """The candidate, with the first rule that it breaks."""
+    """The candidate, with the first rule that it breaks, or else the `fault` that its plan has with this peer."""
     needed = prompt.tokens + ask.max_tokens
     limit, floor = rules.memory_limit_bytes, rules.quality_floor
     checks: list[tuple[bool, str]] = [
         (ask.model not in (None, candidate.model), f"model '{ask.model}' was asked for"),
         (candidate.plan not in rules.plans, "the policy does not allow this plan"),
-        (
-            peer is not None and not rules.text_may_leave and not candidate.plan.is_split,
-            "the policy keeps text on this machine",
-        ),
-        (peer is not None and ask.adapter is not None, f"the adapter '{ask.adapter}' is on this machine only"),
-        (peer is not None and prompt.pruned_tokens > 0, "positions are dropped from this machine's own cache only"),
-        (peer is not None and candidate.plan in peer.barred, "no credential allows that with this peer"),
-        (peer is not None and peer.is_broken, "this peer failed a moment ago"),
-        (
-            peer is not None and peer.is_served and ask.has_grammar,
-            "the server behind this peer takes no grammar",
-        ),
+        *(_peer_checks(candidate, ask, prompt, rules, peer) if peer else ()),
         (needed > context_tokens, f"{needed} tokens with the answer, where {context_tokens} {TOO_LONG}"),
         (
             limit is not None and candidate.memory_bytes > limit,
@@ -223,8 +216,22 @@ def _judged(
             ask.deadline_s is not None and candidate.total_s > ask.deadline_s,
             f"it would take longer than {ask.deadline_s} s",
         ),
+        (fault is not None, fault or ""),
     ]
     return next((_rejected(candidate, reason) for broken, reason in checks if broken), candidate)
+
+
+def _peer_checks(
+    candidate: Candidate, ask: Ask, prompt: PromptOption, rules: Rules, peer: PeerOption
+) -> list[tuple[bool, str]]:
+    return [
+        (not rules.text_may_leave and not candidate.plan.is_split, "the policy keeps text on this machine"),
+        (ask.adapter is not None, f"the adapter '{ask.adapter}' is on this machine only"),
+        (prompt.pruned_tokens > 0, "positions are dropped from this machine's own cache only"),
+        (candidate.plan in peer.barred, "no credential allows that with this peer"),
+        (peer.is_broken, "this peer failed a moment ago"),
+        (peer.is_served and ask.has_grammar, "the server behind this peer takes no grammar"),
+    ]
 
 
 def _rejected(candidate: Candidate, reason: str) -> Candidate:

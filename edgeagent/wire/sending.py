@@ -69,6 +69,12 @@ class BlockSender:
         return not (self._waiting or self._rest or self._in_flight or self._lost)
 
     @property
+    def num_queued_bytes(self) -> int:
+        """Of blocks that have not left yet: the window takes no more of them now."""
+        rest = len(self._rest.block) - self._rest.offset if self._rest else 0
+        return rest + sum(len(block) for _, block in self._waiting)
+
+    @property
     def num_arrived(self) -> int:
         """Fragments that came, up to the first that is not known to."""
         return self._base

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from edgeagent.agent.experience import Experience
+from edgeagent.agent.experience import MAX_KNOWN, Experience
 from edgeagent.core.events import Finished, Usage
 from edgeagent.core.plan import AnswerReport, Candidate, Costs, Decision, Handover, PlanKind
 from edgeagent.resource.options import Choice
@@ -68,6 +68,19 @@ def test_first_answer_of_a_cut_waits_for_its_tail_and_does_not_count() -> None:
     assert experience.factors("garage", OFFER, 0.0) == {}
     experience.note(finished(PlanKind.SPLIT_PREFILL, (3.0, 0.1), k=8), "m", 0.0, is_free=True)
     assert experience.factors("garage", OFFER, 0.0)[PlanKind.SPLIT_PREFILL].first > 1.5
+
+
+def test_what_was_learned_of_a_peer_goes_with_it() -> None:
+    """One that is back among more than are remembered begins anew, with its cuts."""
+    experience = knowing_garage()
+    for _ in range(2):
+        experience.note(finished(PlanKind.SPLIT_PREFILL, (3.0, 0.1), k=8), "m", 0.0, is_free=True)
+    assert experience.factors("garage", OFFER, 0.0)
+    for number in range(MAX_KNOWN):
+        experience.factors(f"peer-{number}", OFFER, 0.0)
+    assert experience.factors("garage", OFFER, 0.0) == {}
+    experience.note(finished(PlanKind.SPLIT_PREFILL, (3.0, 0.1), k=8), "m", 0.0, is_free=True)
+    assert experience.factors("garage", OFFER, 0.0) == {}  # its tail had to be made again
 
 
 def test_answer_of_another_peer_that_claimed_the_job_tells_nothing_of_the_chosen_one() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from edgeagent.application import split_job
 from edgeagent.application.peer import PeerService
 from edgeagent.application.peer_job import Offer
 from edgeagent.application.split_job import SplitJob
@@ -306,6 +307,37 @@ def test_state_that_no_model_has_is_the_peers_fault(
             assert all(ends.peers.is_broken(view) for view in ends.peers.views())
         finally:
             await output.close()
+
+    play(scene)
+
+
+def test_cells_wait_at_the_peer_for_room_on_the_way_back(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing bulky comes back before the peer has done what it does without an acknowledgement."""
+    monkeypatch.setattr(split_job, "BLOCK_S", 0.5)
+    send, made = Session.send_blocks, 0
+
+    def counted(session: Session, blocks: Iterable[tuple[int, bytes]], *, bulk: bool) -> None:
+        nonlocal made
+        made += session._split is not None  # the peer's end
+        send(session, blocks, bulk=bulk)
+
+    monkeypatch.setattr(Session, "send_blocks", counted)
+
+    async def scene(ends: Ends) -> None:
+        deliver = ends.broker.deliver
+
+        def thin(topic: str, payload: bytes) -> None:
+            if "/devices/kitchen/in/" not in topic or len(payload) < 2000:
+                deliver(topic, payload)
+
+        ends.broker.deliver = thin  # type: ignore[method-assign]
+        traffic = Traffic()
+        got = await tokens(complete(ends.generation(0.0), [ends.executor("split-prefill", traffic)]))
+        assert made == 2
+        assert "acknowledged nothing" in "".join(traffic.notes)
+        assert got == await ends.alone(0.0)
 
     play(scene)
 

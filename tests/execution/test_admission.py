@@ -39,6 +39,10 @@ class Scene:
     def whole(self) -> asyncio.Task[None]:
         return self._spawn(self._whole())
 
+    def away(self, claim: Claim) -> asyncio.Task[None]:
+        """A turn that is left at once, and taken again when it is let go."""
+        return self._spawn(self._away(claim))
+
     def let_go(self) -> None:
         """The one that has held for longest."""
         for event in self._go:
@@ -48,7 +52,7 @@ class Scene:
 
     async def end(self) -> None:
         """Let everyone have a turn, and check that nothing is left."""
-        for _ in self.tasks:
+        for _ in range(2 * len(self.tasks)):
             self.let_go()
             await settle()
         assert all(task.done() for task in self.tasks)
@@ -66,14 +70,25 @@ class Scene:
 
     async def _turn(self, claim: Claim) -> None:
         async with self.admission.turn(claim):
-            assert not self.is_alone
-            self.running += 1
-            self.most = max(self.most, self.running)
-            self.order.append(claim.user)
-            try:
-                await self._stay()
-            finally:
-                self.running -= 1
+            await self._run(claim.user)
+
+    async def _away(self, claim: Claim) -> None:
+        with self.admission.turns(claim) as turn:
+            await turn.take()
+            turn.leave()
+            await self._stay()
+            await turn.take()
+            await self._run(claim.user)
+
+    async def _run(self, user: str) -> None:
+        assert not self.is_alone
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.order.append(user)
+        try:
+            await self._stay()
+        finally:
+            self.running -= 1
 
     async def _whole(self) -> None:
         async with self.admission.whole():
@@ -107,6 +122,7 @@ def in_scene(use: Callable[[Scene], Awaitable[None]], *, slots: int = 1, queue: 
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("turn"), st.sampled_from(["ada", "bob"])),
+        st.tuples(st.just("away"), st.sampled_from(["ada", "bob"])),
         st.tuples(st.just("late"), st.sampled_from(["ada", "bob"])),
         st.tuples(st.just("whole"), st.just("")),
         st.tuples(st.just("let go"), st.just("")),
@@ -125,6 +141,8 @@ def test_whatever_is_cancelled_and_whenever_no_turn_is_lost_or_given_twice(steps
             match kind:
                 case "turn":
                     scene.turn(Claim(value))
+                case "away":
+                    scene.away(Claim(value))
                 case "late":
                     scene.turn(Claim(value, deadline_s=0.0))
                 case "whole":
@@ -257,6 +275,47 @@ def test_place_keeps_its_room_between_turns() -> None:
             await second
 
     in_scene(use, queue=1, share=1)
+
+
+def test_turn_that_is_left_goes_to_others_and_is_taken_again_before_them() -> None:
+    async def use(scene: Scene) -> None:
+        scene.away(Claim("ada", deadline_s=asyncio.get_running_loop().time() + 3600))
+        scene.turn(Claim("bob"))
+        scene.turn(Claim("cleo"))
+        await settle()
+        assert scene.order == ["bob"]
+        assert (scene.admission.num_running, scene.admission.num_waiting, scene.admission.num_requests) == (1, 1, 3)
+        away = asyncio.create_task(scene.admission.until_none_away())
+        await settle()
+        assert not away.done()
+        for expected in ("bob ada", "bob ada cleo"):
+            scene.let_go()
+            await settle()
+            scene.let_go()
+            await settle()
+            assert " ".join(scene.order) == expected
+        assert away.done()
+
+    in_scene(use)
+
+
+def test_who_is_away_takes_no_room_in_the_queue_and_no_more_are_than_may_wait() -> None:
+    async def use(scene: Scene) -> None:
+        admission = scene.admission
+        for user in ("ada", "ada", "bob", "cleo"):
+            scene.away(Claim(user))
+            await settle()
+        # The second of a user and the third of all stay in their turns.
+        assert (admission.num_running, admission.num_requests) == (2, 4)
+        scene.turn(Claim("ada"))
+        scene.turn(Claim("bob"))
+        await settle()
+        assert admission.num_waiting == 2
+        with pytest.raises(BusyError):
+            async with admission.turn(Claim("dan")):
+                pass
+
+    in_scene(use, slots=2, queue=2, share=1)
 
 
 def test_deadline_ends_the_waiting_and_not_the_running() -> None:

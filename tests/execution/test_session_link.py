@@ -88,8 +88,7 @@ def test_blocks_go_on_where_they_were_after_the_link_was_reset(mosquitto: Mosqui
             ends.proxy.reset()
             await ends.until_here(NUM_BLOCKS)
             assert ends.near.receiver.blocks == blocks
-            async with asyncio.timeout(PATIENCE_S):
-                await ends.far.sent_all.wait()
+            await ends.far.until_sent(PATIENCE_S)
             # Not from the beginning: at most what was on its way is sent again.
             assert ends.far.up_bytes < 1.5 * NUM_BLOCKS * BLOCK_BYTES
 
@@ -101,8 +100,7 @@ def test_sender_that_is_told_of_blocks_made_elsewhere_ends_soon(mosquitto: Mosqu
         async with sending(mosquitto, made()) as ends:
             await ends.until_here(1)
             ends.far.skip_blocks_before(NUM_BLOCKS)
-            async with asyncio.timeout(PATIENCE_S):
-                await ends.far.sent_all.wait()
+            await ends.far.until_sent(PATIENCE_S)
             assert ends.far.up_bytes < 0.7 * NUM_BLOCKS * BLOCK_BYTES
 
     asyncio.run(scene())

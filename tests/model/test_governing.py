@@ -10,16 +10,21 @@ import pytest
 from edgeagent.core.config import GovernorConfig
 from edgeagent.core.governor import Levers
 from edgeagent.core.hardware import Rates
+from edgeagent.execution.loading import pace_of
 from edgeagent.execution.local import LoadSettings, LocalModel
+from edgeagent.execution.stages import StageModel
 from edgeagent.model.governing import Governing
-from edgeagent.model.resident import Resident
-from edgeagent.model.store import StoredVariant
+from edgeagent.model.resident import HeldHead, Resident
+from edgeagent.model.slicing import padding_of, slice_variant, stage_of
+from edgeagent.model.store import ModelStore, StoredVariant
+from edgeagent.parts import spawn_llama
 from edgeagent.resource.governor import GovernorLimits
 from edgeagent.resource.probes.sysroot import Sysroot
 from edgeagent.resource.sensors import Sensors
 from tests.machine import REPACKS
 
 ZONE = "sys/class/thermal/thermal_zone0"
+RATES = Rates(threads=2, kv_type="q8_0", prefill_tok_s=100.0, decode_tok_s=20.0)
 
 
 class OneModel:
@@ -56,18 +61,20 @@ def governing(root: Path, pool: OneModel, config: GovernorConfig | None = None) 
     return Governing(config or GovernorConfig(), GovernorLimits(), sensors, pool, usual=Levers("q8_0", 4096), cores=2)
 
 
-def with_resident(smollm2: StoredVariant, use: Callable[[Resident], Awaitable[None]]) -> None:
-    settings = LoadSettings(
-        str(smollm2.path), smollm2.sha256, 512, "q8_0", flash_attention=True, threads=2, extra_buffers=REPACKS,
+def settings_of(stored: StoredVariant, context_tokens: int) -> LoadSettings:
+    return LoadSettings(
+        str(stored.path), stored.sha256, context_tokens, "q8_0", flash_attention=True, threads=2, extra_buffers=REPACKS,
         chunk_tokens=64,
     )  # fmt: skip
+
+
+def with_resident(smollm2: StoredVariant, use: Callable[[Resident], Awaitable[None]]) -> None:
     variant = smollm2.variant.model_copy(update={"bytes": smollm2.bytes})
-    rates = Rates(threads=2, kv_type="q8_0", prefill_tok_s=100.0, decode_tok_s=20.0)
 
     async def body() -> None:
-        local = LocalModel(settings)
+        local = LocalModel(settings_of(smollm2, context_tokens=512))
         try:
-            await use(Resident(smollm2.card, variant, "", rates, 200_000_000, local, used_at=1.0))
+            await use(Resident(smollm2.card, variant, "", RATES, 200_000_000, local, used_at=1.0))
         finally:
             await local.close()
 
@@ -97,6 +104,39 @@ def test_heat_reaches_the_loaded_worker_the_rates_and_the_notes(smollm2: StoredV
         assert governor.advice.is_neutral
 
     with_resident(smollm2, use)
+
+
+def test_heat_reaches_the_output_head_beside_a_head(
+    embedded_store: ModelStore, smollm2: StoredVariant, tmp_path: Path
+) -> None:
+    put(tmp_path, f"{ZONE}/type", "cpu-thermal")
+    put(tmp_path, f"{ZONE}/temp", "79500")
+
+    async def stage(begin: int, end: int) -> StageModel:
+        name = smollm2.variant.name
+        made = (await slice_variant(embedded_store, smollm2.card.id, begin, end, spawn_llama, base=name)).stored
+        settings = settings_of(made, context_tokens=256)
+        return StageModel(settings, *stage_of(made), padding_of(made.path) if begin == 0 else None)
+
+    async def body() -> None:
+        head, output = await stage(0, 8), await stage(30, 30)
+        resident = Resident(
+            smollm2.card, smollm2.variant, "", RATES, 200_000_000, head, 1.0, HeldHead(head, "no file of it", output)
+        )
+        governor = governing(tmp_path, OneModel(resident))
+        try:
+            workers = [await model.worker() for model in (head, output)]
+            for _ in range(6):
+                await governor.observe()
+            assert resident.pace is not None
+            _, duty = pace_of(head.settings, *resident.pace)
+            assert duty < 1
+            assert [worker.watch.duty for worker in workers] == [duty, duty]
+            assert set(governor._engine().pids) == {worker.pid for worker in workers}
+        finally:
+            await resident.unload()
+
+    asyncio.run(body())
 
 
 def test_short_memory_changes_the_next_choice_and_not_the_present_one(smollm2: StoredVariant, tmp_path: Path) -> None:

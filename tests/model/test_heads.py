@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from edgeagent.core.config import EngineConfig
-from edgeagent.core.errors import ModelNotFoundError, OutOfMemoryError, RequestError
+from edgeagent.core.errors import ModelFileError, ModelNotFoundError, OutOfMemoryError, RequestError
 from edgeagent.core.hardware import Profile
 from edgeagent.core.stages import Cut
 from edgeagent.execution.supervisor import Worker
 from edgeagent.model import overlay
 from edgeagent.model.footprint import Setup, predict, weigh
 from edgeagent.model.limits import Limits
+from edgeagent.model.locks import Hold, unused
 from edgeagent.model.machine import machine_of
 from edgeagent.model.pool import ModelPool
 from edgeagent.model.registry import Registry
@@ -146,6 +147,42 @@ def test_head_is_leased_where_the_whole_is_not_here(head_only: Path, embedded_st
     asyncio.run(body())
 
 
+class Raced(ModelStore):
+    """Another process removes the output head's file just before it is held."""
+
+    def hold(self, stored: StoredVariant) -> Hold:
+        if stored.variant.name.endswith(f"-{LAYERS}to{LAYERS}"):
+            stored.path.unlink()
+        return super().hold(stored)
+
+
+def test_head_whose_output_head_is_gone_is_not_kept_from_eviction(
+    head_only: Path, embedded_store: ModelStore, tmp_path: Path
+) -> None:
+    store = store_in(copied(head_only, tmp_path), embedded_store)
+    raced = Raced(tmp_path, store.registry, store._fetcher)
+    [head] = (tmp_path / MODEL).glob(f"*-0to{K}.gguf")
+
+    async def body() -> None:
+        async with pool_of(raced, 600 * MB, draws_here=True) as pool:
+            with pytest.raises(ModelFileError, match="cannot be opened"):
+                async with pool.lease(MODEL):
+                    pass
+            with unused(head) as is_unused:
+                assert is_unused
+
+    asyncio.run(body())
+
+
+def copied(folder: Path, target: Path) -> Path:
+    """The same files by other names."""
+    (target / MODEL).mkdir()
+    for file in (folder / MODEL).iterdir():
+        if file.is_file():
+            (target / MODEL / file.name).symlink_to(file)
+    return target
+
+
 def test_model_whose_file_is_broken_is_passed_over_for_one_that_can_stand_in(
     head_only: Path, embedded_store: ModelStore, smollm2: StoredVariant, tmp_path: Path
 ) -> None:
@@ -177,11 +214,7 @@ def peak_bytes(pid: int) -> int:
 def test_head_is_leased_where_memory_refuses_the_whole_and_the_whole_where_it_does_not(
     head_only: Path, embedded_store: ModelStore, smollm2: StoredVariant, tmp_path: Path
 ) -> None:
-    (tmp_path / MODEL).mkdir()
-    for file in (head_only / MODEL).iterdir():
-        if file.is_file():
-            (tmp_path / MODEL / file.name).symlink_to(file)
-    store = store_in(tmp_path, embedded_store)
+    store = store_in(copied(head_only, tmp_path), embedded_store)
     link(smollm2, store)
 
     async def chosen(memory_bytes: int) -> str | None:

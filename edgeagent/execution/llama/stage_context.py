@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from edgeagent.execution.llama.tensors import FloatArray
 
 PAGE_TOKENS = 256
 """llama.cpp rounds a context up to this (`GGML_PAD(n_ctx, 256)`)."""
+ALL, SOME = 0, 1
+"""Sequence ids: that of every cell, and one that cells get while they alone are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,13 @@ class StageContext:
         params = lib.llama_context_default_params()
         params.n_ctx = self.context_tokens
         params.n_batch = params.n_ubatch = settings.chunk_tokens
-        params.n_seq_max = 1
+        # A second sequence marks cells of the first. It has none of its own: both are in the one stream of a unified
+        # cache, where batches and cells are as with one sequence (but a window's cache grows with their number).
+        params.n_seq_max = 1 + self._has_layout
         params.n_threads = params.n_threads_batch = settings.threads
         params.flash_attn_type = int(settings.flash_attention)
         params.type_k = params.type_v = KV_TYPES[settings.kv_type]
-        params.kv_unified = False
+        params.kv_unified = True
         params.no_perf = True
         params.offload_kqv = params.op_offload = settings.offload
         if self._tap:
@@ -58,6 +63,15 @@ class StageContext:
             raise OutOfMemoryError(f"no memory for a stage of {context_tokens} tokens; use a shorter context")
         self._batch = lib.llama_batch_init(settings.chunk_tokens, model.width if part.takes_hidden else 0, 1)
         self.num_tokens = 0
+
+    @property
+    def _has_layout(self) -> bool:
+        """Whether cells can be exchanged."""
+        return self._settings.flash_attention and not self.model.has_window
+
+    @property
+    def _memory(self) -> Any:
+        return llama().llama_get_memory(self.handle)
 
     def evaluate(self, inputs: Sequence[int] | FloatArray, *, all_rows: bool = False) -> FloatArray | None:
         """Append a span, in one batch: tokens, or hidden states (tokens, width).
@@ -104,11 +118,10 @@ class StageContext:
         """Drop all but the first `num_tokens` cells. Raises EngineError where that cannot be done."""
         if num_tokens >= self.num_tokens:
             return
-        memory = llama().llama_get_memory(self.handle)
-        if self._can_keep(num_tokens) and llama().llama_memory_seq_rm(memory, 0, num_tokens, -1):
+        if self._can_keep(num_tokens) and llama().llama_memory_seq_rm(self._memory, ALL, num_tokens, -1):
             self.num_tokens = num_tokens
             return
-        llama().llama_memory_seq_rm(memory, 0, -1, -1)
+        llama().llama_memory_seq_rm(self._memory, ALL, -1, -1)
         self.num_tokens = 0
         if num_tokens:
             raise EngineError("the cache of this stage cannot be rewound; begin anew")
@@ -117,18 +130,29 @@ class StageContext:
         """A sliding window may have forgotten what the tokens to come look at."""
         if not self.model.has_window or not num_tokens:
             return True
-        first = int(llama().llama_memory_seq_pos_min(llama().llama_get_memory(self.handle), 0))
+        first = int(llama().llama_memory_seq_pos_min(self._memory, ALL))
         return first <= max(0, num_tokens - self.model.window)
 
-    def read_state(self) -> kv.SequenceState:
-        """The cells as rows (a copy). Raises EngineError for a kind of cache that has none."""
-        if self.model.has_window or not self._settings.flash_attention:
+    def read_state(self, first: int, end: int) -> kv.SequenceState:
+        """The cells `[first, end)` as rows: a copy of these, whatever else is there.
+
+        Raises EngineError for a kind of cache that has none.
+        """
+        if not self._has_layout:
             raise EngineError("the cache of this model has no exchangeable layout; use another plan")
-        lib = llama()
-        size = lib.llama_state_seq_get_size(self.handle, 0)
-        buffer = bytearray(size)
-        written = lib.llama_state_seq_get_data(self.handle, (ctypes.c_uint8 * size).from_buffer(buffer), size, 0)
-        return kv.parse(memoryview(buffer)[:written])
+        lib, memory = llama(), self._memory
+        lib.llama_memory_seq_cp(memory, ALL, SOME, first, end)
+        try:
+            size = lib.llama_state_seq_get_size(self.handle, SOME)
+            buffer = bytearray(size)
+            raw = (ctypes.c_uint8 * size).from_buffer(buffer)
+            written = lib.llama_state_seq_get_data(self.handle, raw, size, SOME)
+        finally:
+            lib.llama_memory_seq_rm(memory, SOME, -1, -1)
+        state = kv.parse(memoryview(buffer)[:written])
+        if state.num_cells != end - first:
+            raise EngineError(f"{end - first} cells were asked of the engine, and {state.num_cells} came")
+        return state
 
     def set_threads(self, threads: int) -> None:
         llama().llama_set_n_threads(self.handle, threads, threads)

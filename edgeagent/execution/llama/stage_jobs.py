@@ -191,12 +191,11 @@ def _whole_blocks(
         raise EngineError("the cache of this model has no exchangeable layout; use another plan")
     half = len(planes) // 2
     theirs = [*planes[:half][after:], *planes[half:][after:]]
-    front = kv.front_layers(session.context.read_state(), after)
     chunk, offset = context.settings.chunk_tokens, 0
     for index in range(int(request.params["first_block"]), canonical.num_blocks(num_prompt, chunk)):
         first, end = canonical.block_range(index, num_prompt, chunk)
         size = (end - first) * sum(theirs)
-        yield end - first, kv.stack(front, first, end, request.bulk[offset : offset + size], theirs)
+        yield end - first, kv.stack(session.front(first, end), request.bulk[offset : offset + size], theirs)
         offset += size
     if offset != len(request.bulk):
         raise EngineError(f"{len(request.bulk)} bytes of cells came, {offset} are needed")

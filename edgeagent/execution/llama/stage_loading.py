@@ -57,4 +57,4 @@ def _planes(model: Model, settings: ContextSettings, cut: Cut) -> list[int]:
     part = Part(takes_hidden=not cut.is_head, after=cut.num_blocks)
     with closing(StageContext(model, settings, part, 1)) as context:
         context.evaluate(np.zeros((1, model.width), np.float32) if part.takes_hidden else [0])
-        return [plane.row_bytes for plane in front_layers(context.read_state(), cut.num_blocks).planes]
+        return [plane.row_bytes for plane in front_layers(context.read_state(0, 1), cut.num_blocks).planes]

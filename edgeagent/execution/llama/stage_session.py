@@ -49,10 +49,13 @@ class StageSession:
 
     def cells(self, first: int, end: int) -> bytes:
         """The rows of cells `[first, end)` of the layers that it evaluates, plane after plane."""
-        state = self.context.read_state()
-        if not 0 <= first < end <= state.num_cells:
-            raise RequestError(f"cells {first} to {end} are not in a stage of {state.num_cells}")
-        return kv.cut_block(kv.front_layers(state, self.part.after), first, end)
+        if not 0 <= first < end <= self.context.num_tokens:
+            raise RequestError(f"cells {first} to {end} are not in a stage of {self.context.num_tokens}")
+        return kv.cut_block(self.front(first, end), 0, end - first)
+
+    def front(self, first: int, end: int) -> kv.SequenceState:
+        """A copy of cells `[first, end)`, of the layers that it evaluates. Raises EngineError."""
+        return kv.front_layers(self.context.read_state(first, end), self.part.after)
 
     def close(self) -> None:
         if self.sampler is not None:

@@ -135,16 +135,16 @@ def front_layers(state: SequenceState, num_layers: int | None) -> SequenceState:
     return replace(state, planes=state.planes[:num_layers] + state.planes[half : half + num_layers])
 
 
-def stack(front: SequenceState, first: int, end: int, block: bytes, row_bytes: Sequence[int]) -> bytes:
-    """One block of cells `[first, end)` of all layers: those of `front`, behind them those of `block`.
+def stack(front: SequenceState, block: bytes, row_bytes: Sequence[int]) -> bytes:
+    """One block of the cells of `front`, of all layers: behind its own those of `block`.
 
     `row_bytes` are the block's planes: K of each layer, then V. Raises EngineError unless it has exactly its size.
     """
-    num_cells, half = end - first, len(row_bytes) // 2
+    num_cells, half = front.num_cells, len(row_bytes) // 2
     if len(block) != num_cells * sum(row_bytes):
         expected = num_cells * sum(row_bytes)
         raise EngineError(f"a block of {num_cells} cells has {len(block)} bytes, not {expected}")
-    own = cut(front, first, end)
+    own = cut(front, 0, num_cells)
     own_half, keys = len(own) // 2, num_cells * sum(row_bytes[:half])
     return b"".join([*own[:own_half], block[:keys], *own[own_half:], block[keys:]])
 

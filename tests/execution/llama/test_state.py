@@ -10,6 +10,7 @@ from edgeagent.execution.llama.state import (
     Plane,
     SequenceState,
     assemble,
+    cut,
     cut_block,
     front_layers,
     join,
@@ -82,6 +83,12 @@ def test_block_of_a_wrong_size_is_refused(change: int) -> None:
         join(made, 2, [(2, wrong)])
 
 
+def part_of(whole: SequenceState, first: int, end: int) -> SequenceState:
+    """Of these cells alone, as an engine gives it."""
+    planes = zip(whole.planes, cut(whole, first, end), strict=True)
+    return replace(whole, num_cells=end - first, planes=tuple(replace(plane, rows=rows) for plane, rows in planes))
+
+
 @given(st.integers(1, 20), st.data())
 def test_layers_of_two_halves_stack_to_the_whole_block(cells: int, data: st.DataObject) -> None:
     whole = state(cells)
@@ -89,6 +96,7 @@ def test_layers_of_two_halves_stack_to_the_whole_block(cells: int, data: st.Data
     end = data.draw(st.integers(first + 1, cells))
     behind = replace(whole, planes=(whole.planes[1], whole.planes[3]))
     block, row_bytes = cut_block(behind, first, end), [p.row_bytes for p in behind.planes]
-    assert stack(front_layers(whole, 1), first, end, block, row_bytes) == cut_block(whole, first, end)
+    front = front_layers(part_of(whole, first, end), 1)
+    assert stack(front, block, row_bytes) == cut_block(whole, first, end)
     with pytest.raises(EngineError, match="cells has"):
-        stack(front_layers(whole, 1), first, end, block + b"x", row_bytes)
+        stack(front, block + b"x", row_bytes)
