@@ -18,7 +18,7 @@ from edgeagent.core.events import Event, Finished, FinishReason, HandedOver, Tex
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.core.plan import Handover, PlanKind
 from edgeagent.core.stages import WIRE_BITS
-from edgeagent.execution.admission import Urgency
+from edgeagent.execution.admission import Claim, Urgency
 from edgeagent.execution.executors import Executor, LocalExecutor, PeerModel, RemoteExecutor
 from edgeagent.execution.handover import complete
 from edgeagent.execution.heads import HeadOfFile, HeadOfWhole
@@ -51,7 +51,7 @@ async def nobody(lost: Resident) -> AsyncGenerator[Resident, None]:
 
 class Run:
     """One answer under way, in its turn at the engine. `peers` is needed for the plans that name one, `stand_in` where
-    only a head of the model is here."""
+    only a head of the model is here; that model gives a turn by the same `claim`."""
 
     def __init__(
         self,
@@ -61,8 +61,10 @@ class Run:
         peers: Peers | None,
         urgency: Urgency,
         stand_in: StandIn,
+        claim: Claim,
     ) -> None:
         self._tally = tally
+        self._claim = claim
         self._stand_in = stand_in
         self._urgency = urgency
         self._resident = resident
@@ -174,7 +176,8 @@ class Run:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 other = await stack.enter_async_context(self._stand_in(self._resident))
-                await stack.enter_async_context(other.local.lease())
+                claim = replace(self._claim, since_s=None)  # its place is at the head's engine
+                self._urgency = await stack.enter_async_context(other.local.lease(claim))
             except EdgeAgentError as lack:
                 raise PeerError(f"{error}; {self._resident.card.id} cannot go on here, and {lack}") from error
             yield other
