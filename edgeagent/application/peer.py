@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ class PeerService:
         self._sessions: dict[tuple[str, bytes], _Open] = {}
         self._paces: dict[str, Pace] = {}
         self._workload = Workload(capacity, time.monotonic)
-        self._claims = Claims(peer, {offer.model.model: offer.model for offer in offers}, self._workload)
+        self._run = secrets.token_hex(8)
+        self._claims = Claims(peer, self._run, {offer.model.model: offer.model for offer in offers}, self._workload)
         self._changed = asyncio.Event()
         self._bad_frames, self._bad_offers = Dropping(log, "a frame"), Dropping(log, "an offer")
 
@@ -120,6 +122,7 @@ class PeerService:
                 "queue": len(self._sessions),
                 "capacity": self._workload.capacity,
                 "wait_s": round(self._workload.ahead_s, 3),
+                "run": self._run,
             }
         )
         self._transport.publish(self._topics.peer_status(self._peer), self._way.status(status), retain=True)

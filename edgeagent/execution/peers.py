@@ -235,9 +235,9 @@ class Peers:
         Raises PeerRefusedError, PeerLostError.
         """
         holders = self.holders(wanted)
-        claiming = {v.status.id for v in self.views() if v.status.capacity is not None}
-        if len(holders) > 1 and claiming.issuperset(holders):
-            return await self._offers.place(wanted, holders)
+        claiming = {v.status.id: v.status.run for v in self.views() if v.status.capacity is not None}
+        if len(holders) > 1 and claiming.keys() >= set(holders):
+            return await self._offers.place(wanted, {peer: claiming[peer] for peer in holders})
         if chosen in holders or not holders:
             return chosen
         return holders[0]
