@@ -85,6 +85,7 @@ class PeerService:
         self._claims = Claims(peer, self._run, {offer.model.model: offer.model for offer in offers}, self._workload)
         self._changed = asyncio.Event()
         self._bad_frames, self._bad_offers = Dropping(log, "a frame"), Dropping(log, "an offer")
+        self._too_many = Dropping(log, "a session")
 
     async def run(self) -> None:
         """Announce, serve, and say offline when cancelled."""
@@ -194,7 +195,7 @@ class PeerService:
         return None
 
     def _refuse(self, session: Session, busy: BusyError) -> None:
-        log.warning("refused a session: %s", busy)
+        self._too_many.note(busy)
         with contextlib.suppress(PeerLostError):
             session.send(Failed(code=busy.code, message=str(busy)))
 

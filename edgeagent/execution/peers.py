@@ -88,6 +88,7 @@ class Peers:
         self._refreshing: dict[str, asyncio.Task[None]] = {}
         self._status_arrived = asyncio.Event()
         self._bad_frames, self._bad_statuses = Dropping(log, "a frame"), Dropping(log, "a peer's status")
+        self._bad_answers = Dropping(log, "an answer to an opening")
         self._offers = Offers(transport, topics, device, self._way, self._rank)
 
     @property
@@ -294,7 +295,7 @@ class Peers:
                     try:
                         return read(await answers.get())
                     except WireError as error:
-                        log.warning("an answer to an opening was refused: %s", error)
+                        self._bad_answers.note(error)
         except TimeoutError:
             raise PeerLostError(f"the other end did not open a session within {LEASE_S:g} s") from None
 

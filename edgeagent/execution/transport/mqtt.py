@@ -18,6 +18,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edgeagent.core.errors import ConfigError, PeerLostError, WireError
+from edgeagent.execution.dropping import Dropping
 from edgeagent.execution.transport.base import Returns, Subscription
 from edgeagent.wire.frames import MAX_FRAME_BYTES
 
@@ -37,6 +38,8 @@ TAKEN_OVER_S, MAX_TAKEN_OVER_S = 30.0, 120.0
 MAX_IN_FLIGHT = 16
 MAX_WAITING = 1024
 TAKEN_OVER = "Session taken over"
+MAX_TOLD = 100
+"""Characters of a topic in a log."""
 PACKET_OVERHEAD_BYTES = 512  # topic and properties beside the payload
 ALL_BYTES = 268_435_455  # the protocol's own limit (MQTT 5, section 2.1.4)
 
@@ -166,6 +169,7 @@ class _Connection:
         self.max_packet_bytes = ALL_BYTES
         self.receive_maximum = MAX_IN_FLIGHT
         self._is_stopping = False
+        self._too_large = Dropping(log, "a payload")
         self._client = client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5)
         client.max_inflight_messages_set(MAX_IN_FLIGHT)
         client.max_queued_messages_set(MAX_WAITING)
@@ -295,7 +299,7 @@ class _Connection:
 
     def _deliver(self, topic: str, payload: bytes) -> None:
         if len(payload) > MAX_FRAME_BYTES:
-            log.warning("dropped a payload of %d bytes on %s", len(payload), topic)
+            self._too_large.note(f"{len(payload)} bytes on {topic[:MAX_TOLD]}, where {MAX_FRAME_BYTES} are the most")
             return
         for subscription in self._subscriptions:
             if subscription.takes(topic):
