@@ -239,17 +239,19 @@ class Run:
         return replace(generation, sampling=generation.sampling.model_copy(update={"logit_bias": ()}))
 
     def _split(self, target: PeerModel) -> Executor:
-        chosen, traffic, head = self._tally.decision.chosen, self._tally.traffic, self._resident.head
+        chosen, traffic = self._tally.decision.chosen, self._tally.traffic
+        head, output = self._resident.head, self._resident.output
         assert self._peers is not None
         assert chosen.k is not None
         hidden = next(kind for kind, bits in WIRE_BITS.items() if bits == chosen.wire_bits)
         if head is not None:
             of_file = HeadOfFile(head.stage, self._resident.card.id, head.max_rows, hidden)
-            return SplitDecodeExecutor(of_file, self._peers, target, traffic, head.output)
-        of_whole = HeadOfWhole(self._resident.whole, self._resident.card.id, chosen.k, hidden)
+            return SplitDecodeExecutor(of_file, self._peers, target, traffic, output.stage if output else None)
+        most_rows = output.max_rows if output else None
+        of_whole = HeadOfWhole(self._resident.whole, self._resident.card.id, chosen.k, hidden, most_rows)
         if chosen.plan is PlanKind.SPLIT_PREFILL:
             return SplitPrefillExecutor(of_whole, self._peers, target, traffic, self._urgency)
-        return SplitDecodeExecutor(of_whole, self._peers, target, traffic)
+        return SplitDecodeExecutor(of_whole, self._peers, target, traffic, output.stage if output else None)
 
     def _local(self, resident: Resident) -> Sequence[Executor]:
         return [LocalExecutor(resident.whole, self._tally.traffic, self._urgency)] * LOCAL_TRIES

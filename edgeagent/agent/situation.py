@@ -239,7 +239,7 @@ async def _held(resident: Resident, head: HeldHead) -> LocalOption:
         can_prune=False,
         num_vocab=facts.num_vocab,
         shape=Shape(cut.layers, facts.width, 0, head.stage.settings.chunk_tokens, _output_share(resident)),
-        head=HeadOption(head.k, head.why, draws=head.output is not None),
+        head=HeadOption(head.k, head.why),
     )
 
 
@@ -257,4 +257,6 @@ def _option_of(resident: Resident, context_tokens: int, exact_key: str) -> Local
         quality=resident.variant.quality.perplexity if resident.variant.quality else None,
         kv_bytes_per_token=0,
         exact_key=exact_key,
+        draws=resident.output is not None,
+        no_output=resident.no_output,
     )
