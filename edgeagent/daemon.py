@@ -175,7 +175,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         lambda: governing.narrowed(selection_limits(settings)),
         lambda profile: selection_machine(settings, profile),
         kept,
-        draws_here=not config.policy.text_may_leave,
+        draws_here=not config.policy.text_may_leave and role != "peer",
     )
     governing = Governing(
         config.governor,

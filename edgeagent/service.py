@@ -20,7 +20,7 @@ from edgeagent.broker import Trust, background, connect_broker
 from edgeagent.core.errors import ConfigError, EdgeAgentError
 from edgeagent.daemon import open_house
 from edgeagent.execution.admission import Admission
-from edgeagent.execution.durable import Collection
+from edgeagent.execution.durable import Collection, Keeping
 from edgeagent.execution.local import LocalModel
 from edgeagent.execution.served import ServerAddress, open_server
 from edgeagent.execution.stages import StageModel
@@ -67,7 +67,8 @@ async def serve_peer(settings: Settings) -> None:
             peer, __version__, transport, topics, offers, way, capacity=engine.queue + engine.sequences
         )
         if settings.config.peer.collect:
-            collection = Collection(settings.paths.collected)
+            config = settings.config.peer
+            collection = Collection(settings.paths.collected, Keeping(config.collect_bytes, config.collect_days))
             stack.callback(collection.close)
             collecting = collect(collection, transport, topics, peer, way)
             await stack.enter_async_context(background(collecting, "collect"))

@@ -29,6 +29,7 @@ BEGIN, END = "<!-- vectors: begin, written by tools/protocol_vectors.py -->", "<
 SESSION = bytes(range(frames.SESSION_BYTES))
 PROMPT = (1, 127, 128, 300, 16_383, 16_384, 49_151)
 LONG_BLOCK = bytes(i % 251 for i in range(100_000))
+RUN = "0f1e2d3c4b5a6978"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 HEX_COLUMNS = 64
 
@@ -156,7 +157,7 @@ def stage() -> StageDescriptor:
 def note_lines() -> Iterator[str]:
     number = SESSION.hex()
     offer = JobOffer(number=number, device="kitchen", job="remote", model="smollm2-135m-instruct",
-                     variant_sha256=SHA256, prompt_tokens=900, answer_tokens=64)  # fmt: skip
+                     variant_sha256=SHA256, prompt_tokens=900, answer_tokens=64, runs=(RUN,))  # fmt: skip
     for note in (
         offer,
         JobClaim(number=number, peer="garage", finish_s=2.5),
@@ -181,7 +182,7 @@ def status() -> Iterator[str]:
     )
     for state in (
         messages.PeerStatus(
-            id="garage", state="online", version="0.1.0", models=(offered,), queue=1, capacity=20, wait_s=3.25
+            id="garage", state="online", version="0.1.0", models=(offered,), queue=1, capacity=20, wait_s=3.25, run=RUN
         ),
         messages.PeerStatus(id="garage", state="offline"),
     ):

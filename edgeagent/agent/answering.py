@@ -107,7 +107,7 @@ class Answerer:
                 resident = other
             yield Reduced(tally.draft.report)
             yield Planned(tally.decision, requested=request.edgeagent.plan != "auto")
-            run = Run(request, tally, resident, self._surroundings.peers, turns, self._stand_in)
+            run = Run(request, tally, resident, self._surroundings.peers, turns, self._stand_in, claim)
             async with contextlib.aclosing(run.events()) as events:
                 async for event in events:
                     if isinstance(event, Finished):
@@ -122,7 +122,7 @@ class Answerer:
 
         Raises the error for every other reason, and with another one where no model can stand in.
         """
-        if resident.head is None or adapter is not None or not self._surroundings.has_lost_peers:
+        if adapter is not None or not await self._surroundings.has_lost_peers(resident):
             raise error
         await resident.unload()  # its memory may be what the other one needs
         try:

@@ -18,7 +18,7 @@ from edgeagent.core.events import Event, Finished, FinishReason, HandedOver, Tex
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.core.plan import Handover, PlanKind
 from edgeagent.core.stages import WIRE_BITS
-from edgeagent.execution.admission import Turns
+from edgeagent.execution.admission import Claim, Turns
 from edgeagent.execution.executors import Executor, LocalExecutor, PeerModel, RemoteExecutor
 from edgeagent.execution.handover import complete
 from edgeagent.execution.heads import HeadOfFile, HeadOfWhole
@@ -52,7 +52,8 @@ async def nobody(lost: Resident) -> AsyncGenerator[Resident, None]:
 class Run:
     """One answer under way, in its turn at the engine, which it leaves while a peer answers alone.
 
-    `peers` is needed for the plans that name one, `stand_in` where only a head of the model is here.
+    `peers` is needed for the plans that name one, `stand_in` where only a head of the model is here; that model gives a
+    turn by the same `claim`.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class Run:
         peers: Peers | None,
         turns: Turns,
         stand_in: StandIn,
+        claim: Claim,
     ) -> None:
         self._tally = tally
+        self._claim = claim
         self._stand_in = stand_in
         self._turns = turns
         self._resident = resident
@@ -178,7 +181,8 @@ class Run:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 other = await stack.enter_async_context(self._stand_in(self._resident))
-                self._turns = stack.enter_context(other.local.admission.turns())
+                claim = replace(self._claim, since_s=None)  # its place is at the head's engine
+                self._turns = stack.enter_context(other.local.admission.turns(claim))
                 await self._turns.take()
             except EdgeAgentError as lack:
                 raise PeerError(f"{error}; {self._resident.card.id} cannot go on here, and {lack}") from error
@@ -241,17 +245,19 @@ class Run:
         return replace(generation, sampling=generation.sampling.model_copy(update={"logit_bias": ()}))
 
     def _split(self, target: PeerModel) -> Executor:
-        chosen, traffic, head = self._tally.decision.chosen, self._tally.traffic, self._resident.head
+        chosen, traffic = self._tally.decision.chosen, self._tally.traffic
+        head, output = self._resident.head, self._resident.output
         assert self._peers is not None
         assert chosen.k is not None
         hidden = next(kind for kind, bits in WIRE_BITS.items() if bits == chosen.wire_bits)
         if head is not None:
             of_file = HeadOfFile(head.stage, self._resident.card.id, head.max_rows, hidden)
-            return SplitDecodeExecutor(of_file, self._peers, target, traffic, head.output)
-        of_whole = HeadOfWhole(self._resident.whole, self._resident.card.id, chosen.k, hidden)
+            return SplitDecodeExecutor(of_file, self._peers, target, traffic, output.stage if output else None)
+        most_rows = output.max_rows if output else None
+        of_whole = HeadOfWhole(self._resident.whole, self._resident.card.id, chosen.k, hidden, most_rows)
         if chosen.plan is PlanKind.SPLIT_PREFILL:
             return SplitPrefillExecutor(of_whole, self._peers, target, traffic, self._turns.urgency)
-        return SplitDecodeExecutor(of_whole, self._peers, target, traffic)
+        return SplitDecodeExecutor(of_whole, self._peers, target, traffic, output.stage if output else None)
 
     def _local(self, resident: Resident) -> Sequence[Executor]:
         return [LocalExecutor(resident.whole, self._tally.traffic, self._turns)] * LOCAL_TRIES

@@ -67,11 +67,25 @@ class Surroundings:
         """Whether some peer was ever seen, also one that is gone now."""
         return self.peers is not None and self.peers.has_met_any
 
-    @property
-    def has_lost_peers(self) -> bool:
-        """Whether there were peers, and none is there now that has not failed a moment ago."""
-        peers = self.peers
-        return peers is not None and peers.has_met_any and all(peers.is_broken(view) for view in peers.views())
+    async def has_lost_peers(self, resident: Resident) -> bool:
+        """Whether peers had the rest of a model of which a head is here, and none is there now that could run it and
+        has not failed a moment ago. Whoever else is there does not count."""
+        peers, head = self.peers, resident.head
+        if peers is None or head is None or not peers.has_met(resident.variant.sha256 or ""):
+            return False
+        exact_key = (await head.stage.facts()).exact_key
+        return not any(
+            self._completes(view, model, resident, head.k, exact_key)
+            for view in peers.views()
+            for model in view.status.models
+        )
+
+    def _completes(self, view: PeerView, model: OfferedModel, resident: Resident, k: int, exact_key: str) -> bool:
+        """Whether that peer could run what is behind the first `k` layers."""
+        assert self.peers is not None
+        is_rest = (model.variant_sha256, model.exact_key) == (resident.variant.sha256, exact_key) and k in model.cuts
+        is_there = not self.peers.is_broken(view)
+        return is_rest and is_there and self.peers.may(view.status.id, PlanKind.SPLIT_DECODE, model.model)
 
     @property
     def objective(self) -> Objective:
@@ -225,7 +239,7 @@ async def _held(resident: Resident, head: HeldHead) -> LocalOption:
         can_prune=False,
         num_vocab=facts.num_vocab,
         shape=Shape(cut.layers, facts.width, 0, head.stage.settings.chunk_tokens, _output_share(resident)),
-        head=HeadOption(head.k, head.why, draws=head.output is not None),
+        head=HeadOption(head.k, head.why),
     )
 
 
@@ -243,4 +257,6 @@ def _option_of(resident: Resident, context_tokens: int, exact_key: str) -> Local
         quality=resident.variant.quality.perplexity if resident.variant.quality else None,
         kv_bytes_per_token=0,
         exact_key=exact_key,
+        draws=resident.output is not None,
+        no_output=resident.no_output,
     )

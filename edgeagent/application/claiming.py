@@ -5,22 +5,25 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 from edgeagent.application.workload import Workload, needs_s
-from edgeagent.core.errors import BusyError, DeadlineError, RequestError
+from edgeagent.core.errors import BusyError, DeadlineError, RequestError, TooManyRequestsError
 from edgeagent.execution.ways import Offered
 from edgeagent.wire.messages import OfferedModel
 from edgeagent.wire.offers import JobClaim, JobOffer
 
 log = logging.getLogger(__name__)
 
+MAX_KEPT = 8
+"""Places kept for one device: one that makes offers and never comes must not keep all others out."""
 MAX_ANSWERED = 1024
 """Offers that are remembered: a copy gets the same answer, and no second place."""
 
 
 class Claims:
-    """Of the peer `name`, which runs `models`."""
+    """Of the peer `name`, which runs `models`; `run` is of this life of it."""
 
-    def __init__(self, name: str, models: Mapping[str, OfferedModel], workload: Workload) -> None:
+    def __init__(self, name: str, run: str, models: Mapping[str, OfferedModel], workload: Workload) -> None:
         self._name = name
+        self._run = run
         self._models = models
         self._workload = workload
         self._answered: OrderedDict[str, JobClaim] = OrderedDict()
@@ -40,6 +43,10 @@ class Claims:
         model = self._models.get(offer.model)
         if model is None or not _fits(model, offer) or (offered.rights and not _may(offered)):
             return self._refusal(offer, RequestError.code)
+        if self._run not in offer.runs:  # made for another life of this peer, maybe long ago, or for others
+            return self._refusal(offer, RequestError.code)
+        if self._workload.num_kept(offer.device) >= MAX_KEPT:
+            return self._refusal(offer, TooManyRequestsError.code)
         if self._workload.is_full:
             return self._refusal(offer, BusyError.code)
         takes_s = needs_s(model, offer.prompt_tokens, offer.answer_tokens)

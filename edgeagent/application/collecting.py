@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 
 from edgeagent.core.errors import PeerLostError, WireError
 from edgeagent.execution.dropping import Dropping
@@ -14,11 +15,19 @@ from edgeagent.wire.topics import Topics
 
 log = logging.getLogger(__name__)
 
+SWEEP_S = 3600.0
+"""Between two looks for what is too old, if something comes at all."""
+
 
 async def collect(collection: Collection, transport: Transport, topics: Topics, peer: str, way: PeerWay) -> None:
     """Until cancelled. What the disk does not take gets no receipt, and so comes again."""
     records, bad = transport.subscribe(topics.all_records()), Dropping(log, "a record")
+    swept_at_s: float | None = None
     while True:
+        if swept_at_s is None or time.monotonic() - swept_at_s > SWEEP_S:
+            with contextlib.suppress(RecordsError):  # adding tells what is wrong with the disk
+                await asyncio.to_thread(collection.drop_old)
+            swept_at_s = time.monotonic()
         try:
             _, payload = await records.get()
             record = way.read_record(payload)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -80,9 +81,11 @@ class PeerService:
         self._sessions: dict[tuple[str, bytes], _Open] = {}
         self._paces: dict[str, Pace] = {}
         self._workload = Workload(capacity, time.monotonic)
-        self._claims = Claims(peer, {offer.model.model: offer.model for offer in offers}, self._workload)
+        self._run = secrets.token_hex(8)
+        self._claims = Claims(peer, self._run, {offer.model.model: offer.model for offer in offers}, self._workload)
         self._changed = asyncio.Event()
         self._bad_frames, self._bad_offers = Dropping(log, "a frame"), Dropping(log, "an offer")
+        self._too_many = Dropping(log, "a session")
 
     async def run(self) -> None:
         """Announce, serve, and say offline when cancelled."""
@@ -120,6 +123,7 @@ class PeerService:
                 "queue": len(self._sessions),
                 "capacity": self._workload.capacity,
                 "wait_s": round(self._workload.ahead_s, 3),
+                "run": self._run,
             }
         )
         self._transport.publish(self._topics.peer_status(self._peer), self._way.status(status), retain=True)
@@ -191,7 +195,7 @@ class PeerService:
         return None
 
     def _refuse(self, session: Session, busy: BusyError) -> None:
-        log.warning("refused a session: %s", busy)
+        self._too_many.note(busy)
         with contextlib.suppress(PeerLostError):
             session.send(Failed(code=busy.code, message=str(busy)))
 

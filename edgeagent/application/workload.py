@@ -49,6 +49,11 @@ class Workload:
     def num_jobs(self) -> int:
         return sum(share.until_s is None for share in self._shares)
 
+    def num_kept(self, device: str) -> int:
+        """Places that are kept for a device."""
+        self._advance()
+        return sum(share.device == device and share.until_s is not None for share in self._shares)
+
     @property
     def ahead_s(self) -> float:
         """Until all that is here would be done."""

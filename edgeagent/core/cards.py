@@ -79,6 +79,11 @@ class SlicedSource(CardPart):
     begin: int = Field(ge=0)
     end: int = Field(gt=0)
 
+    @property
+    def is_output(self) -> bool:
+        """Whether it has no layers: the output head alone."""
+        return self.begin == self.end
+
 
 MadeSource = QuantizedSource | PrunedSource | RequantizedSource | SlicedSource
 Source = Annotated[WheelSource | UrlSource | HubSource | MadeSource, Field(discriminator="kind")]

@@ -47,6 +47,10 @@ class PeerConfig(Section):
     enabled: bool = False
     collect: bool = False
     """Whether this peer keeps what devices record."""
+    collect_bytes: Annotated[int, Field(ge=100_000)] = 500_000_000
+    """What of it may take on the disk. What was read makes room; what was not stays, and nothing more is taken."""
+    collect_days: Annotated[float, Field(ge=0)] = 90.0
+    """How long what was read stays; 0: as long as there is room."""
     backend: Literal["llama", "openai"] = "llama"
     openai_url: Annotated[str, Field(pattern=r"^(https?://[^/?#\s]+[^?#\s]*)?$")] = ""
     """Base address of an OpenAI-compatible server, mostly ending in `/v1`; for backend `openai`."""

@@ -32,10 +32,13 @@ class HeadOfWhole:
     model_id: str
     k: int
     hidden: HiddenType = "f32"
+    most_rows: int | None = None
+    """What whoever draws takes at once; None: anything."""
 
     @property
     def max_rows(self) -> int:
-        return self.model.settings.draft_rows
+        own = self.model.settings.draft_rows
+        return own if self.most_rows is None else min(own, self.most_rows)
 
     async def descriptor(self) -> StageDescriptor:
         return await describe_head(self.model, self.model_id, self.k, self.hidden)

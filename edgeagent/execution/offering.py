@@ -9,8 +9,9 @@ are gone.
 import asyncio
 import contextlib
 import logging
+import random
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,7 @@ from edgeagent.execution.dropping import Dropping
 from edgeagent.execution.transport.base import Transport
 from edgeagent.execution.ways import DeviceWay
 from edgeagent.wire.messages import LEASE_S
-from edgeagent.wire.offers import JobClaim, JobOffer
+from edgeagent.wire.offers import MAX_RUNS, JobClaim, JobOffer
 from edgeagent.wire.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -72,14 +73,15 @@ class Offers:
             claims.put_nowait(data)
         return True
 
-    async def place(self, wanted: Wanted, holders: Collection[str]) -> str:
-        """The peer of these that promises to be done first, and keeps a place for us for a lease.
+    async def place(self, wanted: Wanted, holders: Mapping[str, str | None]) -> str:
+        """The peer of these that promises to be done first, and keeps a place for us for a lease. Each comes with its
+        run, if it tells one.
 
         Raises PeerRefusedError when all refuse, PeerLostError when none says anything.
         """
         claims: list[JobClaim] = []
         for _ in range(NUM_TRIES):
-            claims = await self._answers(wanted)
+            claims = await self._answers(wanted, [run for run in holders.values() if run])
             # Another one may claim, but not get the text: it may not have it, or does not hold the very variant.
             ranks = {claim.peer: self._rank(claim) for claim in claims if claim.peer in holders}
             found = {peer: rank for peer, rank in ranks.items() if rank is not None}
@@ -91,7 +93,7 @@ class Offers:
             raise PeerRefusedError(f"every peer refused a job with '{wanted.model}'; try again later")
         raise PeerLostError(f"no peer answered an offer of a job with '{wanted.model}'")
 
-    async def _answers(self, wanted: Wanted) -> list[JobClaim]:
+    async def _answers(self, wanted: Wanted, runs: Sequence[str]) -> list[JobClaim]:
         """What peers say to one offer."""
         offer = JobOffer(
             number=secrets.token_hex(16),
@@ -102,6 +104,7 @@ class Offers:
             exact_key=wanted.exact_key,
             prompt_tokens=wanted.prompt_tokens,
             answer_tokens=wanted.answer_tokens,
+            runs=tuple(random.sample(runs, min(len(runs), MAX_RUNS))),
         )
         payload, number = self._way.tell(offer), bytes.fromhex(offer.number)
         self._claims[number] = asyncio.Queue()

@@ -46,6 +46,8 @@ LINK_STALE_S = 120.0
 """A request that finds an older estimate has it measured again, for the next one."""
 REFRESH_S = 5.0
 MAX_PEERS = 256
+MAX_MET = 4096
+"""Variants that are remembered as offered by somebody."""
 MAX_ANSWERS = 16
 """Answers to one opening that wait to be read; one is the peer's."""
 REFUSALS = frozenset(
@@ -64,6 +66,8 @@ class PeerView:
     link_at: float = 0.0
     """When it was last measured, on the monotonic clock."""
     broken_until: float = 0.0
+    was_online: bool = True
+    """False: all that was ever heard of it is that it is away."""
 
 
 class Peers:
@@ -75,6 +79,8 @@ class Peers:
         self._topics = topics
         self._device = device
         self._views: dict[str, PeerView] = {}
+        self._met: set[str] = set()
+        """Hashes of variants that some peer has offered."""
         self._sessions: dict[bytes, tuple[str, Session]] = {}
         """With whom each is."""
         self._openings: dict[bytes, asyncio.Queue[bytes]] = {}
@@ -82,12 +88,17 @@ class Peers:
         self._refreshing: dict[str, asyncio.Task[None]] = {}
         self._status_arrived = asyncio.Event()
         self._bad_frames, self._bad_statuses = Dropping(log, "a frame"), Dropping(log, "a peer's status")
+        self._bad_answers = Dropping(log, "an answer to an opening")
         self._offers = Offers(transport, topics, device, self._way, self._rank)
 
     @property
     def has_met_any(self) -> bool:
         """Whether a status of some peer ever came, whatever it said."""
         return bool(self._views)
+
+    def has_met(self, variant_sha256: str) -> bool:
+        """Whether some peer ever offered that variant, or may have: one was never seen but away."""
+        return variant_sha256 in self._met or any(not view.was_online for view in self._views.values())
 
     def views(self) -> list[PeerView]:
         """Peers that are online now; none without a connection."""
@@ -164,7 +175,12 @@ class Peers:
             return
         old = self._views.get(status.id)
         came_back = old is not None and old.status.state == "offline" and status.state == "online"
-        self._views[status.id] = PeerView(status) if old is None or came_back else replace(old, status=status)
+        if old is None or came_back:
+            self._views[status.id] = PeerView(status, was_online=status.state == "online")
+        else:
+            self._views[status.id] = replace(old, status=status)
+        if len(self._met) < MAX_MET:
+            self._met |= {model.variant_sha256 for model in status.models if model.variant_sha256}
         self._status_arrived.set()
 
     def _make_room(self) -> bool:
@@ -224,9 +240,9 @@ class Peers:
         Raises PeerRefusedError, PeerLostError.
         """
         holders = self.holders(wanted)
-        claiming = {v.status.id for v in self.views() if v.status.capacity is not None}
-        if len(holders) > 1 and claiming.issuperset(holders):
-            return await self._offers.place(wanted, holders)
+        claiming = {v.status.id: v.status.run for v in self.views() if v.status.capacity is not None}
+        if len(holders) > 1 and claiming.keys() >= set(holders):
+            return await self._offers.place(wanted, {peer: claiming[peer] for peer in holders})
         if chosen in holders or not holders:
             return chosen
         return holders[0]
@@ -283,7 +299,7 @@ class Peers:
                     try:
                         return read(await answers.get())
                     except WireError as error:
-                        log.warning("an answer to an opening was refused: %s", error)
+                        self._bad_answers.note(error)
         except TimeoutError:
             raise PeerLostError(f"the other end did not open a session within {LEASE_S:g} s") from None
 

@@ -60,6 +60,14 @@ async def try_output(stage: StageModel, rows: bytes) -> int:
         return await _most_drawn(session, rows, [0] * BATCHES[-1])
 
 
+async def rows_of(whole: LocalModel) -> bytes:
+    """Hidden states of BATCHES[-1] tokens in a whole model, for trying what comes behind. Raises as `open_head`."""
+    tokens, facts = (await whole.encode(ASKED))[: BATCHES[-1]], await whole.facts()
+    async with open_head(whole, facts.layers - 1, len(tokens), "f32") as head:
+        _, rows = await _timed(head.run_tokens(tokens, 0, [1] * len(tokens)))
+    return rows
+
+
 async def try_tail(stage: StageModel, whole: LocalModel) -> int:
     """The same of a tail, behind a prompt whose hidden states the whole model gives. Raises as `try_head`."""
     text, k, chunk_tokens = await whole.encode(ASKED), stage.cut.begin, stage.settings.chunk_tokens

@@ -1,6 +1,7 @@
-"""Chooses a head: the first layers of a model, in a file of their own, where the whole is not here or not admitted.
+"""Chooses stages of a model that its device holds: a head where the whole is not here or not admitted, and the output
+head beside either where no text may leave.
 
-A peer with the rest of the model is needed for every word. Holds none.
+A peer with the rest of the model is needed for every word of theirs. Holds none.
 """
 
 import asyncio
@@ -11,11 +12,11 @@ from dataclasses import dataclass, replace
 
 from edgeagent.core.cards import KvType, SlicedSource
 from edgeagent.core.config import EngineConfig
-from edgeagent.core.errors import OutOfMemoryError
+from edgeagent.core.errors import EdgeAgentError, OutOfMemoryError
 from edgeagent.core.hardware import Profile, Rates
 from edgeagent.core.stages import Cut
 from edgeagent.execution.loading import LoadSettings
-from edgeagent.execution.stage_trial import Trial, try_head, try_output
+from edgeagent.execution.stage_trial import Trial, rows_of, try_head, try_output
 from edgeagent.execution.stages import StageModel
 from edgeagent.model.choosing import ReadProfile
 from edgeagent.model.explain import megabytes
@@ -26,7 +27,7 @@ from edgeagent.model.loading import safe_settings
 from edgeagent.model.machine import Machine
 from edgeagent.model.placement import CONTEXT_GRAIN, cache_types, least_context, wanted_context
 from edgeagent.model.recipe import output_share
-from edgeagent.model.resident import HeldHead, Resident
+from edgeagent.model.resident import HeldHead, HeldOutput, Resident
 from edgeagent.model.slicing import padding_of, stage_of, stored_stages
 from edgeagent.model.stage_footprint import longest_context, predict_stage
 from edgeagent.model.store import ModelStore, StoredVariant
@@ -53,7 +54,7 @@ class _Fit:
 class Heads:
     """Chooses by what the profile says now, and remembers what heads were found to do.
 
-    With `draws_here` the output head is loaded beside a head, where it is held, too.
+    With `draws_here` the output head is loaded beside the rest, where it is held, too.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Heads:
         self._read_limits = read_limits
         self._describe = describe
         self._trials: dict[str, Trial] = {}
+        self._drawn_rows: dict[str, int] = {}
 
     def stored(self, model_id: str) -> list[StoredVariant]:
         """The heads of a model (`ID/VARIANT`: of that variant) whose files are here, the deepest first.
@@ -91,13 +93,12 @@ class Heads:
         stored = stored_stages(self._store, card_id)
         return [(each, source) for each in stored if isinstance(source := each.variant.source, SlicedSource)]
 
-    def _output(self, head: StoredVariant) -> StoredVariant | None:
-        """The output head of the same variant, where it is wanted and here."""
+    def _output(self, card_id: str, whole_sha256: str) -> StoredVariant | None:
+        """The output head of that variant, where it is wanted and here."""
         if not self._draws_here:
             return None
-        own = head.variant.source
-        assert isinstance(own, SlicedSource)
-        found = (each for each, source in self._stages(head.card.id) if _is_output_of(source, own))
+        stages = self._stages(card_id)
+        found = (each for each, source in stages if source.is_output and source.variant_sha256 == whole_sha256)
         return next(found, None)
 
     async def choose(self, model_id: str, room_bytes: int, why: str) -> Resident | None:
@@ -121,11 +122,62 @@ class Heads:
 
     def _fits(self, head: StoredVariant, machine: Machine, limits: Limits, room_bytes: int) -> tuple[_Fit, ...]:
         """The head, and the output head, too, if it is to be beside it."""
-        output = self._output(head)
+        source = head.variant.source
+        assert isinstance(source, SlicedSource)
+        output = self._output(head.card.id, source.variant_sha256)
         if output is None:
             return (_fit(head, machine, limits, room_bytes),)
-        beside = _fit(output, machine, replace(limits, context_tokens=OUTPUT_TOKENS, min_context_tokens=0), room_bytes)
+        beside = _fit_output(output, machine, limits, room_bytes)
         return (_fit(head, machine, limits, room_bytes - beside.memory_bytes), beside)
+
+    async def add_output(self, resident: Resident, room_bytes: int) -> None:
+        """The output head of a whole model beside it, if one is wanted, here, and fits `room_bytes`.
+
+        It is loaded as the whole is, so that it gives the same bits. The model answers without it where it cannot be
+        used; `no_output` then says why.
+        """
+        try:
+            output = await asyncio.to_thread(self._output, resident.card.id, resident.variant.sha256 or "")
+            if output is None:
+                return
+            machine, limits = self._describe(await self._read_profile(None)), self._read_limits()
+            fit = await asyncio.to_thread(_fit_output, output, machine, limits, room_bytes)
+        except EdgeAgentError as error:
+            resident.no_output = f"its output head cannot be used: {error}"
+            return
+        if fit.memory_bytes > room_bytes:
+            needed, allowed = megabytes(fit.memory_bytes), megabytes(max(room_bytes, 0))
+            resident.no_output = f"its output head needs {needed} beside it, and {allowed} may be used"
+            return
+        settings = replace(
+            resident.whole.settings,
+            path=str(output.path),
+            variant_sha256=output.sha256,
+            context_tokens=fit.context_tokens,
+            sequences=1,
+            draft_path="",
+        )
+        resident.output = HeldOutput(self._stage(fit, settings), self._store.hold(output), fit.memory_bytes)
+        resident.memory_bytes += fit.memory_bytes
+        resident.single_bytes += fit.memory_bytes
+
+    async def try_output(self, resident: Resident) -> None:
+        """Finds, once, how many tokens' draws from a whole model's output head may share a batch. One that fails is
+        given up."""
+        assert resident.output is not None
+        held, settings = resident.output, resident.output.stage.settings
+        key = f"{settings.variant_sha256} {settings.extra_buffers} {settings.threads}"
+        try:
+            if (rows := self._drawn_rows.get(key)) is None:
+                rows = await try_output(held.stage, await rows_of(resident.whole))
+        except EdgeAgentError as error:
+            resident.output, resident.no_output = None, f"its output head cannot be used: {error}"
+            resident.memory_bytes -= held.num_bytes
+            resident.single_bytes -= held.num_bytes
+            await held.stage.close()
+            held.hold.close()
+            return
+        self._drawn_rows[key] = held.max_rows = rows
 
     async def measure(self, resident: Resident) -> None:
         """Tries a head once: its rates, as if all layers were here, and how many tokens may share a batch.
@@ -134,12 +186,12 @@ class Heads:
         """
         assert resident.head is not None
         head = resident.head
-        stage, output = head.stage, head.output
+        stage, output = head.stage, resident.output
         key = f"{stage.settings.variant_sha256} {stage.settings.kv_type} {stage.settings.threads} {output is not None}"
         if (trial := self._trials.get(key)) is None:
             trial = await try_head(stage)
             if output is not None:
-                rows = min(trial.max_rows, await try_output(output, trial.rows))
+                rows = min(trial.max_rows, await try_output(output.stage, trial.rows))
                 trial = replace(trial, max_rows=rows)
             self._trials[key] = trial
         share = stage.cut.num_blocks / stage.cut.layers
@@ -168,10 +220,12 @@ class Heads:
         stored, source = fit.stored, fit.stored.variant.source
         assert isinstance(source, SlicedSource)
         whole = stored.card.variant(source.variant) or stored.variant
-        stage, *more = (self._stage(each, profile) for each in fits)
+        stage, *more = (self._stage(each, self._settings(each, profile)) for each in fits)
         with contextlib.ExitStack() as stack:  # of two files that cannot both be held, none is
             hold, *holds = (stack.enter_context(contextlib.closing(self._store.hold(each.stored))) for each in fits)
             stack.pop_all()
+        sizes = (each.memory_bytes for each in fits[1:])
+        outputs = [HeldOutput(*each) for each in zip(more, holds, sizes, strict=True)]
         return Resident(
             card=stored.card,
             variant=whole.model_copy(update={"sha256": fit.source_sha256, "bytes": stored.bytes}),
@@ -180,13 +234,14 @@ class Heads:
             memory_bytes=memory_bytes,
             single_bytes=memory_bytes,
             local=stage,
-            head=HeldHead(stage, why, next(iter(more), None), next(iter(holds), None)),
+            head=HeldHead(stage, why),
+            output=outputs[0] if outputs else None,
             used_at=time.monotonic(),
             hold=hold,
         )
 
-    def _stage(self, fit: _Fit, profile: Profile) -> StageModel:
-        stored, config, settings = fit.stored, self._config, self._settings(fit, profile)
+    def _stage(self, fit: _Fit, settings: LoadSettings) -> StageModel:
+        stored, config = fit.stored, self._config
         shape = stored.card.architecture
         assert shape is not None  # it has layers
         load = Load(
@@ -237,9 +292,10 @@ def _fit(stored: StoredVariant, machine: Machine, limits: Limits, room_bytes: in
     return _Fit(stored, cut, source_sha256, tokens, kv_type, memory_bytes)
 
 
+def _fit_output(stored: StoredVariant, machine: Machine, limits: Limits, room_bytes: int) -> _Fit:
+    few = replace(limits, context_tokens=OUTPUT_TOKENS, min_context_tokens=0)
+    return _fit(stored, machine, few, room_bytes)
+
+
 def _bytes(fits: tuple[_Fit, ...]) -> int:
     return sum(fit.memory_bytes for fit in fits)
-
-
-def _is_output_of(source: SlicedSource, head: SlicedSource) -> bool:
-    return source.begin == source.end and source.variant_sha256 == head.variant_sha256

@@ -1,4 +1,4 @@
-"""What quantising and pruning share: a file grows aside, is verified, and only then becomes a variant made here."""
+"""What quantising, pruning, cutting and adopting share: a file grows aside, and counts when it is verified."""
 
 import asyncio
 import contextlib
@@ -69,25 +69,37 @@ async def make(
     needed_bytes: int,
     write: Callable[[str], Awaitable[None]],
 ) -> StoredVariant:
-    """The variant, found or made from `base`: `write(path)` fills a file aside, which is verified before it counts.
+    """As `place`, of what is made from `base`, which stays meanwhile."""
+    with contextlib.closing(store.hold(base)):
+        return await place(store, base.card, wanted, needed_bytes, write, spare=base.variant)
 
-    The folder's quota holds for what is made as for what is fetched; `base` stays meanwhile.
+
+async def place(
+    store: ModelStore,
+    card: ModelCard,
+    wanted: Variant,
+    needed_bytes: int,
+    write: Callable[[str], Awaitable[None]],
+    *,
+    spare: Variant | None = None,
+) -> StoredVariant:
+    """The variant, found or put there: `write(path)` fills a file aside, which is verified before it counts.
+
+    The folder's quota holds for it as for what is fetched; `spare` is not removed for it.
 
     A variant that the card does not list joins the model's overlay. Raises what `write` and the check raise; nothing
     of the file is then left.
     """
-    card = base.card
     async with store.locked(card):
         if stored := await asyncio.to_thread(_found, store, card, wanted):
             return stored
         partial = store.partial(card, wanted)
-        with contextlib.closing(store.hold(base)):
-            await asyncio.to_thread(store.space.make_room, card, needed_bytes, base.variant)
-            try:
-                await write(str(partial))
-                await store.admit(card, wanted)
-            finally:
-                partial.unlink(missing_ok=True)
+        await asyncio.to_thread(store.space.make_room, card, needed_bytes, spare)
+        try:
+            await write(str(partial))
+            await store.admit(card, wanted)
+        finally:
+            partial.unlink(missing_ok=True)
         await asyncio.to_thread(_keep, store, card, wanted)
     stored = await asyncio.to_thread(store.find, card.id, wanted.name)
     assert stored is not None  # admitted above

@@ -34,7 +34,7 @@ class ModelPool:
         *,
         draws_here: bool = False,
     ) -> None:
-        """`kept` is where evaluated tokens outlive their worker. With `draws_here`, heads have an output head, too."""
+        """`kept` is where evaluated tokens outlive their worker. With `draws_here`, output heads are loaded, too."""
         self._chooser = Chooser(store, config, read_profile, read_limits, describe, kept)
         self._heads = Heads(store, config, read_profile, read_limits, describe, draws_here=draws_here)
         self._config = config
@@ -117,6 +117,11 @@ class ModelPool:
             async with self._measuring:
                 if resident.rates.threads != resident.local.settings.threads:
                     await self.measure(resident)
+        if resident.head is None and resident.output is not None:
+            async with self._measuring:
+                if resident.output is not None and resident.output.max_rows is None:
+                    async with resident.local.admission.whole():
+                        await self._heads.try_output(resident)
 
     async def admit(self, resident: Resident) -> None:
         """Promise memory again to a model that lost its worker, before another is started. Raises BusyError."""
@@ -206,6 +211,7 @@ class ModelPool:
         if twin := next((r for r in twins if _is_of(r, settled.stored)), None):
             return twin
         resident = await self._chooser.make(settled)
+        await self._heads.add_output(resident, room[1] - resident.memory_bytes)
         resident.local.before_load = lambda: self.admit(resident)
         return resident
 

@@ -24,16 +24,25 @@ class HeldHead:
 
     stage: StageModel
     why: str
-    output: StageModel | None = None
-    """The output head, where this machine is to draw the tokens by itself."""
-    output_hold: Hold | None = None
-    """Keeps the output head's file from eviction."""
     max_rows: int = 1
     is_tried: bool = False
 
     @property
     def k(self) -> int:
         return self.stage.cut.end
+
+
+@dataclass(slots=True)
+class HeldOutput:
+    """The output head of a model beside what else of it is here: this machine is to draw tokens by itself."""
+
+    stage: StageModel
+    hold: Hold
+    """Keeps its file from eviction."""
+    num_bytes: int
+    """What it takes, part of the resident's `memory_bytes`."""
+    max_rows: int | None = None
+    """Tokens whose draws may share a batch; None: that was not tried yet."""
 
 
 @dataclass(slots=True)
@@ -52,6 +61,9 @@ class Resident:
     used_at: float
     head: HeldHead | None = None
     """None: the whole variant is here."""
+    output: HeldOutput | None = None
+    no_output: str = ""
+    """Why there is none though one is wanted and its file is here."""
     pace: tuple[int, float] | None = None
     """Threads and duty that the governor set last; None: as chosen."""
     full_rates: Rates | None = None
@@ -95,7 +107,7 @@ class Resident:
     @property
     def models(self) -> tuple[LoadedModel, ...]:
         """Each has a worker of its own, once it is loaded."""
-        return (self.local, self.head.output) if self.head and self.head.output else (self.local,)
+        return (self.local, self.output.stage) if self.output else (self.local,)
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -115,6 +127,6 @@ class Resident:
     async def end(self) -> None:
         """End the worker and give its file up: nobody uses it any more."""
         await self.unload()
-        for hold in (self.hold, self.head.output_hold if self.head else None):
+        for hold in (self.hold, self.output.hold if self.output else None):
             if hold:
                 hold.close()

@@ -164,8 +164,9 @@ class Split:
 
     @property
     def decoded_here(self) -> float:
-        """Of an answer token's work. The output head stands behind the tail."""
-        return self.here * (1 - self.output_share)
+        """Of an answer token's work. The output head stands where tokens are drawn."""
+        layers = self.here * (1 - self.output_share)
+        return layers + self.output_share if self.back_bytes else layers
 
 
 STEP_MESSAGE_BYTES = 220.0  # a step's message, and its fragment's and frame's headers

@@ -31,15 +31,18 @@ class LocalOption:
     num_vocab: int | None = None
     head: "HeadOption | None" = None
     """None: the whole variant is here. Else `speeds` are what those of all layers would be."""
+    draws: bool = False
+    """Whether the output head is here by itself: this machine may draw the tokens of a split answer."""
+    no_output: str = ""
+    """Why it is not, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadOption:
-    """Only the first `k` layers are here, and `why`; with `draws`, the output head is, too."""
+    """Only the first `k` layers are here, and `why`."""
 
     k: int
     why: str
-    draws: bool = False
 
 
 @dataclass(frozen=True, slots=True)

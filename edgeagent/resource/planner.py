@@ -145,10 +145,15 @@ def _split_fault(candidate: Candidate, ask: Ask, local: LocalOption, peer: PeerO
         return None if local.shape and local.shape.cell_bytes else NO_LAYOUT
     if rules.text_may_leave:
         return PENALTIES if ask.has_penalties else None
-    if local.head is None or not local.head.draws:
+    if not local.draws:
         told = "the peer would see the answer's tokens, and the policy keeps text here"
-        return told if local.head is None else f"{told}; hold the output head, too, to draw them here"
+        return f"{told}; {local.no_output or f'hold its output head, too, to draw them here ({_cut_output(local)})'}"
     return None if peer.final_hidden else "the peer cannot give hidden states to draw from; update it"
+
+
+def _cut_output(local: LocalOption) -> str:
+    layers = local.shape.layers if local.shape else 0
+    return f"edgeagent models slice {local.model} --layers {layers}:{layers} --variant {local.variant}"
 
 
 def _only_head(head: HeadOption) -> str:

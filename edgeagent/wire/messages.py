@@ -241,6 +241,10 @@ class OfferedModel(Body):
     """Answers of it that are written together; further jobs wait."""
 
 
+Run = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+"""One life of a peer."""
+
+
 class PeerStatus(Body):
     """Retained at `…/peers/<id>/status`; the Last Will says offline.
 
@@ -257,6 +261,8 @@ class PeerStatus(Body):
     """Jobs it takes at once; None: it claims no offers."""
     wait_s: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
     """Until all that it has to do would be done, as it predicts: what an autoscaler looks at."""
+    run: Run | None = None
+    """Random, another one each time it starts. It claims offers that name it."""
     signed: Annotated[str, Field(max_length=MAX_SIGNED_CHARS)] | None = None
 
 

@@ -8,8 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from edgeagent.core.cards import Sha256
-from edgeagent.wire.messages import MAX_PROMPT_TOKENS, Body
+from edgeagent.wire.messages import MAX_PROMPT_TOKENS, Body, Run
 from edgeagent.wire.topics import ID_PATTERN
+
+MAX_RUNS = 128
+"""Peers that one offer names: so many fit a note."""
 
 Number = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Name = Annotated[str, Field(pattern=f"^{ID_PATTERN}$")]
@@ -29,6 +32,9 @@ class JobOffer(Body):
     prompt_tokens: Annotated[int, Field(ge=0, le=MAX_PROMPT_TOKENS)]
     answer_tokens: Annotated[int, Field(ge=0, le=MAX_PROMPT_TOKENS)]
     """How many it will probably become."""
+    runs: Annotated[tuple[Run, ...], Field(max_length=MAX_RUNS)] = ()
+    """Of the peers that the device would take, as their statuses told them. A peer that was started since refuses: the
+    offer may be an old one that somebody has kept."""
     deadline_s: Annotated[float, Field(ge=0)] | None = None
     """Seconds from now after which nobody wants it any more."""
 

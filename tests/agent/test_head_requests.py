@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -21,7 +21,7 @@ from edgeagent.core.events import Event, Finished, HandedOver, Text
 from edgeagent.core.generation import Adapter
 from edgeagent.core.hardware import Rates
 from edgeagent.core.plan import PlanKind
-from edgeagent.execution.admission import ANYONE
+from edgeagent.execution.admission import ANYONE, Claim, Priority
 from edgeagent.execution.embedding import Encoder, OnnxEmbedder
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.execution.peers import Peers
@@ -44,11 +44,19 @@ QUESTION = "Tell me about the harbour, the ferry and the storm."
 class Scene:
     """A device with a head, a peer with the rest, and another model that may stand in."""
 
-    answerer: Callable[[StandIn], Answerer]
+    embedder: OnnxEmbedder
     head: Resident
     other: Resident
+    peers: Peers
+    offered: OfferedModel
     peer_side: MemoryTransport
     broker: MemoryBroker
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+
+    async def until_seen(self, peer: str) -> None:
+        async with asyncio.timeout(5):
+            while all(view.status.id != peer for view in self.peers.views()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     @contextlib.asynccontextmanager
     async def stand_in(self, lost: Resident) -> AsyncIterator[Resident]:
@@ -63,14 +71,17 @@ class Scene:
         *,
         seen: Callable[[int], None] = lambda _num: None,
         wish: Extension = Extension(plan="split-decode"),  # noqa: B008  (frozen)
+        claim: Claim = ANYONE,
     ) -> list[Event]:
         request = ChatRequest(
             messages=(Message(role="user", content=QUESTION),), max_tokens=16, model=self.head.card.id, edgeagent=wish
         )
         material = Material(request.messages, (), [], QUESTION)
         events: list[Event] = []
-        with self.head.local.admission.place(ANYONE) as claim:
-            answer = self.answerer(stand_in).answer(request, material, self.head, None, 0.0, claim)
+        with self.head.local.admission.place(claim) as placed:
+            surroundings = Surroundings(self.policy, ModelsConfig(), self.peers)
+            answerer = Answerer(surroundings, self.embedder, stand_in)
+            answer = answerer.answer(request, material, self.head, None, 0.0, placed)
             async with contextlib.aclosing(answer) as stream:
                 async for event in stream:
                     events.append(event)
@@ -116,8 +127,7 @@ def play(embedded_store: ModelStore, smollm2: StoredVariant, encoder: Encoder) -
         offer = Offer(model, lambda: contextlib.nullcontext(whole), lambda _k: contextlib.nullcontext(tail))
         service = PeerService("garage", "test", peer_side, TOPICS, [offer])
         peers = Peers(broker.connect(), TOPICS, "kitchen")
-        surroundings = Surroundings(PolicyConfig(), ModelsConfig(), peers)
-        scene = Scene(lambda found: Answerer(surroundings, embedder, found), resident, other, peer_side, broker)
+        scene = Scene(embedder, resident, other, peers, model, peer_side, broker)
         try:
             async with background(service.run(), "peer"), background(peers.run(), "device"):
                 await peers.wait_for_peer(5)
@@ -169,6 +179,21 @@ def test_peer_lost_in_an_answer_leaves_it_to_another_model_and_the_switch_is_mar
     play(use)
 
 
+def test_model_that_goes_on_gives_its_turn_by_the_claim_of_the_request(play: Callable[[Body], None]) -> None:
+    async def use(scene: Scene) -> None:
+        engine, claim = scene.other.local.admission, Claim("ann", Priority.LOW, deadline_s=1e9)
+        async with engine.turn(ANYONE):
+            asking = asyncio.create_task(scene.ask(scene.stand_in, seen=cut_after(scene, 5), claim=claim))
+            while not engine.num_waiting and not asking.done():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert [(w.claim.user, w.claim.priority, w.claim.deadline_s) for w in engine._queue.waiting] == [
+                ("ann", Priority.LOW, 1e9)
+            ]
+        assert isinstance((await asking)[-1], Finished)
+
+    play(use)
+
+
 def test_peer_lost_in_an_answer_is_an_error_where_no_model_can_go_on(play: Callable[[Body], None]) -> None:
     async def use(scene: Scene) -> None:
         with pytest.raises(PeerError, match="cannot go on here, and no other model"):
@@ -182,7 +207,7 @@ def test_peer_that_is_gone_beforehand_leaves_the_request_to_another_model_and_sa
 ) -> None:
     async def use(scene: Scene) -> None:
         scene.peer_side.cut()
-        scene.answerer(nobody)._surroundings.peers.trip("garage")  # type: ignore[union-attr]
+        scene.peers.trip("garage")
         events = await scene.ask(scene.stand_in)
         finished = events[-1]
         assert isinstance(finished, Finished)
@@ -193,10 +218,46 @@ def test_peer_that_is_gone_beforehand_leaves_the_request_to_another_model_and_sa
     play(use)
 
 
+@pytest.mark.parametrize("offered", [(), ("another",), ("another build",)])
+def test_peers_that_could_not_take_its_place_do_not_keep_another_model_from_answering(
+    play: Callable[[Body], None], offered: tuple[str, ...]
+) -> None:
+    """Its own peer is gone; another lives, with nothing, with another model, or with other bits of this one."""
+
+    async def use(scene: Scene) -> None:
+        served = {
+            "another": scene.offered.model_copy(update={"model": "qwen", "variant_sha256": "1" * 64}),
+            "another build": scene.offered.model_copy(update={"exact_key": "2" * 32}),
+        }
+        attic = PeerService("attic", "test", scene.broker.connect(), TOPICS, [Offer(served[each]) for each in offered])
+        scene.policy = PolicyConfig(plans=(PlanKind.LOCAL, PlanKind.SPLIT_DECODE))
+        async with background(attic.run(), "attic"):
+            await scene.until_seen("attic")
+            scene.peer_side.cut()
+            scene.peers.trip("garage")
+            finished = (await scene.ask(scene.stand_in))[-1]
+        assert isinstance(finished, Finished)
+        assert finished.report.model == "other"
+        assert finished.report.handover[0].to == "other Q4_1"
+
+    play(use)
+
+
+def test_head_whose_rest_nobody_ever_had_is_not_left_to_another_model(play: Callable[[Body], None]) -> None:
+    async def use(scene: Scene) -> None:
+        scene.head.variant = scene.head.variant.model_copy(update={"sha256": "3" * 64})
+        scene.policy = PolicyConfig(plans=(PlanKind.LOCAL, PlanKind.SPLIT_DECODE))
+        with pytest.raises(NoPlanError, match="only the first 7 layers are here"):
+            await scene.ask(scene.stand_in)
+        assert not scene.other.local.is_loaded
+
+    play(use)
+
+
 def test_request_that_names_an_adapter_is_not_left_to_another_model(play: Callable[[Body], None]) -> None:
     async def use(scene: Scene) -> None:
         scene.peer_side.cut()
-        scene.answerer(nobody)._surroundings.peers.trip("garage")  # type: ignore[union-attr]
+        scene.peers.trip("garage")
         scene.head.find_adapter = lambda name: Adapter(name, "1" * 64, "adapter.gguf")
         with pytest.raises(NoPlanError, match="only the first 7 layers are here"):
             await scene.ask(scene.stand_in, wish=Extension(adapter="pirate"))

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 
+from edgeagent.application.claiming import MAX_KEPT
 from edgeagent.application.peer import PeerService
 from edgeagent.application.peer_job import Offer
 from edgeagent.broker import background
@@ -18,6 +19,8 @@ from edgeagent.execution.peers import Peers
 from edgeagent.execution.transport.mqtt import MqttTransport, parse_address
 from edgeagent.model.store import StoredVariant
 from edgeagent.wire.messages import OfferedModel
+from edgeagent.wire.notes import decode_plain
+from edgeagent.wire.offers import JobClaim
 from edgeagent.wire.topics import Topics
 from tests.conftest import Mosquitto
 from tests.machine import REPACKS
@@ -149,6 +152,44 @@ def test_peers_that_have_no_room_refuse_and_are_not_taken_for_broken(in_yard: In
                 async for _ in yard.remote(peers, Traffic()).extend(yard.generation()):
                     pass
             assert not any(peers.is_broken(view) for view in peers.views())
+
+    in_yard(scene)
+
+
+def test_offer_that_somebody_kept_gets_no_place_at_a_peer_that_was_started_since(in_yard: In) -> None:
+    async def scene(yard: Yard) -> None:
+        async with yard.connected("thief") as thief, asyncio.timeout(PATIENCE_S):
+            offers = thief.subscribe(yard.topics.offers(yard.model.model))
+            wanted = yard.target.wanted("remote", yard.generation())
+            async with yard.peer("garage"), yard.peer("attic"), yard.device("garage", "attic") as peers:
+                await peers.place(wanted, "garage")
+                kept = await offers.get()
+            async with yard.peer("garage") as garage:
+                answers = thief.subscribe(yard.topics.to_device("kitchen"))
+                claim = None
+                while claim is None:  # the broker gives some to sessions of the first lives
+                    thief.publish(*kept)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(0.2):
+                            claim = decode_plain(JobClaim, (await answers.get())[1])
+                assert (claim.peer, claim.refused) == ("garage", "invalid_request_error")
+                assert garage._workload.num_kept("kitchen") == 0
+
+    in_yard(scene)
+
+
+def test_device_that_offers_and_never_comes_leaves_places_to_others(in_yard: In) -> None:
+    async def scene(yard: Yard) -> None:
+        async with (
+            yard.peer("garage", capacity=100) as garage,
+            yard.peer("attic", capacity=100) as attic,
+            yard.device("garage", "attic") as peers,
+        ):
+            wanted = yard.target.wanted("remote", yard.generation())
+            placing = (peers.place(wanted, "garage") for _ in range(2 * MAX_KEPT))
+            placed = await asyncio.gather(*placing, return_exceptions=True)
+            assert sum(isinstance(each, PeerRefusedError) for each in placed) >= 1
+            assert [each._workload.num_kept("kitchen") for each in (garage, attic)] == [MAX_KEPT, MAX_KEPT]
 
     in_yard(scene)
 

@@ -1,5 +1,6 @@
 """`edgeagent fleet` as two people use it: an operator and the owner of a device."""
 
+import contextlib
 import json
 import stat
 from pathlib import Path
@@ -141,3 +142,16 @@ def test_what_a_device_recorded_is_shown_as_its_own_whatever_it_says(tmp_path: P
     shown = peer.facts("records")["records"]
     assert isinstance(shown, list)
     assert {each["device"] for each in shown} == {"kitchen"}
+
+
+def test_records_that_were_shown_and_acknowledged_are_read(tmp_path: Path) -> None:
+    peer = Machine(tmp_path / "peer")
+    with contextlib.closing(Collection(peer.folder / "collected.sqlite")) as collection:
+        for number in range(5):
+            collection.add("kitchen", Kept(f"{number:032x}", json.dumps({"plan": str(number)})))
+    first = peer.facts("records", "--unread", "--acknowledge", "-n", "2")
+    assert [each["plan"] for each in first["records"]] == ["0", "1"]  # type: ignore[attr-defined]
+    rest = peer.facts("records", "--unread")
+    assert [each["plan"] for each in rest["records"]] == ["2", "3", "4"]  # type: ignore[attr-defined]
+    assert rest["collected"] == peer.facts("records")["collected"]
+    assert (rest["collected"]["num_records"], rest["collected"]["num_unread"]) == (5, 3)  # type: ignore[index]

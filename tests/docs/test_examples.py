@@ -58,7 +58,7 @@ def test_command_in_the_documentation_exists_with_its_options(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in arguments:
-        if name.endswith((".txt", ".jsonl")):  # some options want their file to be there
+        if name.endswith((".txt", ".jsonl", ".gguf")):  # some options want their file to be there
             (tmp_path / name).touch()
     check_usage(arguments)
 

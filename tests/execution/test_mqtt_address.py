@@ -20,8 +20,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from edgeagent.core.errors import ConfigError, PeerLostError
-from edgeagent.execution.transport.mqtt import MqttTransport, parse_address
+from edgeagent.execution.transport.mqtt import BrokerAddress, MqttTransport, parse_address
+from tests.conftest import Mosquitto
 
+NAME, OTHER = "broker.test", "another.test"  # nobody's (RFC 6761)
 ELSEWHERE = "192.0.2.7"  # for documentation (RFC 5737); nothing is sent
 
 
@@ -77,7 +79,7 @@ class Certified:
 
 @pytest.fixture
 def tls_broker(tmp_path: Path) -> Iterator[Certified]:
-    """A real broker with a certificate for 127.0.0.1."""
+    """A real broker with a certificate for 127.0.0.1 and NAME."""
     program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
     if program is None:
         pytest.skip("no mosquitto here; install it (apt-get install mosquitto)")
@@ -115,7 +117,8 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
     key: EllipticCurvePrivateKey = generate_private_key(SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    own = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    names = x509.SubjectAlternativeName([own, x509.DNSName(NAME)])
     made = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -135,16 +138,58 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def test_words_travel_over_tls(tls_broker: Certified) -> None:
-    async def scene() -> None:
-        url = f"mqtts://127.0.0.1:{tls_broker.port}"
-        transport = await MqttTransport.connect(parse_address(url, ca_file=str(tls_broker.ca_file)), "right")
+    address = parse_address(f"mqtts://127.0.0.1:{tls_broker.port}", ca_file=str(tls_broker.ca_file))
+    assert asyncio.run(says(address)) == b"hello"
+
+
+@pytest.fixture
+def stands_for(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What NAME and OTHER stand for now; may be changed."""
+    found, resolve = list[str](), socket.getaddrinfo
+
+    def resolved(host: str, port: int, *rest: int, **more: int) -> list[object]:
+        if host in (NAME, OTHER):
+            return [entry for address in found for entry in resolve(address, port, *rest, **more)]
+        return list(resolve(host, port, *rest, **more))
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    return found
+
+
+async def says(address: BrokerAddress) -> bytes:
+    """What comes back of what is said there."""
+    transport = await MqttTransport.connect(address, "ear")
+    try:
         arrived = transport.subscribe("t")
         transport.publish("t", b"hello")
         async with asyncio.timeout(5):
-            assert await arrived.get() == ("t", b"hello")
+            return (await arrived.get())[1]
+    finally:
         await transport.close()
 
-    asyncio.run(scene())
+
+@pytest.mark.parametrize("scheme", ["mqtt", "mqtts"])
+def test_name_that_was_found_to_be_here_is_not_asked_for_again(
+    tls_broker: Certified, mosquitto: Mosquitto, stands_for: list[str], scheme: str
+) -> None:
+    """Between the check and the connection it comes to stand for somebody else."""
+    stands_for[:] = ["::1", "127.0.0.1"]  # nobody listens at the first
+    port, ca_file = (tls_broker.port, str(tls_broker.ca_file)) if scheme == "mqtts" else (mosquitto.port, "")
+    address = parse_address(f"{scheme}://{NAME}:{port}", ca_file=ca_file)
+    stands_for[:] = [ELSEWHERE]
+    assert asyncio.run(says(address)) == b"hello"
+
+
+# paho leaves the socket of a handshake that failed to the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_certificate_has_to_be_of_the_name_though_the_connection_goes_to_an_address(
+    tls_broker: Certified, stands_for: list[str]
+) -> None:
+    stands_for[:] = ["127.0.0.1"]
+    address = parse_address(f"mqtts://{OTHER}:{tls_broker.port}", ca_file=str(tls_broker.ca_file))
+    with pytest.raises(PeerLostError, match=r"certificate is not valid for 'another\.test'"):
+        asyncio.run(says(address))
+    gc.collect()
 
 
 # paho leaves the socket of a handshake that failed to the collector.

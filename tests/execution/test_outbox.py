@@ -7,6 +7,7 @@ import secrets
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -15,7 +16,7 @@ import pytest
 from edgeagent.application.collecting import collect
 from edgeagent.broker import background
 from edgeagent.execution import outbox
-from edgeagent.execution.durable import Collection, Kept, Outbox, RecordsError
+from edgeagent.execution.durable import Collection, Keeping, Kept, Outbox, RecordsError
 from edgeagent.execution.outbox import Sender
 from edgeagent.execution.transport.memory import MemoryBroker
 from edgeagent.execution.ways import PlainDevice, PlainPeer
@@ -161,12 +162,11 @@ def test_what_the_disk_does_not_take_gets_no_receipt_and_comes_again(
 ) -> None:
     monkeypatch.setattr(outbox, "FIRST_WAIT_S", 0.05)
     path, waiting = tmp_path / "in.sqlite", Outbox(tmp_path / "out.sqlite")
-    table = "CREATE TABLE collected(place INTEGER PRIMARY KEY, device TEXT, number TEXT, body, UNIQUE(device, number))"
 
     async def scene() -> None:
         broker, collection = MemoryBroker(), Collection(path)
         disk = apsw.Connection(str(path))
-        disk.execute("DROP TABLE collected")
+        disk.execute("ALTER TABLE collected RENAME TO away")
         sender = Sender(waiting, broker.connect(), TOPICS, "kitchen", PlainDevice())
         seen = broker.connect().subscribe(TOPICS.all_records())
         async with (
@@ -179,7 +179,7 @@ def test_what_the_disk_does_not_take_gets_no_receipt_and_comes_again(
             for _ in range(2):
                 await seen.get()
             assert waiting.num_waiting == 1
-            disk.execute(table)
+            disk.execute("ALTER TABLE away RENAME TO collected")
             while waiting.num_waiting:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert [kept.body for _, kept in collection.newest(9)] == ["kept"]
@@ -194,6 +194,77 @@ def test_records_of_one_number_from_two_devices_are_two(tmp_path: Path) -> None:
     assert [collection.add("kitchen", same), collection.add("kitchen", same), collection.add("attic", same)] == [
         True, False, True,
     ]  # fmt: skip
+
+
+FILLED = 200_000
+"""Bytes: some forty records of two kilobytes."""
+
+
+def filled(path: Path, keeping: Keeping, clock: list[float]) -> Collection:
+    """Until it takes nothing more."""
+    collection = Collection(path, keeping, lambda: clock[0])
+    with pytest.raises(RecordsError, match=r"nobody has read; read them with .* or raise peer\.collect_bytes"):
+        fill(collection)
+    return collection
+
+
+def fill(collection: Collection) -> None:
+    for number in range(1000):
+        collection.add("kitchen", Kept(f"{number:032x}", "x" * 2048))
+
+
+def test_collection_that_is_full_of_unread_records_takes_no_more_and_drops_none(tmp_path: Path) -> None:
+    collection = filled(tmp_path / "in.sqlite", Keeping(FILLED), [0.0])
+    census = collection.census()
+    assert census.num_unread == census.num_records > 30
+    assert census.num_dropped == 0
+    assert census.bytes < FILLED + 20_000
+    assert not collection.add("kitchen", Kept("0" * 32, "x" * 2048))  # it is there: its sending may end
+    assert collection.census() == census
+
+
+def test_what_was_read_makes_room_the_oldest_first_and_is_counted(tmp_path: Path) -> None:
+    collection = filled(tmp_path / "in.sqlite", Keeping(FILLED), [0.0])
+    before = collection.census()
+    first = collection.unread(10)
+    assert [kept.number for _, kept in first.values()] == [f"{number:032x}" for number in range(10)]
+    collection.mark_read(first)
+    assert collection.add("attic", Kept("f" * 32, "x" * 2048))
+    after = collection.census()
+    assert after.num_dropped == 10
+    assert after.num_records == before.num_records - 10 + 1
+    assert after.num_unread == before.num_unread - 10 + 1
+    assert next(iter(collection.unread(1).values()))[1].number == f"{10:032x}"
+
+
+def test_what_was_read_goes_when_it_is_old_and_what_was_not_stays(tmp_path: Path) -> None:
+    clock = [1000.0]
+    collection = Collection(tmp_path / "in.sqlite", Keeping(10**9, days=2), lambda: clock[0])
+    for number in range(4):
+        collection.add("kitchen", Kept(f"{number:032x}", "x"))
+    collection.mark_read(list(collection.unread(2)))
+    clock[0] += 86_400
+    assert collection.drop_old() == 0
+    clock[0] += 86_401
+    assert collection.drop_old() == 2
+    assert collection.census() == replace(collection.census(), num_records=2, num_unread=2, num_dropped=2)
+
+
+def test_collection_of_an_earlier_version_is_taken_over_as_come_now(tmp_path: Path) -> None:
+    path = tmp_path / "in.sqlite"
+    disk = apsw.Connection(str(path))
+    disk.execute(
+        "CREATE TABLE collected(place INTEGER PRIMARY KEY, device TEXT, number TEXT, body, UNIQUE(device, number))"
+    )
+    disk.execute("INSERT INTO collected(device, number, body) VALUES('kitchen', ?, 'old')", ("0" * 32,))
+    disk.close()
+    clock = [10 * 86_400.0]
+    collection = Collection(path, Keeping(10**9, days=2), lambda: clock[0])
+    assert [kept.body for _, kept in collection.unread(9).values()] == ["old"]
+    collection.mark_read(collection.unread(9))
+    assert collection.drop_old() == 0
+    clock[0] += 3 * 86_400
+    assert Collection(path, Keeping(10**9, days=2), lambda: clock[0]).drop_old() == 1
 
 
 def test_file_that_is_no_database_is_one_clear_error(tmp_path: Path) -> None:

@@ -103,6 +103,13 @@ def link(stored: StoredVariant, store: ModelStore) -> None:
     target.symlink_to(stored.path)
 
 
+def with_whole(head_only: Path, like: ModelStore, smollm2: StoredVariant, folder: Path) -> ModelStore:
+    """A store in `folder` with the whole beside the stages of `head_only`."""
+    store = store_in(copied(head_only, folder), like)
+    link(smollm2, store)
+    return store
+
+
 @contextlib.asynccontextmanager
 async def pool_of(store: ModelStore, memory_bytes: int, *, draws_here: bool = False) -> AsyncIterator[ModelPool]:
     async def read_profile(probe: ProbeModel | None) -> Profile:
@@ -129,7 +136,7 @@ def test_head_is_leased_where_the_whole_is_not_here(head_only: Path, embedded_st
                 assert resident.head is not None
                 assert (resident.head.k, resident.variant.name) == (K, "Q4_1")
                 assert "no file of" in resident.head.why
-                assert resident.head.output is not None
+                assert resident.output is not None
                 assert resident.head.max_rows >= 2
                 assert resident.rates.decode_tok_s > 1
                 assert len(resident.pids) == 2
@@ -206,6 +213,47 @@ def test_model_whose_file_is_broken_is_passed_over_for_one_that_can_stand_in(
     asyncio.run(body())
 
 
+def test_whole_model_has_its_output_head_beside_it_where_no_text_may_leave_and_memory_allows(
+    head_only: Path, embedded_store: ModelStore, smollm2: StoredVariant, tmp_path: Path
+) -> None:
+    store = with_whole(head_only, embedded_store, smollm2, tmp_path)
+
+    async def body() -> None:
+        async with pool_of(store, 600 * MB) as pool, pool.lease(MODEL) as resident:
+            assert (resident.head, resident.output, resident.no_output) == (None, None, "")
+            alone = resident.memory_bytes
+        async with pool_of(store, 600 * MB, draws_here=True) as pool, pool.lease(MODEL) as resident:
+            assert resident.head is None
+            assert resident.output is not None
+            assert (resident.output.max_rows or 0) >= 2
+            assert resident.memory_bytes == alone + resident.output.num_bytes
+            [whole, output] = resident.pids
+            assert (whole, output) == (resident.local.pid, resident.output.stage.pid)
+            assert peak_bytes(output) == pytest.approx(resident.output.num_bytes, rel=0.15)
+        async with pool_of(store, alone + 20 * MB, draws_here=True) as pool, pool.lease(MODEL) as resident:
+            assert (resident.head, resident.output, resident.memory_bytes) == (None, None, alone)
+            assert "output head needs" in resident.no_output
+
+    asyncio.run(body())
+
+
+def test_output_head_that_is_broken_costs_the_whole_model_nothing_but_it(
+    head_only: Path, embedded_store: ModelStore, smollm2: StoredVariant, tmp_path: Path
+) -> None:
+    store = with_whole(head_only, embedded_store, smollm2, tmp_path)
+    [path] = (tmp_path / MODEL).glob("*-30to30.gguf")
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-100])
+
+    async def body() -> None:
+        async with pool_of(store, 600 * MB, draws_here=True) as pool, pool.lease(MODEL) as resident:
+            assert (resident.head, resident.output) == (None, None)
+            assert "cannot be used" in resident.no_output
+
+    asyncio.run(body())
+
+
 def peak_bytes(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
@@ -214,8 +262,7 @@ def peak_bytes(pid: int) -> int:
 def test_head_is_leased_where_memory_refuses_the_whole_and_the_whole_where_it_does_not(
     head_only: Path, embedded_store: ModelStore, smollm2: StoredVariant, tmp_path: Path
 ) -> None:
-    store = store_in(copied(head_only, tmp_path), embedded_store)
-    link(smollm2, store)
+    store = with_whole(head_only, embedded_store, smollm2, tmp_path)
 
     async def chosen(memory_bytes: int) -> str | None:
         async with pool_of(store, memory_bytes) as pool, pool.lease(MODEL) as resident:

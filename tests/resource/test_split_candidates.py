@@ -43,8 +43,29 @@ def test_where_text_may_leave_it_is_cheaper_to_send_it() -> None:
 
 
 def test_tokens_of_an_answer_are_text_too() -> None:
-    with pytest.raises(NoPlanError, match="answer's tokens"):
+    with pytest.raises(NoPlanError, match=r"answer's tokens.*models slice m --layers 30:30 --variant Q4"):
         decide(ask(plan=PlanKind.SPLIT_DECODE), Situation(LOCAL, [PEER], PRIVATE))
+    cramped = replace(LOCAL, no_output="its output head needs 40 MB beside it, and 10 MB may be used")
+    with pytest.raises(NoPlanError, match=r"answer's tokens.*and 10 MB may be used"):
+        decide(ask(plan=PlanKind.SPLIT_DECODE), Situation(cramped, [PEER], PRIVATE))
+
+
+def test_whole_model_with_its_output_head_has_its_private_answers_shared_where_that_is_faster() -> None:
+    drawing, able = replace(LOCAL, draws=True), replace(PEER, final_hidden=True)
+    found = decide(ask(), Situation(drawing, [able], PRIVATE))
+    free = {c.plan for c in found.candidates if c.rejected is None}
+    assert free == {PlanKind.LOCAL, PlanKind.SPLIT_PREFILL, PlanKind.SPLIT_DECODE}
+    assert found.chosen.plan is PlanKind.SPLIT_DECODE  # the peer is ten times as fast, and the link is fine
+    assert found.chosen.k is not None
+    assert found.chosen.down_bytes > 64 * SHAPE.split(found.chosen.k).row_bytes
+    far = replace(able, link=LinkSpeeds(0.5, 12.5e6, 12.5e6))
+    assert decide(ask(), Situation(drawing, [far], PRIVATE)).chosen.plan is PlanKind.SPLIT_PREFILL
+
+
+def test_output_head_counts_where_tokens_are_drawn() -> None:
+    heavy = replace(SHAPE, output_share=0.5)
+    there, here = (heavy.split(15, final_hidden=drawn_here).decoded_here for drawn_here in (False, True))
+    assert (there, here) == (0.25, 0.75)
 
 
 def test_head_alone_leaves_the_plans_that_need_no_more() -> None:
@@ -64,12 +85,12 @@ def test_head_whose_rest_no_peer_runs_is_no_plan() -> None:
 
 
 def test_with_the_output_head_here_a_private_answer_is_drawn_here() -> None:
-    drawing = replace(HEAD, head=HeadOption(8, "no file is here", draws=True))
+    drawing = replace(HEAD, draws=True)
     able = replace(PEER, final_hidden=True)
     chosen = decide(replace(ask(), has_penalties=True), Situation(drawing, [able], PRIVATE)).chosen
     assert (chosen.plan, chosen.k, chosen.wire) == (PlanKind.SPLIT_DECODE, 8, "exact")
     assert chosen.down_bytes > 64 * SHAPE.split(8).row_bytes
-    with pytest.raises(NoPlanError, match="hold the output head, too"):
+    with pytest.raises(NoPlanError, match="hold its output head, too"):
         decide(ask(), Situation(HEAD, [able], PRIVATE))
     with pytest.raises(NoPlanError, match="cannot give hidden states to draw from"):
         decide(ask(), Situation(drawing, [PEER], PRIVATE))

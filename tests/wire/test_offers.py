@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edgeagent.core.errors import ProtocolError, WireError
 from edgeagent.wire.messages import OfferedModel, PeerStatus, decode_status
 from edgeagent.wire.notes import decode_plain, encode_plain
-from edgeagent.wire.offers import JobClaim, JobOffer
+from edgeagent.wire.offers import MAX_RUNS, JobClaim, JobOffer
 from edgeagent.wire.opening import Party
 from edgeagent.wire.signed_notes import read_note, sign_note
 from tests.wire.parties import DEVICE, GARAGE, KITCHEN, NOW, OTHER_FLEET, PEER, THIEF, party
@@ -93,3 +93,11 @@ def test_model_that_no_topic_can_name_is_no_part_of_a_status() -> None:
     assert decode_status(status.encode()).models == (model,)
     with pytest.raises(WireError):
         decode_status(status.replace('"m"', '"a/#"').encode())
+
+
+def test_offer_that_names_as_many_peers_as_it_may_fits_a_note() -> None:
+    runs = tuple(f"{number:016x}" for number in range(MAX_RUNS))
+    full = OFFER.model_copy(update={"runs": runs})
+    assert read_note(JobOffer, sign_note(DEVICE, full), PEER, NOW)[0] == full
+    with pytest.raises(ProtocolError):
+        read_note(JobOffer, sign_note(DEVICE, full.model_copy(update={"runs": (*runs, "f" * 16)})), PEER, NOW)

@@ -13,7 +13,7 @@ variant_option = click.option("--variant", help="One variant (a quantisation) in
 
 @click.group()
 def models() -> None:
-    """Models: list, show, pull, quantize, prune, slice, measure, calibrate, rm."""
+    """Models: list, show, pull, quantize, prune, slice, adopt, measure, calibrate, rm."""
 
 
 def stored_facts(stored: StoredVariant) -> JsonObject:

@@ -36,17 +36,16 @@ def slice_model(model_id: str, layers: Layers, variant: str | None, as_json: boo
     with show_steps(f"{model_id} {layers[0]}:{layers[1]}") as on_step:
         made = asyncio.run(slice_variant(store, model_id, *layers, spawn, base=variant, on_step=on_step))
     stored = made.stored
-    text = f"{stored.card.id} {stored.variant.name} ({_what(made)}) is made: {stored.path}"
-    facts: JsonObject = {"layers": [made.cut.begin, made.cut.end], "of_layers": made.cut.layers}
-    print_facts(stored_facts(stored) | facts | _source(made), as_json, text)
+    text = f"{stored.card.id} {stored.variant.name} ({what_it_is(made)}) is made: {stored.path}"
+    print_facts(stored_facts(stored) | stage_facts(made), as_json, text)
 
 
-def _source(made: Sliced) -> JsonObject:
-    source = made.stored.variant.source
-    return {"source": source.model_dump(mode="json")}
+def stage_facts(made: Sliced) -> JsonObject:
+    cut, source = made.cut, made.stored.variant.source
+    return {"layers": [cut.begin, cut.end], "of_layers": cut.layers, "source": source.model_dump(mode="json")}
 
 
-def _what(made: Sliced) -> str:
+def what_it_is(made: Sliced) -> str:
     if made.cut.is_output:
         return "the output head"
     return "a head" if made.cut.is_head else "a tail"

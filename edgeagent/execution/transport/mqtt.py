@@ -1,6 +1,7 @@
 """The MQTT 5 transport: paho-mqtt in its own threads, one connection for messages and one for bulk."""
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import random
@@ -17,6 +18,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edgeagent.core.errors import ConfigError, PeerLostError, WireError
+from edgeagent.execution.dropping import Dropping
 from edgeagent.execution.transport.base import Returns, Subscription
 from edgeagent.wire.frames import MAX_FRAME_BYTES
 
@@ -36,13 +38,19 @@ TAKEN_OVER_S, MAX_TAKEN_OVER_S = 30.0, 120.0
 MAX_IN_FLIGHT = 16
 MAX_WAITING = 1024
 TAKEN_OVER = "Session taken over"
+MAX_TOLD = 100
+"""Characters of a topic in a log."""
 PACKET_OVERHEAD_BYTES = 512  # topic and properties beside the payload
 ALL_BYTES = 268_435_455  # the protocol's own limit (MQTT 5, section 2.1.4)
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """`ca_file`: who must have signed the broker's certificate; empty: whom the system trusts."""
+    """`ca_file`: who must have signed the broker's certificate; empty: whom the system trusts.
+
+    `loopback`: what `host` stood for when it was found to be on this machine. Connections go there, and the name is not
+    asked for again: it might stand for somebody else by then. Empty: it is elsewhere, and asked for each time.
+    """
 
     host: str
     port: int
@@ -50,6 +58,7 @@ class BrokerAddress:
     password: str = field(default="", repr=False)
     has_tls: bool = False
     ca_file: str = ""
+    loopback: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,8 @@ def parse_address(
     if parts.username is not None or parts.query or parts.fragment:
         raise ConfigError("mqtt.url holds more than a host and a port; set mqtt.username and mqtt.password instead")
     has_tls = parts.scheme == "mqtts"
-    if not _is_loopback(host, port):
+    loopback = _loopback(host, port)
+    if not loopback:
         if not is_enrolled:
             raise ConfigError(
                 f"mqtt.url '{url}' is not on this machine, and this one is in no fleet; enrol it first (docs/trust.md)"
@@ -85,16 +95,17 @@ def parse_address(
             raise ConfigError(f"mqtt.password would travel to '{host}' in the clear; write mqtts:// in mqtt.url")
     if ca_file and not has_tls:
         raise ConfigError("mqtt.ca_file is for TLS; write mqtts:// in mqtt.url or remove it")
-    return BrokerAddress(host, port, username, password, has_tls, ca_file)
+    return BrokerAddress(host, port, username, password, has_tls, ca_file, loopback)
 
 
-def _is_loopback(host: str, port: int) -> bool:
-    """Whether every address of `host` is on this machine. Raises ConfigError for a name without one."""
+def _loopback(host: str, port: int) -> tuple[str, ...]:
+    """Its addresses, where all are on this machine; else none. Raises ConfigError for a name without any."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise ConfigError(f"mqtt.url: the name '{host}' cannot be resolved ({error.strerror}); correct it") from None
-    return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
+    addresses = tuple(str(entry[4][0]) for entry in found)
+    return addresses if all(ipaddress.ip_address(address).is_loopback for address in addresses) else ()
 
 
 class MqttTransport:
@@ -158,6 +169,7 @@ class _Connection:
         self.max_packet_bytes = ALL_BYTES
         self.receive_maximum = MAX_IN_FLIGHT
         self._is_stopping = False
+        self._too_large = Dropping(log, "a payload")
         self._client = client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5)
         client.max_inflight_messages_set(MAX_IN_FLIGHT)
         client.max_queued_messages_set(MAX_WAITING)
@@ -173,7 +185,7 @@ class _Connection:
         if address.username:
             self._client.username_pw_set(address.username, address.password)
         if address.has_tls:
-            self._client.tls_set_context(_tls(address.ca_file))
+            self._client.tls_set_context(_tls(address))
         await self._open(address)
         if self.receive_maximum < MAX_IN_FLIGHT:  # can only be set on a closed connection
             await asyncio.to_thread(self.stop)
@@ -188,14 +200,7 @@ class _Connection:
         properties.SessionExpiryInterval = SESSION_EXPIRY_S
         where = f"the MQTT broker at {address.host}:{address.port}"
         try:
-            await asyncio.to_thread(
-                self._client.connect,
-                address.host,
-                address.port,
-                KEEPALIVE_S,
-                clean_start=paho.MQTT_CLEAN_START_FIRST_ONLY,  # a connection that comes back resumes its session
-                properties=properties,
-            )
+            await asyncio.to_thread(self._connect, address, properties)
             self._client.loop_start()
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 reason = await self._answer
@@ -204,6 +209,24 @@ class _Connection:
             raise PeerLostError(f"{where} cannot be reached ({why}); start it or correct mqtt.url") from None
         if reason.is_failure:
             raise PeerLostError(f"{where} refused the connection ({reason}); check mqtt.username and mqtt.password")
+
+    def _connect(self, address: BrokerAddress, properties: Properties) -> None:
+        """To the first of its addresses where somebody listens. Raises OSError."""
+
+        def connect(host: str) -> None:
+            self._client.connect(
+                host,
+                address.port,
+                KEEPALIVE_S,
+                clean_start=paho.MQTT_CLEAN_START_FIRST_ONLY,  # a connection that comes back resumes its session
+                properties=properties,
+            )
+
+        *others, last = address.loopback or (address.host,)
+        for host in others:
+            with contextlib.suppress(ConnectionRefusedError):
+                return connect(host)
+        return connect(last)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
         if len(payload) + PACKET_OVERHEAD_BYTES > self.max_packet_bytes:
@@ -276,20 +299,42 @@ class _Connection:
 
     def _deliver(self, topic: str, payload: bytes) -> None:
         if len(payload) > MAX_FRAME_BYTES:
-            log.warning("dropped a payload of %d bytes on %s", len(payload), topic)
+            self._too_large.note(f"{len(payload)} bytes on {topic[:MAX_TOLD]}, where {MAX_FRAME_BYTES} are the most")
             return
         for subscription in self._subscriptions:
             if subscription.takes(topic):
                 subscription.put(topic, payload)
 
 
-def _tls(ca_file: str) -> ssl.SSLContext:
+class _NamedContext(ssl.SSLContext):
+    """Asks the other end for a certificate of `name`, whatever address the connection goes to."""
+
+    name = ""
+
+    def wrap_socket(
+        self,
+        sock: socket.socket,
+        server_side: bool = False,
+        do_handshake_on_connect: bool = True,
+        suppress_ragged_eofs: bool = True,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLSocket:
+        del server_hostname
+        return super().wrap_socket(sock, server_side, do_handshake_on_connect, suppress_ragged_eofs, self.name, session)
+
+
+def _tls(address: BrokerAddress) -> ssl.SSLContext:
     """The broker must have a certificate for the name in `mqtt.url`. Raises ConfigError for a bad file."""
+    context, ca_file = _NamedContext(ssl.PROTOCOL_TLS_CLIENT), address.ca_file
+    context.name, context.minimum_version = address.host, ssl.TLSVersion.TLSv1_2
     try:
-        context = ssl.create_default_context(cafile=ca_file or None)
+        if ca_file:
+            context.load_verify_locations(ca_file)
+        else:
+            context.load_default_certs()
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"mqtt.ca_file '{ca_file}' cannot be used ({error.strerror or error}); correct it") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgeagent.core.errors import PeerLostError, ProtocolError, TrustError
+from edgeagent.execution.dropping import Dropping
 from edgeagent.execution.transport.base import Subscription, Transport
 from edgeagent.execution.trust.carried import Bundle
 from edgeagent.execution.trust.files import parse_file
@@ -72,12 +73,13 @@ async def host(
         limit.reschedule(asyncio.get_running_loop().time() + linger_s)
         return reply
 
+    refused = Dropping(log, "a guest's request")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(VALID_S) as limit:
             while True:
                 with contextlib.suppress(PeerLostError):  # the connection comes back by itself
                     _, payload = await requests.get()
-                    if answer := _answer(answering, payload, note):
+                    if answer := _answer(answering, payload, note, refused):
                         transport.publish(topics.pairing_answer(code.topic), answer)
     if not guests:
         raise TrustError(f"nobody used the code within {VALID_S // 60} minutes; start again")
@@ -123,9 +125,9 @@ async def _heard(answers: Subscription, guest: Guest) -> bytes | None:
     return None
 
 
-def _answer(answering: Host, payload: bytes, admit: Enroll) -> bytes | None:
+def _answer(answering: Host, payload: bytes, admit: Enroll, refused: Dropping) -> bytes | None:
     try:
         return answering.answer(payload, time.monotonic(), admit)
     except ProtocolError as error:
-        log.info("refused a guest", extra={"reason": error.reason or "it does not know the code"})
+        refused.note(error.reason or "it does not know the code")
         return None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgeagent.core.errors import PeerLostError, TrustError
+from edgeagent.execution.dropping import Dropping
 from edgeagent.execution.transport.base import Transport
 from edgeagent.execution.trust.carried import RevocationsFile
 from edgeagent.execution.trust.files import parse_file
@@ -73,7 +74,7 @@ async def follow_revocations(
     transport: Transport, topics: Topics, standing: Standing, on_newer: Callable[[], None]
 ) -> None:
     """Take lists from the broker until cancelled; `on_newer` is called after each that was news."""
-    lists = transport.subscribe(topics.revocations(standing.fleet))
+    lists, bad = transport.subscribe(topics.revocations(standing.fleet)), Dropping(log, "a list of revocations")
     while True:
         try:
             topic, payload = await lists.get()
@@ -83,7 +84,7 @@ async def follow_revocations(
         except PeerLostError:
             continue  # the connection comes back by itself, and with it what is retained
         except (TrustError, OSError) as error:
-            log.warning("ignored a list of revocations: %s", error)
+            bad.note(error)
 
 
 async def publish_revocations(transport: Transport, topics: Topics, fleet: str, signed: Signed) -> None:

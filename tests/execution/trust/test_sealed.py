@@ -12,7 +12,7 @@ import pytest
 from edgeagent.application.peer import PeerService
 from edgeagent.application.peer_job import Offer
 from edgeagent.broker import background
-from edgeagent.core.errors import PeerError, PeerLostError
+from edgeagent.core.errors import PeerError, PeerLostError, PeerRefusedError
 from edgeagent.execution.executors import Traffic, peer_session
 from edgeagent.execution.peers import MAX_PEERS, Peers
 from edgeagent.execution.session import Session
@@ -208,6 +208,52 @@ def test_session_opens_though_somebody_else_answers_first(town: Town) -> None:
             assert (await peers.measure_link("garage")).down_bytes_s
 
     play(scene)
+
+
+def lines_with(caplog: pytest.LogCaptureFixture, words: str) -> int:
+    return sum(words in record.getMessage() for record in caplog.records)
+
+
+def test_flood_of_false_answers_is_one_line_in_the_log(town: Town, caplog: pytest.LogCaptureFixture) -> None:
+    garage, kitchen = town.member("garage", "peer"), town.member("kitchen", "device")
+
+    class Meddling(Tapped):
+        def deliver(self, topic: str, payload: bytes) -> None:
+            if topic == TOPICS.to_peer("garage", "kitchen"):
+                for _ in range(10):
+                    super().deliver(TOPICS.to_device("kitchen"), payload[:3] + b"\x04" + payload[4:])
+            super().deliver(topic, payload)
+
+    town.broker = Meddling()
+
+    async def scene() -> None:
+        async with town.peer(SealedPeer(garage, time.time)), town.device(sealed_device(kitchen)) as peers:
+            for _ in range(3):
+                await peers.measure_link("garage")
+
+    play(scene)
+    assert lines_with(caplog, "an answer to an opening") == 1
+
+
+def test_flood_of_sessions_that_find_no_room_is_one_line_in_the_log_and_trips_no_breaker(
+    town: Town, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeagent.application.peer.MAX_DEVICE_SESSIONS", 1)
+    garage, kitchen = town.member("garage", "peer"), town.member("kitchen", "device")
+
+    async def scene() -> None:
+        async with (
+            town.peer(SealedPeer(garage, time.time)),
+            town.device(sealed_device(kitchen)) as peers,
+            peers.session("garage"),
+        ):
+            for _ in range(5):
+                with pytest.raises(PeerRefusedError, match="end some"):
+                    await peers.measure_link("garage")
+            assert not any(peers.is_broken(view) for view in peers.views())
+
+    play(scene)
+    assert lines_with(caplog, "dropped a session: 'kitchen' has 1 sessions open") == 1
 
 
 def test_frames_that_come_twice_or_changed_change_nothing(town: Town) -> None:
