@@ -14,7 +14,7 @@ from edgeagent.execution.loading import pace_of
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.execution.stages import StageModel
 from edgeagent.model.governing import Governing
-from edgeagent.model.resident import HeldHead, Resident
+from edgeagent.model.resident import HeldHead, HeldOutput, Resident
 from edgeagent.model.slicing import padding_of, slice_variant, stage_of
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.parts import spawn_llama
@@ -121,8 +121,9 @@ def test_heat_reaches_the_output_head_beside_a_head(
     async def body() -> None:
         head, output = await stage(0, 8), await stage(30, 30)
         resident = Resident(
-            smollm2.card, smollm2.variant, "", RATES, 200_000_000, head, 1.0, HeldHead(head, "no file of it", output)
+            smollm2.card, smollm2.variant, "", RATES, 200_000_000, head, 1.0, HeldHead(head, "no file of it")
         )
+        resident.output = HeldOutput(output, embedded_store.hold(smollm2), 40_000_000)
         governor = governing(tmp_path, OneModel(resident))
         try:
             workers = [await model.worker() for model in (head, output)]
