@@ -243,7 +243,7 @@ on(byId("examples"), "click", (event) => {
   submit();
 });
 
-memories({ announce, refused: (failure) => openGate(failure.message) });
+memories({ refused: (failure) => openGate(failure.message) });
 look();
 introduce();
 setInterval(look, 15_000);

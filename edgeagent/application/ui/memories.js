@@ -8,8 +8,8 @@ const PATH = "/api/edge/memory";
 const MAX_SHOWN = 200;
 const KINDS = { note: "noted", document: "from a file", turn: "said", event: "happened", summary: "summary" };
 
-// `announce` tells those who do not see the page; `refused` takes an ApiError for want of a token.
-export function memories({ announce, refused }) {
+// `refused` takes an ApiError for want of a token. What happened is told inside the dialog: beside it nothing is read out.
+export function memories({ refused }) {
   const dialog = byId("memories");
   const list = byId("memory-list");
   let newest = 0; // a slow answer must not replace a later one
@@ -34,9 +34,9 @@ export function memories({ announce, refused }) {
   }
 
   // What is no longer remembered, without a new look: that would take the focus away.
-  function drop(ids) {
+  function drop(ids, done) {
     for (const node of [...list.children]) if (ids.includes(node.dataset.id)) node.remove();
-    byId("memory-count").textContent = plural(list.children.length, "memory", "memories");
+    byId("memory-count").textContent = `${done}. ${plural(list.children.length, "memory", "memories")}`;
   }
 
   const tell = (problem) => { byId("memory-problem").textContent = problem; };
@@ -81,8 +81,7 @@ export function memories({ announce, refused }) {
       await act(node, problem, async () => {
         const { summaries } = await send("PUT", `${PATH}/${encodeURIComponent(memory.id)}`, { text: text.value });
         read(node, { ...memory, text: text.value.trim() }).correct.focus();
-        announce("Corrected");
-        drop(summaries);
+        drop(summaries, "Corrected");
       });
     });
     on(form, "keydown", (event) => { // Escape leaves the correction, not the list
@@ -101,11 +100,10 @@ export function memories({ announce, refused }) {
     const keep = cancel("Keep", () => read(node, memory).forget.focus());
     on(forget, "click", () => act(node, problem, async () => {
       const { summaries } = await send("DELETE", `${PATH}/${encodeURIComponent(memory.id)}`);
-      drop(summaries);
+      drop(summaries, "Forgotten");
       const next = (node.nextElementSibling ?? node.previousElementSibling)?.querySelector("button");
-      drop([memory.id]);
+      drop([memory.id], "Forgotten");
       (next ?? byId("memory-query")).focus();
-      announce("Forgotten");
     }));
     const question = el("p", { id: `forget-${memory.id}` }, "Forget this? It cannot be undone, and summaries that may tell of it go, too.");
     const group = el("div", { role: "group", "aria-labelledby": question.id }, question, problem, el("p", { class: "row" }, forget, keep));
