@@ -152,7 +152,6 @@ def test_nothing_is_begun_while_the_machine_is_hot_or_runs_on_its_battery(
 
         idle = IdleWork(SimpleNamespace(residents=[resident]), memory, hindrance, quiet_s=0.01, put_off_s=0.01)
         work = asyncio.create_task(idle.run())
-        idle.note("ann", ())
 
         async def was_put_off() -> bool:
             return len(asked) > 3
@@ -160,12 +159,13 @@ def test_nothing_is_begun_while_the_machine_is_hot_or_runs_on_its_battery(
         async def is_done() -> bool:
             return not await memory.unmeasured(1)
 
-        for temperature, battery in (("79500", "Charging"), ("40000", "Discharging")):
+        for temperature, battery in (("79500", "Charging"), ("79500", "Discharging"), ("40000", "Discharging")):
             put(tmp_path, f"{ZONE}/temp", temperature)
             put(tmp_path, "sys/class/power_supply/BAT0/type", "Battery")
             put(tmp_path, "sys/class/power_supply/BAT0/capacity", "90")
             put(tmp_path, "sys/class/power_supply/BAT0/status", battery)
             await long_observed(governor)
+            idle.note("ann", ())
             asked.clear()
             await until(was_put_off)
             assert all(asked), temperature
