@@ -21,7 +21,7 @@ from edgeagent.core.chat import ChatRequest
 from edgeagent.core.errors import MemoryStoreError
 from edgeagent.core.events import Event, Finished
 from edgeagent.core.hardware import Profile
-from edgeagent.core.memory import MemoryHit
+from edgeagent.core.memory import MemoryHit, MemoryItem
 from edgeagent.core.plan import Decision, PlanQuery
 from edgeagent.execution.durable import Outbox
 from edgeagent.execution.outbox import Sender
@@ -58,6 +58,9 @@ PEER_WAIT_S = 1.0
 """How long a fresh start waits for retained peer statuses: the broker sends them with the subscription."""
 
 
+_SWITCHED_OFF = "memory is switched off; set memory.enabled = true"
+
+
 @dataclass(slots=True)
 class House:
     """Everything that runs, for the surfaces: see `application.backend.Backend`."""
@@ -69,6 +72,7 @@ class House:
     assistant: Assistant
     peers: Peers | None
     recorder: Recorder | None = None
+    idle: IdleWork | None = None
 
     async def answer(self, request: ChatRequest, user: str) -> AsyncGenerator[Event, None]:
         async with contextlib.aclosing(self.assistant.answer(request, user)) as events:
@@ -107,24 +111,32 @@ class House:
     async def plan(self, query: PlanQuery) -> Decision:
         return await self.assistant.price(query)
 
-    async def memories(self, user: str, query: str | None, limit: int) -> list[MemoryHit]:
+    async def memories(self, user: str, query: str | None, limit: int, kind: str | None = None) -> list[MemoryHit]:
         if query:
             return await self._remembering.search(user, query, limit)
-        return [MemoryHit(item=item, score=0.0) for item in await self._remembering.list(user, limit)]
+        return [MemoryHit(item=item, score=0.0) for item in await self._remembering.list(user, limit, kind)]
 
     async def remember(self, user: str, text: str, source: str) -> str:
         return await self._remembering.add(user, text, "note", source)
 
-    async def correct(self, user: str, id_: str, text: str) -> None:
-        await self._remembering.correct(user, id_, text)
+    async def correct(self, user: str, id_: str, text: str) -> tuple[str, ...]:
+        return await self._remembering.correct(user, id_, text)
 
-    async def forget(self, user: str, id_: str) -> None:
-        await self._remembering.forget(user, id_)
+    async def forget(self, user: str, id_: str) -> tuple[str, ...]:
+        return await self._remembering.forget(user, id_)
+
+    async def recollect(self, user: str, id_: str) -> MemoryItem:
+        return await self._remembering.item(user, id_)
+
+    async def reflect(self, user: str, most: int) -> list[str]:
+        if self.idle is None:
+            raise MemoryStoreError(_SWITCHED_OFF)
+        return await self.idle.reflect(user, most, lambda: self.pool.lease(self.settings.config.models.default))
 
     @property
     def _remembering(self) -> Memory:
         if self.memory is None:
-            raise MemoryStoreError("memory is switched off; set memory.enabled = true")
+            raise MemoryStoreError(_SWITCHED_OFF)
         return self.memory
 
     def is_ready(self) -> tuple[bool, str]:
@@ -200,8 +212,9 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         await stack.enter_async_context(background(pool.unload_idle(), "unload-idle"))
         await stack.enter_async_context(background(governing.run(), "governor"))
         await stack.enter_async_context(background(rechecking.run(), "recheck-rates"))
-        idle = IdleWork(pool, memory) if memory and config.memory.idle_work else None
-        if idle:
+        does_idle_work = config.memory.idle_work
+        idle = IdleWork(pool, memory, governing.idle_hindrance, takes_notes=does_idle_work) if memory else None
+        if idle and does_idle_work:
             await stack.enter_async_context(background(idle.run(), "idle-work"))
         standing_in = StandingIn(pool, store.registry, config.models.default)
         answerer = Answerer(Surroundings(config.policy, config.models, peers), vectors, standing_in.lease)
@@ -219,7 +232,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
             writes_back=config.memory.write_back,
             idle=idle,
         )
-        yield House(settings, store, pool, memory, assistant, peers, recorder)
+        yield House(settings, store, pool, memory, assistant, peers, recorder, idle)
 
 
 def _door(settings: Settings, pool: ModelPool, governor: Governing, elsewhere: Callable[[], Mapping[str, str]]) -> Door:

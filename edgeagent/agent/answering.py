@@ -19,13 +19,14 @@ from edgeagent.agent.drafting import (
 )
 from edgeagent.agent.ladder import Ladder
 from edgeagent.agent.running import Run, StandIn, nobody
+from edgeagent.agent.short_text import short_text
 from edgeagent.agent.situation import Surroundings, imagined
 from edgeagent.agent.summing import sum_up
 from edgeagent.agent.tally import Tally
 from edgeagent.core.chat import ChatRequest, Message
 from edgeagent.core.errors import ContextLengthError, DeadlineError, EdgeAgentError, ModelNotFoundError, NoPlanError
 from edgeagent.core.events import Event, Finished, Planned, Reduced
-from edgeagent.core.generation import Adapter, Generation, Sampling, TokenStep
+from edgeagent.core.generation import Adapter
 from edgeagent.core.memory import Embedder
 from edgeagent.core.plan import (
     Candidate,
@@ -140,15 +141,8 @@ class Answerer:
         claim: Claim = ANYONE,
     ) -> str:
         """A short greedy answer of the local model: the agent's decisions. Raises EngineError, and as a turn does."""
-        local = resident.whole
-        async with local.lease(claim) as urgency:
-            prompt = await local.encode([{"role": m.role, "content": m.content} for m in messages])
-            generation = Generation(
-                "decision", resident.variant.sha256 or "", prompt, Sampling(grammar=grammar), max_tokens
-            )
-            async with contextlib.aclosing(local.generate(generation, urgency)) as steps:
-                pieces = [step.piece async for step in steps if isinstance(step, TokenStep)]
-        return b"".join(pieces).decode(errors="replace")
+        async with resident.whole.lease(claim) as urgency:
+            return await short_text(resident, messages, urgency, "decision", max_tokens=max_tokens, grammar=grammar)
 
     async def price(self, query: PlanQuery, resident: Resident) -> Decision:
         """What the planner would choose now for a request of that size. Raises NoPlanError, ContextLengthError."""

@@ -20,12 +20,13 @@ from edgeagent.agent.notebook import Notebook
 from edgeagent.agent.prompting import as_first_asked, question_of, split_pasted, system_of, told_apart
 from edgeagent.agent.seen_prompts import SeenPrompts
 from edgeagent.agent.selection import ToolSelector
+from edgeagent.agent.sightings import Sightings
 from edgeagent.agent.stored import Stored
 from edgeagent.agent.toolcall import ToolCaller
 from edgeagent.agent.tools import Tool, ToolRegistry
 from edgeagent.core.chat import ChatRequest, Message, ToolChoice
 from edgeagent.core.errors import DownloadError, EngineError, ModelFileError, RequestError
-from edgeagent.core.events import Event, Finished, FinishReason, Governed, RecalledMemories, ToolCalled, Usage
+from edgeagent.core.events import Event, Finished, FinishReason, Governed, RecalledMemories, Text, ToolCalled, Usage
 from edgeagent.core.memory import Embedder, MemoryHit, MemoryItem
 from edgeagent.core.plan import AnswerReport, Decision, MemoryReport, PlanKind, PlanQuery, Recalled, ReductionLevel
 from edgeagent.execution.admission import Claim
@@ -72,6 +73,7 @@ class Assistant:
         self._layout = layout
         self._seen = SeenPrompts()
         self._earlier = EarlierTurns()
+        self._sightings = Sightings()
         self.cascade = cascade
         self._on_local_answer = on_local_answer
         self._writes_back = writes_back
@@ -101,37 +103,49 @@ class Assistant:
             request = _without_encoder(request)
         elif resident.head is not None:
             lack, request = _lack_of_whole(request, resident), _without_tools(request)
+        stored = await self._stored(request, user)
         memories = await self._recall(request, user)
         if memories:
             yield RecalledMemories(tuple((Recalled(id=h.item.id, score=h.score), h.item.text) for h in memories))
         notebook = Notebook(self._memory) if self._memory and request.edgeagent.memory else None
         earlier = await self._kept(request, user)
         self._earlier.keep(user, request.messages, [hit.item for hit in memories])
-        turn = _Turn(self, request, user, resident, memories, earlier, started_at, claim)
+        turn = _Turn(self, request, user, resident, memories, earlier, stored, started_at, claim)
         if request.tool_choice.mode == "none" or not (request.tools or request.edgeagent.agent):
             events = turn.answer(request.messages, None)
         else:
             events = self._agent(request, resident, notebook, claim).run(request, user, turn.answer)
         last: Event | None = None
+        said: list[str] = []
         async with contextlib.aclosing(events) as stream:
             async for last in stream:
+                if isinstance(last, Text):
+                    said.append(last.text)
                 if (reasons := self._door.reasons_since(started_at)) != told:
                     told = reasons
                     yield Governed(reasons)
                 if isinstance(last, Finished):
-                    await self._ended(request, user, notebook)
+                    await self._ended(request, user, notebook, stored, "".join(said))
                     if sample := _sample(last):
                         self._on_local_answer(resident, sample)
                 yield _with_notes(notebook.reported(last) if notebook else last, lack, *told)
         if not isinstance(last, Finished):
+            self._sighted(request, stored, "".join(said))
             yield _with_notes(await self._finished(request, resident, memories, last), *told)
 
-    async def _ended(self, request: ChatRequest, user: str, notebook: Notebook | None) -> None:
+    async def _ended(
+        self, request: ChatRequest, user: str, notebook: Notebook | None, stored: Stored | None, answer: str
+    ) -> None:
         """What an answer leaves behind: memories, and work for quiet times."""
+        self._sighted(request, stored, answer)
         if notebook and self._writes_back and request.edgeagent.agent:
             await notebook.write_back(user, question_of(request.messages))
-        if notebook and self._idle:
-            self._idle.note(user, request.messages)
+        if stored and self._idle:
+            self._idle.note(user, request.messages, stored.seen)
+
+    def _sighted(self, request: ChatRequest, stored: Stored | None, answer: str) -> None:
+        if stored:
+            self._sightings.answered(stored.user, request.messages, answer, stored.seen)
 
     async def price(self, query: PlanQuery) -> Decision:
         """What the planner would choose for a request of that size now. Raises NoPlanError, ContextLengthError."""
@@ -142,9 +156,12 @@ class Assistant:
     def answerer(self) -> Answerer:
         return self._answerer
 
-    def stored(self, request: ChatRequest, user: str) -> Stored | None:
-        """What the user's memory knows of texts; None where the request leaves memory out."""
-        return Stored(self._memory, user) if self._memory and request.edgeagent.memory else None
+    async def _stored(self, request: ChatRequest, user: str) -> Stored | None:
+        """What the user's memory knows of texts, before any is recalled; None where the request leaves memory out."""
+        if self._memory is None or not request.edgeagent.memory:
+            return None
+        num_forgettings = await self._memory.forgettings(user)
+        return Stored(self._memory, user, self._sightings.begun(user, request.messages, num_forgettings))
 
     def laid_out(self, request: ChatRequest, user: str, messages: Sequence[Message]) -> Layout:
         """Where the instructions' lines go: those that change, to the newest question, if there is one."""
@@ -243,6 +260,7 @@ class _Turn:
     resident: Resident
     memories: Sequence[MemoryHit]
     earlier: Mapping[int, Sequence[MemoryItem]]
+    stored: Stored | None
     started_at: float
     claim: Claim
 
@@ -259,7 +277,7 @@ class _Turn:
             layout,
             _ids(self.earlier),
             said=messages,
-            stored=self.assistant.stored(self.request, self.user),
+            stored=self.stored,
         )
         if (cascade := self.assistant.cascade) and grammar is None and cascade.takes(self.request, messages):
             return cascade.answer(self.request, material, self.resident, self.started_at, self.claim)

@@ -1,7 +1,7 @@
 """Measures stored texts once: tokens, and how surprising each word is to the local model. Reductions read that."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from edgeagent.agent.memory.measures import Measure, Unmeasured
@@ -19,19 +19,19 @@ class Gauge(Protocol):
 
 
 async def measure(
-    memory: Memory, gauge: Gauge, model: str, limit: int, done: Callable[[int], None] = lambda _: None
+    memory: Memory, gauge: Gauge, model: str, limit: int, may_go_on: Callable[[], Awaitable[bool]] | None = None
 ) -> int:
-    """Measure at most `limit` texts that were not yet, the newest first; how many were. Raises EngineError.
+    """Measure at most `limit` texts that were not yet, those stored last first; how many were. Raises EngineError.
 
-    Each batch is kept at once, so that one who is disturbed goes on where he was.
+    Each batch is kept at once, so that one who is disturbed goes on where he was. `may_go_on` is asked before each.
     """
+    found = await memory.unmeasured(limit)
     num_measured = 0
-    while num_measured < limit and (texts := await memory.unmeasured(min(BATCH, limit - num_measured))):
-        tokens = await gauge.surprisals([each.text for each in texts])
-        found = [(one, _measure(one, told, model)) for one, told in zip(texts, tokens, strict=True)]
-        await memory.keep_measures(found)
-        num_measured += len(texts)
-        done(num_measured)
+    while num_measured < len(found) and (may_go_on is None or await may_go_on()):
+        batch = found[num_measured : num_measured + BATCH]
+        tokens = await gauge.surprisals([each.text for each in batch])
+        await memory.keep_measures([(one, _measure(one, told, model)) for one, told in zip(batch, tokens, strict=True)])
+        num_measured += len(batch)
     return num_measured
 
 

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from edgeagent.agent.summary import LEAD
 from edgeagent.core.chat import Message
 
 KEPT_QUESTIONS = 2
@@ -15,14 +16,6 @@ KEPT_QUESTIONS = 2
 STEP_QUESTIONS = 2
 MAX_TRIED = 3
 """Cuts that are looked at for one request, the newest first."""
-MAX_SUMMARY_TOKENS = 96
-ROLE = "You sum up conversations."
-INSTRUCTION = (
-    "Sum up the conversation above in at most three short sentences. Keep names, numbers, dates and what was decided."
-)
-MIN_SUMMARY_WORDS = 5
-"""Small models now and then go on with the conversation instead; such a text stands for nothing."""
-LEAD = "Earlier in this conversation: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +46,9 @@ def _said(messages: Sequence[Message]) -> Iterator[Message]:
     return (message for message in messages if message.role != "system")
 
 
-def to_sum_up(messages: Sequence[Message], earlier: str | None = None) -> list[Message]:
-    """What the model is asked, to sum up these messages, behind an `earlier` summary of those before them."""
-    lines = [f"{LEAD}{earlier}"] if earlier else []
-    lines += [f"{message.role}: {message.content}" for message in _said(messages) if message.content]
-    told = "\n".join(lines)
-    return [Message(role="system", content=ROLE), Message(role="user", content=f"{told}\n\n{INSTRUCTION}")]
+def lines_of(messages: Sequence[Message]) -> list[str]:
+    """Who said what."""
+    return [f"{message.role}: {message.content}" for message in _said(messages) if message.content]
 
 
 def with_summary(messages: Sequence[Message], num_messages: int, summary: str) -> tuple[Message, ...]:

@@ -5,19 +5,30 @@ from dataclasses import dataclass
 
 from edgeagent.agent.memory.chunking import pieces
 from edgeagent.agent.memory.memory import Memory
+from edgeagent.agent.rolling import Cut
+from edgeagent.core.memory import Conversation
 from edgeagent.model.wording import words
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
+    """`seen`: how often the user had had something forgotten when the conversation began; None: nobody knows."""
+
     memory: Memory
     user: str
+    seen: int | None = None
 
     async def summary(self, conversation: bytes) -> str | None:
         return await self.memory.summary(self.user, conversation)
 
-    async def keep_summary(self, conversation: bytes, num_messages: int, text: str) -> None:
-        await self.memory.keep_summary(self.user, conversation, num_messages, text)
+    async def since(self, cuts: Sequence[Cut]) -> int | None:
+        """For `keep_summary`, before the summary is written; None: nothing of this conversation may be kept."""
+        return await self.memory.since(self.user, self.seen, [cut.key for cut in cuts])
+
+    async def keep_summary(self, cut: Cut, text: str, since: int) -> None:
+        """Not when something was forgotten meanwhile."""
+        about = Conversation(key=cut.key.hex(), num_messages=cut.num_messages)
+        await self.memory.keep_summary(self.user, about, text, since)
 
     async def bits(self, document: str, sentences: Sequence[str]) -> list[tuple[float, ...] | None]:
         """Surprisals of the words of each sentence of a document that was stored (`memory add --file`).

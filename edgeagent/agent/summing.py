@@ -1,12 +1,12 @@
 """Has the local model write a summary of a conversation's old turns, and keeps it where a memory is."""
 
-import contextlib
 from collections.abc import Sequence
 
-from edgeagent.agent.rolling import MAX_SUMMARY_TOKENS, MIN_SUMMARY_WORDS, STEP_QUESTIONS, Cut, to_sum_up
+from edgeagent.agent.rolling import STEP_QUESTIONS, Cut, lines_of
+from edgeagent.agent.short_text import short_text
 from edgeagent.agent.stored import Stored
+from edgeagent.agent.summary import MAX_TOKENS, summary_in, to_sum_up
 from edgeagent.core.chat import Message
-from edgeagent.core.generation import Generation, Sampling, TokenStep
 from edgeagent.execution.admission import Urgency
 from edgeagent.model.resident import Resident
 
@@ -21,11 +21,13 @@ async def sum_up(
 ) -> str | None:
     """A summary up to the newest cut, made from an earlier one and the turns since, where there is one.
 
-    None when there is too little to sum up, or nothing came of it. The caller has a turn at the engine.
+    None when there is too little to sum up, or nothing came of it. It is not kept when something was forgotten since
+    the conversation began. The caller has a turn at the engine.
     """
     if not cuts or resident.head is not None:
         return None
     newest = cuts[0]
+    since = await stored.since(cuts) if stored else None
     earlier, begin = await _earlier(cuts[1:], stored)
     messages = [m for m in said[begin : newest.num_messages] if m.role != "system"]
     local = resident.whole
@@ -37,17 +39,10 @@ async def sum_up(
         messages, counts = messages[1:], counts[1:]
     if sum(counts) > most:
         messages = [_end_of(m, n, most // len(messages)) for m, n in zip(messages, counts, strict=True)]
-    prompt = await local.encode([{"role": m.role, "content": m.content} for m in to_sum_up(messages, earlier)])
-    generation = Generation(
-        "summary", resident.variant.sha256 or "", prompt, Sampling(temperature=0.0), MAX_SUMMARY_TOKENS
-    )
-    async with contextlib.aclosing(local.generate(generation, urgency)) as steps:
-        pieces = [step.piece async for step in steps if isinstance(step, TokenStep) and not step.is_end]
-    text = " ".join(b"".join(pieces).decode(errors="replace").split())
-    if len(text.split()) < MIN_SUMMARY_WORDS:
-        return None
-    if stored is not None:
-        await stored.keep_summary(newest.key, newest.num_messages, text)
+    asked = to_sum_up(lines_of(messages), earlier)
+    text = summary_in(await short_text(resident, asked, urgency, "summary", max_tokens=MAX_TOKENS))
+    if text is not None and stored is not None and since is not None:
+        await stored.keep_summary(newest, text, since)
     return text
 
 

@@ -8,7 +8,7 @@ from edgeagent.core.cards import ModelCard
 from edgeagent.core.chat import ChatRequest
 from edgeagent.core.events import Event
 from edgeagent.core.hardware import Profile
-from edgeagent.core.memory import MemoryHit
+from edgeagent.core.memory import MemoryHit, MemoryItem
 from edgeagent.core.plan import Decision, PlanQuery
 
 
@@ -65,20 +65,33 @@ class Backend(Protocol):
         """How a request of that size would run now, and what it would cost. Raises NoPlanError."""
         ...
 
-    async def memories(self, user: str, query: str | None, limit: int) -> list[MemoryHit]:
-        """At most `limit` memories of `user`: the best matches of `query`, or without one the newest (score 0)."""
+    async def memories(self, user: str, query: str | None, limit: int, kind: str | None = None) -> list[MemoryHit]:
+        """At most `limit` memories of `user`: the best matches of `query`, or without one the newest (score 0), of
+        one `kind` where one is given.
+        """
+        ...
+
+    async def recollect(self, user: str, id_: str) -> MemoryItem:
+        """One memory. Raises NotFoundError."""
         ...
 
     async def remember(self, user: str, text: str, source: str) -> str:
         """The id of a new memory."""
         ...
 
-    async def correct(self, user: str, id_: str, text: str) -> None:
-        """Put another text in a memory's place. Raises NotFoundError."""
+    async def correct(self, user: str, id_: str, text: str) -> tuple[str, ...]:
+        """Put another text in a memory's place; the ids of the summaries that went along. Raises NotFoundError."""
         ...
 
-    async def forget(self, user: str, id_: str) -> None:
-        """Remove a memory for good. Raises NotFoundError."""
+    async def forget(self, user: str, id_: str) -> tuple[str, ...]:
+        """Remove a memory for good; the ids of the summaries that went along. Raises NotFoundError."""
+        ...
+
+    async def reflect(self, user: str, most: int) -> list[str]:
+        """Sum up at most so many sessions of turns, while no request is here; the ids of the summaries.
+
+        Raises BusyError while something holds the engine back.
+        """
         ...
 
     def is_ready(self) -> tuple[bool, str]:

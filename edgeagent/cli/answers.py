@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeagent.core import errors
 from edgeagent.core.chat import ChatRequest, Message
@@ -12,7 +12,12 @@ from edgeagent.core.errors import EdgeAgentError
 from edgeagent.core.events import Finished, Text, ToolCalled
 from edgeagent.settings import Settings
 
+if TYPE_CHECKING:
+    import aiohttp
+
 CONNECT_S = 0.5
+SILENCE_S = 300.0
+"""So long the daemon may be silent in the middle of an answer."""
 Json = dict[str, Any]
 
 
@@ -61,6 +66,20 @@ class Line:
                 outcome.text += text
                 yield text
 
+    async def reflect(self, user: str, most: int) -> list[str]:
+        """The ids of new summaries of the user's sessions. Raises EdgeAgentError."""
+        if not self.is_daemon:
+            return await self._house.reflect(user, most)
+        name, _, agent = user.partition("/")
+        query = {"user": name} | ({"agent": agent} if agent else {})
+        async with self._client(name, silence_s=None) as client:  # it waits for the others
+            url = f"{self._base}/api/edge/memory/reflect"
+            async with client.post(url, params=query, json={"most": most}) as reply:
+                document = await reply.json()
+                if reply.status != 200:
+                    raise _error(document["error"])
+                return [str(id_) for id_ in document["ids"]]
+
     @property
     def _base(self) -> str:
         http = self._settings.config.http
@@ -92,22 +111,31 @@ class Line:
                     outcome.edgeagent = event.report.model_dump(by_alias=True, mode="json")
 
     async def _ask_daemon(self, request: ChatRequest, outcome: Outcome) -> AsyncGenerator[str, None]:
+        async with (
+            self._client() as client,
+            client.post(f"{self._base}/v1/chat/completions", json=_body(request)) as reply,
+        ):
+            if reply.status != 200:
+                raise _error((await reply.json())["error"])
+            async for line in reply.content:
+                if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
+                    for text in _take(json.loads(line[6:]), outcome):
+                        yield text
+
+    @contextlib.asynccontextmanager
+    async def _client(
+        self, user: str | None = None, silence_s: float | None = SILENCE_S
+    ) -> AsyncGenerator["aiohttp.ClientSession", None]:
+        """To the daemon, with a token of the user where there is one. Raises EngineLostError when it breaks off."""
         import aiohttp
 
-        tokens = list(self._settings.config.http.tokens)
-        headers = {"Authorization": f"Bearer {tokens[0]}"} if tokens else {}
-        timeout = aiohttp.ClientTimeout(total=None, sock_read=300)
+        tokens = self._settings.config.http.tokens
+        token = next((token for token, owner in tokens.items() if owner == user), next(iter(tokens), None))
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=silence_s)
         try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout, headers=headers) as client,
-                client.post(f"{self._base}/v1/chat/completions", json=_body(request)) as reply,
-            ):
-                if reply.status != 200:
-                    raise _error((await reply.json())["error"])
-                async for line in reply.content:
-                    if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
-                        for text in _take(json.loads(line[6:]), outcome):
-                            yield text
+            async with aiohttp.ClientSession(timeout=timeout, headers=headers) as client:
+                yield client
         except (aiohttp.ClientError, TimeoutError) as error:
             raise errors.EngineLostError(f"the daemon at {self._base} broke off ({error}); ask again") from None
 

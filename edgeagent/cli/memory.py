@@ -6,16 +6,15 @@ import click
 
 from edgeagent import parts
 from edgeagent.agent.measuring import measure
-from edgeagent.agent.memory import portable
-from edgeagent.agent.memory.memory import MAX_DOCUMENT_BYTES, Memory
+from edgeagent.agent.memory.memory import KINDS, MAX_DOCUMENT_BYTES, Memory
 from edgeagent.agent.memory.reading import text_of
+from edgeagent.cli.memory_files import Export, read_bytes, write_export
 from edgeagent.cli.memory_records import RECORD_COMMANDS
 from edgeagent.cli.memory_upkeep import UPKEEP_COMMANDS
-from edgeagent.cli.remembering import as_json_option, line, print_facts, user_option, with_memory
-from edgeagent.core.errors import EdgeAgentError, RequestError
+from edgeagent.cli.remembering import about, as_json_option, gone_along, line, print_facts, user_option, with_memory
+from edgeagent.core.errors import EdgeAgentError
 from edgeagent.settings import load_settings
 
-MAX_IMPORT_BYTES = 256 * 2**20
 MAX_MEASURED = 64
 """Parts of a file that are measured at once: under a minute on most machines."""
 
@@ -60,7 +59,7 @@ def _add_file(file: Path, user: str | None, as_json: bool) -> None:
     It never costs what is stored by then, nor hours: the daemon measures the rest.
     """
     settings = load_settings()
-    document = text_of(_read_bytes(file, MAX_DOCUMENT_BYTES), str(file))
+    document = text_of(read_bytes(file, MAX_DOCUMENT_BYTES), str(file))
 
     async def work(store: Memory, user: str) -> tuple[list[str], int]:
         ids = await store.add_document(user, document, str(file))
@@ -95,11 +94,12 @@ def search(query: str, k: int, user: str | None, as_json: bool) -> None:
 
 @memory.command("list")
 @click.option("--limit", default=100, show_default=True, help="How many to show at most.")
+@click.option("--kind", type=click.Choice(KINDS), help="Only of this kind.")
 @user_option
 @as_json_option
-def list_memories(limit: int, user: str | None, as_json: bool) -> None:
-    """Show memories, the newest first."""
-    items, user = with_memory(user, lambda store, user: store.list(user, limit))
+def list_memories(limit: int, kind: str | None, user: str | None, as_json: bool) -> None:
+    """Show memories, the newest first, with the summaries of conversations."""
+    items, user = with_memory(user, lambda store, user: store.list(user, limit, kind))
     facts = {"user": user, "memories": [item.model_dump() for item in items]}
     print_facts(facts, as_json, "\n".join(map(line, items)) or "no memories")
 
@@ -108,10 +108,21 @@ def list_memories(limit: int, user: str | None, as_json: bool) -> None:
 @click.argument("memory_id", metavar="ID")
 @user_option
 @as_json_option
+def show(memory_id: str, user: str | None, as_json: bool) -> None:
+    """Show the whole of one memory, or of one summary."""
+    item, user = with_memory(user, lambda store, user: store.item(user, memory_id))
+    print_facts({"user": user, "memory": item.model_dump()}, as_json, f"{about(item)}\n{item.text}")
+
+
+@memory.command()
+@click.argument("memory_id", metavar="ID")
+@user_option
+@as_json_option
 def forget(memory_id: str, user: str | None, as_json: bool) -> None:
-    """Remove a memory from the database for good."""
-    _, user = with_memory(user, lambda store, user: store.forget(user, memory_id))
-    print_facts({"user": user, "forgotten": memory_id}, as_json, f"forgot {memory_id}")
+    """Remove a memory from the database for good, and the summaries that may tell of it."""
+    summaries, user = with_memory(user, lambda store, user: store.forget(user, memory_id))
+    facts = {"user": user, "forgotten": memory_id, "summaries": list(summaries)}
+    print_facts(facts, as_json, f"forgot {memory_id}{gone_along(summaries)}")
 
 
 @memory.command()
@@ -132,7 +143,7 @@ def export_memories(file: Path, user: str | None, as_json: bool) -> None:
     """Write a user's memories to F as JSON lines ('-': standard output)."""
     if str(file) == "-" and as_json:
         raise click.UsageError("--json needs standard output for itself; export to a file")
-    count, user = with_memory(user, lambda store, user: _export(store, user, file))
+    count, user = with_memory(user, lambda store, user: write_export(store.export(user), file))
     if str(file) != "-":
         print_facts({"user": user, "exported": count, "file": str(file)}, as_json, f"{count} memories are in {file}")
 
@@ -143,38 +154,9 @@ def export_memories(file: Path, user: str | None, as_json: bool) -> None:
 @as_json_option
 def import_memories(file: Path, user: str | None, as_json: bool) -> None:
     """Add the memories of an export to a user's own; those that are there already stay as they are."""
-    text = _read(file, MAX_IMPORT_BYTES)
-    items = list(portable.parse(text.split("\n"), str(file)))  # all of it is checked before any is stored
-    done, user = with_memory(user, lambda store, user: store.import_(user, items))
+    export = Export(file)
+    for _ in export:  # all of it is checked before any is stored
+        pass
+    done, user = with_memory(user, lambda store, user: store.import_(user, export))
     facts = {"user": user, "imported": done.added, "known": done.known}
     print_facts(facts, as_json, f"{done.added} memories imported, {done.known} were there already")
-
-
-async def _export(store: Memory, user: str, file: Path) -> int:
-    count = -1  # the header is no memory
-    try:
-        with click.open_file(str(file), "w", encoding="utf-8", atomic=str(file) != "-") as out:
-            async for text in portable.lines(store.export(user)):
-                out.write(text + "\n")
-                count += 1
-    except OSError as error:
-        raise RequestError(f"cannot write {file} ({error.strerror}); choose another file") from None
-    return count
-
-
-def _read(file: Path, max_bytes: int) -> str:
-    try:
-        return _read_bytes(file, max_bytes).decode("utf-8")
-    except UnicodeDecodeError:
-        raise RequestError(f"{file} is not UTF-8 text; convert it first") from None
-
-
-def _read_bytes(file: Path, max_bytes: int) -> bytes:
-    try:
-        with click.open_file(str(file), "rb") as source:
-            content: bytes = source.read(max_bytes + 1)  # a device or a pipe may never end
-    except OSError as error:
-        raise RequestError(f"cannot read {file} ({error.strerror}); name a readable file") from None
-    if len(content) > max_bytes:
-        raise RequestError(f"{file} is over {max_bytes} bytes; split it")
-    return content

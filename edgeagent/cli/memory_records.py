@@ -1,11 +1,9 @@
 """`edgeagent memory fact`, `skill`, `experience`, `judge`: what was learned, and what it proved to be worth."""
 
-import time
-
 import click
 
 from edgeagent.agent.memory.learning import Learning
-from edgeagent.cli.remembering import as_json_option, line, print_facts, user_option, with_memory
+from edgeagent.cli.remembering import as_json_option, date_of, line, print_facts, user_option, with_memory
 from edgeagent.core.memory import MemoryItem
 
 
@@ -83,9 +81,7 @@ def judge(memory_id: str, judgement: str, user: str | None, as_json: bool) -> No
 def _held(item: MemoryItem) -> str:
     if item.record is None:
         return line(item)
-    days = [
-        time.strftime("%Y-%m-%d", time.localtime(at)) for at in (item.record.valid_from, item.record.valid_until) if at
-    ]
+    days = [date_of(at) for at in (item.record.valid_from, item.record.valid_until) if at is not None]
     until = days[1] if len(days) > 1 else "now       "
     return f"{item.id}  {days[0]} to {until}  {item.record.body}" + (f"  [{item.source}]" if item.source else "")
 

@@ -1,18 +1,13 @@
 """`edgeagent memory correct`, `tidy`, `backup`, `reflect`: keeping what is remembered right, small and safe."""
 
+import asyncio
 from pathlib import Path
 
 import click
 
-from edgeagent.agent.memory import reflecting
-from edgeagent.agent.memory.memory import Memory
-from edgeagent.cli.answers import Line, Outcome
-from edgeagent.cli.remembering import as_json_option, print_facts, user_option, with_memory
-from edgeagent.core.chat import ChatRequest, Extension, Message
-from edgeagent.core.plan import PlanKind, ReductionLevel
+from edgeagent.cli.answers import Line
+from edgeagent.cli.remembering import as_json_option, gone_along, print_facts, user_option, with_memory
 from edgeagent.settings import load_settings
-
-SUMMARY_TOKENS = 160
 
 
 @click.command()
@@ -21,9 +16,10 @@ SUMMARY_TOKENS = 160
 @user_option
 @as_json_option
 def correct(memory_id: str, text: str, user: str | None, as_json: bool) -> None:
-    """Put TEXT in the place of what memory ID says; its former text is forgotten."""
-    _, user = with_memory(user, lambda store, user: store.correct(user, memory_id, text))
-    print_facts({"user": user, "corrected": memory_id}, as_json, f"corrected {memory_id}")
+    """Put TEXT in the place of what memory ID says; the former text is forgotten, and summaries that may tell of it."""
+    summaries, user = with_memory(user, lambda store, user: store.correct(user, memory_id, text))
+    facts = {"user": user, "corrected": memory_id, "summaries": list(summaries)}
+    print_facts(facts, as_json, f"corrected {memory_id}{gone_along(summaries)}")
 
 
 @click.command()
@@ -56,27 +52,17 @@ def backup(file: Path, as_json: bool) -> None:
 @as_json_option
 def reflect(most: int, user: str | None, as_json: bool) -> None:
     """Have the local model sum up sessions of eight turns and more, each once, as memories of their own."""
-    ids, user = with_memory(user, lambda store, user: _reflected(store, user, most))
-    print_facts({"user": user, "ids": ids}, as_json, "\n".join(f"summed up as {i}" for i in ids) or "nothing to sum up")
+    settings = load_settings()
+    owner = settings.config.memory.user if user is None else user
 
+    async def work() -> list[str]:
+        async with Line(settings).connect() as line:
+            return await line.reflect(owner, most)
 
-async def _reflected(store: Memory, user: str, most: int) -> list[str]:
-    async with Line(load_settings()).connect() as line:
-
-        async def write(prompt: str) -> str:
-            outcome = Outcome()
-            async for _ in line.ask(_request(prompt), outcome):
-                pass
-            return outcome.text
-
-        return await reflecting.reflect(store, user, write, most=most)
-
-
-def _request(prompt: str) -> ChatRequest:
-    """To this machine's model, which reads all of it, after everyone else's questions."""
-    wish = Extension(memory=False, reduce=ReductionLevel.L0, plan=PlanKind.LOCAL, priority="background")
-    message = Message(role="user", content=prompt)
-    return ChatRequest(messages=(message,), max_tokens=SUMMARY_TOKENS, edgeagent=wish)
+    ids = asyncio.run(work())
+    print_facts(
+        {"user": owner, "ids": ids}, as_json, "\n".join(f"summed up as {i}" for i in ids) or "nothing to sum up"
+    )
 
 
 UPKEEP_COMMANDS = (correct, tidy, backup, reflect)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TypeVar
 
 import click
@@ -40,10 +40,31 @@ def with_memory(
 
 
 def line(item: MemoryItem) -> str:
-    day = time.strftime("%Y-%m-%d", time.localtime(item.created_at))
+    day = date_of(item.created_at)
     text = " ".join(item.text.split())
     shown = text if len(text) <= LINE_CHARS else text[: LINE_CHARS - 1] + "…"
     return f"{item.id}  {day}  {shown}" + (f"  [{item.source}]" if item.source else "")
+
+
+def date_of(at: float, form: str = "%Y-%m-%d") -> str:
+    """Local time; of what no calendar knows (an earlier version took any number) a word."""
+    try:
+        return time.strftime(form, time.localtime(at))
+    except (OverflowError, ValueError, OSError):
+        return "undated   "
+
+
+def about(item: MemoryItem) -> str:
+    """What there is to say of a memory beside its text."""
+    stored = date_of(item.created_at, "%Y-%m-%d %H:%M")
+    source = f", from {item.source}" if item.source else ""
+    summed_up = f", sums up {item.conversation.num_messages} messages" if item.conversation else ""
+    return f"{item.id}  {item.kind}, {stored}{source}{summed_up}"
+
+
+def gone_along(summaries: Sequence[str]) -> str:
+    """What to tell of the ids of summaries that were forgotten with a memory."""
+    return f"; forgot the summaries {', '.join(summaries)}, which may tell of it" if summaries else ""
 
 
 def print_facts(facts: object, as_json: bool, text: str) -> None:

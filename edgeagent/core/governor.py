@@ -66,5 +66,11 @@ class EngineAdvice:
     """One sentence for each thing that is held back: what, and why."""
 
     @property
+    def holds_back(self) -> bool:
+        """Whether the engine is to do less; another power mode alone only serves better."""
+        slower = self.threads is not None or self.duty < 1 or self.pause
+        return slower or self.smaller_variant or self.kv_type is not None or self.context_tokens is not None
+
+    @property
     def is_neutral(self) -> bool:
         return not self.reasons

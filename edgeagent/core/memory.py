@@ -22,10 +22,20 @@ class Record(BaseModel):
     valid_until: float | None = None
 
 
+class Conversation(BaseModel):
+    """What a summary of old turns stands for: the first `num_messages` messages of a conversation, known by a hash."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str = Field(pattern="^[0-9a-f]{32}$")
+    num_messages: int = Field(ge=1, lt=2**31)
+
+
 class MemoryItem(BaseModel):
     """One stored memory. Times are Unix seconds; `user` is its namespace: a user, or `user/agent`.
 
-    `kind` is `note`, `document`, `turn`, `event` or `summary`; or, with a record, `fact`, `skill` or `experience`.
+    `kind` is `note`, `document`, `turn`, `event` or `summary`; or, with a record, `fact`, `skill` or `experience`. A
+    summary with a `conversation` stands for its old turns (reduction L4), and is not recalled.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +47,7 @@ class MemoryItem(BaseModel):
     source: str
     created_at: float
     record: Record | None = None
+    conversation: Conversation | None = None
 
 
 class MemoryHit(BaseModel):
@@ -49,10 +60,13 @@ class MemoryHit(BaseModel):
 
 
 class MemoryStats(BaseModel):
+    """Of one user. `summaries`, of conversations' old turns, are not among the `memories`; `bytes` are the file's."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     user: str
     memories: int
+    summaries: int
     documents: int
     bytes: int
     path: str

@@ -131,13 +131,16 @@ class LocalModel(LoadedModel):
         return min(int(reply["tokens"]), len(prompt) - 1)
 
     async def generate(
-        self, generation: Generation, urgency: Urgency = USUAL, *, export_kv: bool = False
+        self, generation: Generation, urgency: Urgency = USUAL, *, export_kv: bool = False, keep: bool = True
     ) -> AsyncGenerator[EngineEvent, None]:
-        """Extend a Generation from its journal. Raises EngineLostError when the worker dies on the way."""
+        """Extend a Generation from its journal. Raises EngineLostError when the worker dies on the way.
+
+        Without `keep` nothing that is evaluated outlives the worker.
+        """
         worker = await self.worker()
         if change := self._recovering.began(generation.id):
             yield Reloaded(change)
-        keeping, output = self._keeping, list(generation.output)
+        keeping, output = self._keeping if keep else None, list(generation.output)
         adapter = generation.adapter.sha256 if generation.adapter else ""
         try:
             behind = () if generation.pruning else output  # what stands behind a pruned prompt was never kept

@@ -75,6 +75,7 @@ class Governing:
         self._tried_modes: set[str] = set()
         self._told: deque[tuple[float, tuple[str, ...]]] = deque([(0.0, ())], maxlen=MAX_REMEMBERED)
         self.advice = EngineAdvice()
+        self._is_discharging = False
         pool.on_use = self._awake.set
 
     async def run(self) -> None:
@@ -94,6 +95,7 @@ class Governing:
     async def observe(self) -> None:
         """One reading and its consequences."""
         conditions = await asyncio.to_thread(self._sensors.read, self._engine())
+        self._is_discharging = conditions.is_discharging
         self._state, advice = step(self._state, conditions, self._levers(), self._limits)
         await self._apply(advice)
         if _slow(advice) != _slow(EngineAdvice()):
@@ -109,6 +111,16 @@ class Governing:
             self.memory_cap = self._cap() if self.advice.smaller_variant else None
             self._chosen_under = self.advice
             await self._pool.rechoose()
+
+    async def idle_hindrance(self) -> str | None:
+        """Why work that nobody waits for should not be done now; None: nothing is in its way."""
+        if not self._config.enabled:
+            return None
+        if not any(resident.local.is_loaded for resident in self._pool.residents):
+            await self.observe()  # nobody else does
+        if self.advice.holds_back:
+            return self.advice.reasons[0]
+        return "the machine runs on its battery" if self._is_discharging else None
 
     def narrowed(self, limits: Limits) -> Limits:
         """The limits that a choice must respect under the advice that requests run with."""

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeagent.agent.rolling import KEPT_QUESTIONS, LEAD, cuts, key_of, to_sum_up, with_summary
+from edgeagent.agent.rolling import KEPT_QUESTIONS, cuts, key_of, lines_of, with_summary
+from edgeagent.agent.summary import LEAD, summary_in, to_sum_up
 from edgeagent.core.chat import Message
 
 
@@ -37,7 +38,12 @@ def test_summary_stands_before_the_first_question_that_is_kept_and_instructions_
     shown = with_summary(messages, cut.num_messages, "They met.")
     assert [m.role for m in shown] == ["system", *(m.role for m in messages[cut.num_messages :])]
     assert shown[1].content == f"{LEAD}They met.\n\nQuestion 4?"
-    asked = to_sum_up(messages[: cut.num_messages], "Before that.")
+    asked = to_sum_up(lines_of(messages[: cut.num_messages]), "Before that.")
     assert "Before that." in asked[1].content
     assert "user: Question 3?" in asked[1].content
     assert "Be kind." not in asked[1].content
+
+
+def test_answer_of_a_few_words_is_no_summary() -> None:
+    assert summary_in(" They met\n in June,  at last. ") == "They met in June, at last."
+    assert summary_in("See you on Friday.") is None

@@ -14,7 +14,7 @@ from edgeagent.application.http.server import HttpServer, start_http
 from edgeagent.core.cards import Architecture, ModelCard, QuantizedSource, Variant
 from edgeagent.core.chat import ChatRequest, ToolCall
 from edgeagent.core.config import HttpConfig
-from edgeagent.core.errors import EdgeAgentError, NotFoundError
+from edgeagent.core.errors import BusyError, EdgeAgentError, NotFoundError
 from edgeagent.core.events import (
     Event,
     Finished,
@@ -176,21 +176,42 @@ class Scripted:
         self.planned.append(query)
         return DECISION
 
-    async def memories(self, user: str, query: str | None, limit: int) -> list[MemoryHit]:
-        item = MemoryItem(id="m-1", user=user, kind="note", text=query or "newest", source="", created_at=1.0)
-        return [MemoryHit(item=item, score=0.5)] * min(limit, 2)
+    async def memories(self, user: str, query: str | None, limit: int, kind: str | None = None) -> list[MemoryHit]:
+        found = [self._item(*key) for key in self.remembered if key[0] == user]
+        if not found:
+            item = MemoryItem(
+                id="m-1", user=user, kind=kind or "note", text=query or "newest", source="", created_at=1.0
+            )
+            found = [item] * 2
+        return [MemoryHit(item=item, score=0.5) for item in found if not query or query in item.text][:limit]
+
+    async def recollect(self, user: str, id_: str) -> MemoryItem:
+        return self._item(user, id_)
+
+    def _item(self, user: str, id_: str) -> MemoryItem:
+        if (user, id_) not in self.remembered:
+            raise NotFoundError(f"user '{user}' has no memory '{id_}'; list shows the ids there are")
+        text = self.remembered[user, id_]
+        return MemoryItem(id=id_, user=user, kind="note", text=text, source="", created_at=1.0)
 
     async def remember(self, user: str, text: str, source: str) -> str:
         self.remembered[user, "m-2"] = text
         return "m-2"
 
-    async def correct(self, user: str, id_: str, text: str) -> None:
-        await self.forget(user, id_)
+    async def correct(self, user: str, id_: str, text: str) -> tuple[str, ...]:
+        self._item(user, id_)
         self.remembered[user, id_] = text
+        return ()
 
-    async def forget(self, user: str, id_: str) -> None:
-        if self.remembered.pop((user, id_), None) is None:
-            raise NotFoundError(f"user '{user}' has no memory '{id_}'; list shows the ids there are")
+    async def reflect(self, user: str, most: int) -> list[str]:
+        if not self.remembered:
+            raise BusyError("nothing is summed up now: it is hot; try again later")
+        return [id_ for owner, id_ in self.remembered if owner == user][:most]
+
+    async def forget(self, user: str, id_: str) -> tuple[str, ...]:
+        self._item(user, id_)
+        del self.remembered[user, id_]
+        return ()
 
     def peer_facts(self) -> list[PeerFacts]:
         return [

@@ -168,3 +168,76 @@ def test_page_asks_for_a_token_and_goes_on(browser: Browser, guarded: "Running",
     ask(browser, "Who am I?")
     browser.wait_for(is_answered())
     assert backend.asked[0][1] == "bob"
+
+
+def test_page_lists_corrects_and_forgets_what_is_remembered_by_key(
+    browser: Browser, base_url: str, backend: "Scripted"
+) -> None:
+    backend.remembered = {("owner", "m-7"): "The pump is <b>loud</b>.", ("owner", "m-8"): "Clara lives in Lisbon."}
+    browser.open(base_url)
+    browser.type("#memories-open", ENTER)
+    browser.wait_for("document.querySelectorAll('#memory-list li').length == 2")
+    assert browser.text("#memory-count") == "2 memories"
+    assert browser.text("#memory-list li .remembered") == "The pump is <b>loud</b>."
+    correct, forget = "#memory-list li:first-child button", "#memory-list li:first-child button + button"
+    browser.type(correct, ENTER)
+    browser.type("#memory-list textarea", "dropped" + ESCAPE)
+    assert (
+        browser.run("return document.querySelector('#memories').open && document.activeElement.innerText") == "Correct"
+    )
+    browser.type(correct, ENTER)
+    browser.run("document.querySelector('#memory-list textarea').value = ''")
+    browser.type("#memory-list textarea", "The pump is quiet.")
+    browser.type("#memory-list button[type=submit]", ENTER)
+    browser.wait_for("document.querySelector('#memory-list .remembered')?.innerText === 'The pump is quiet.'")
+    assert backend.remembered["owner", "m-7"] == "The pump is quiet."
+    browser.type(forget, ENTER)
+    assert "cannot be undone" in browser.text("#memory-list li:first-child [role=group]")
+    assert browser.run("return document.activeElement.innerText") == "Keep"
+    browser.type("#memory-list .danger + button", ENTER)
+    assert ("owner", "m-7") in backend.remembered
+    assert browser.run("return document.activeElement.innerText") == "Forget"
+    browser.type(forget, ENTER)
+    browser.type("#memory-list .danger", ENTER)
+    browser.wait_for("document.querySelectorAll('#memory-list li').length == 1")
+    assert list(backend.remembered.values()) == ["Clara lives in Lisbon."]
+    assert "Clara" in browser.run("return document.activeElement.closest('li').innerText")
+    assert browser.text("#memory-count") == "Forgotten. 1 memory"
+    browser.type("#memory-query", "pump" + ENTER)
+    browser.wait_for("document.querySelector('#memory-count').innerText == 'Nothing found.'")
+    browser.type("#memories-close", ENTER)
+    assert browser.run("return document.activeElement.id") == "memories-open"
+    assert browser.complaints() == []
+
+
+def test_page_shows_why_a_memory_could_not_be_changed(browser: Browser, base_url: str, backend: "Scripted") -> None:
+    backend.remembered = {("owner", "m-7"): "The pump is loud."}
+    browser.open(base_url)
+    browser.click("#memories-open")
+    browser.wait_for("document.querySelector('#memory-list li')")
+    backend.remembered.clear()  # forgotten elsewhere
+    browser.click("#memory-list button + button")
+    browser.click("#memory-list .danger")
+    browser.wait_for("document.querySelector('#memory-list [role=alert]').innerText.includes(\"no memory 'm-7'\")")
+    browser.click("#memory-list .danger + button")
+    browser.click("#memory-list button")
+    browser.type("#memory-list textarea", " Very.")
+    browser.click("#memory-list button[type=submit]")
+    browser.wait_for("document.querySelector('#memory-list [role=alert]').innerText.includes(\"no memory 'm-7'\")")
+    assert browser.run("return document.querySelector('#memory-list textarea').value") == "The pump is loud. Very."
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_memories_fit_a_small_window_and_can_be_read(
+    browser: Browser, base_url: str, backend: "Scripted", scheme: str
+) -> None:
+    backend.remembered = {("owner", f"m-{n}"): "word" * 60 for n in range(9)}
+    browser.appear(scheme, 320, 600)
+    browser.open(base_url)
+    browser.click("#memories-open")
+    browser.wait_for("document.querySelector('#memory-list li')")
+    browser.click("#memory-list button + button")
+    for place in ("#memories", "html"):
+        node = f"document.querySelector('{place}')"
+        assert browser.run(f"return {node}.scrollWidth - {node}.clientWidth") <= 0
+    assert browser.run(CONTRAST.replace('"main"', '"#memories"')) >= 4.5

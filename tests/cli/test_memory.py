@@ -1,15 +1,19 @@
 """`edgeagent memory` from its arguments to its output, on a real database with the real model."""
 
+import contextlib
 import json
 import re
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 from click.testing import CliRunner, Result
 
 from edgeagent import parts
+from edgeagent.agent.memory import portable
 from edgeagent.agent.memory.memory import Memory
 from edgeagent.cli.memory import memory
 from edgeagent.core.errors import ConfigError, EdgeAgentError, NotFoundError, RequestError
@@ -76,7 +80,7 @@ def test_add_search_list_forget_tell_one_story() -> None:
     memories = facts("list")["memories"]
     assert isinstance(memories, list)
     assert len(memories) == 2
-    assert facts("forget", str(id_)) == {"user": "default", "forgotten": id_}
+    assert facts("forget", str(id_)) == {"user": "default", "forgotten": id_, "summaries": []}
     assert facts("stats")["memories"] == 1
 
 
@@ -183,3 +187,46 @@ def test_memory_is_corrected_tidied_and_backed_up(tmp_path: Path) -> None:
     assert "there already" in str(failure("backup", str(copy)))
     assert facts("stats", "--user", "ann/cook")["memories"] == 1
     assert facts("stats", "--user", "ann")["memories"] == 0
+
+
+def test_summary_of_a_conversation_is_listed_shown_and_forgotten(tmp_path: Path) -> None:
+    about = {"key": "ab" * 16, "num_messages": 8}
+    line = {"id": "x", "user": "ann", "kind": "summary", "text": "The boiler is loud.", "source": "conversation"}
+    export = tmp_path / "export.jsonl"
+    export.write_text(f"{portable.HEADER}\n{json.dumps(line | {'created_at': 1e9, 'conversation': about})}\n")
+    facts("add", "The pump is quiet.")
+    assert facts("import", str(export))["imported"] == 1
+    [summary] = cast(list[JsonObject], facts("list", "--kind", "summary")["memories"])
+    assert summary["conversation"] == about
+    id_ = str(summary["id"])
+    assert facts("show", id_)["memory"] == summary
+    assert re.search(r"summary, .* sums up 8 messages\nThe boiler is loud\.\n", run("show", id_).stdout)
+    assert (facts("stats")["memories"], facts("stats")["summaries"]) == (1, 1)
+    [pump] = cast(list[JsonObject], facts("list", "--kind", "note")["memories"])
+    assert facts("forget", str(pump["id"])) == {"user": "default", "forgotten": pump["id"], "summaries": [id_]}
+    assert run("list").stdout == "no memories\n"
+    assert isinstance(failure("show", id_), NotFoundError)
+    assert run("list", "--kind", "thought").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["add", "\udcff"], ["add", "x\ud800"], ["search", "\udcff"], ["show", "\udcff"], ["forget", "\udcff"],
+        ["correct", "\udcff", "x"], ["judge", "\udcff", "good"], ["fact", "\udcff", "is", "x"],
+        ["fact", "\udcff", "is"], ["skill", "\udcff"], ["skill", "x", "--purpose", "y", "--step", "\udcff"],
+        ["experience", "\udcff"], ["experience", "x", "--did", "y", "--outcome", "\udcff"],
+        ["list", "--user", "\udcff"], ["import", "\udcff"], ["backup", "/proc/\udcff"], ["export", "/proc/\udcff"],
+    ],
+)  # fmt: skip
+def test_bytes_that_are_no_text_are_one_clear_error(arguments: list[str]) -> None:
+    assert isinstance(failure(*arguments), RequestError | NotFoundError)
+    assert facts("list")["memories"] == []
+
+
+def test_memory_of_a_time_that_no_calendar_knows_can_be_listed(state: Path) -> None:
+    id_ = facts("add", "The pump is quiet.")["id"]
+    with contextlib.closing(sqlite3.connect(state / "memory.sqlite")) as connection, connection:
+        connection.execute("UPDATE memories SET created_at = 1e18")  # as an earlier version stored it
+    assert run("list").stdout == f"{id_}  undated     The pump is quiet.\n"
+    assert "undated" in run("show", str(id_)).stdout

@@ -32,9 +32,10 @@ class CountingModel(LocalModel):
     num_evaluated = 0
 
     async def generate(
-        self, generation: Generation, urgency: Urgency = USUAL, *, export_kv: bool = False
+        self, generation: Generation, urgency: Urgency = USUAL, *, export_kv: bool = False, keep: bool = True
     ) -> AsyncGenerator[EngineEvent, None]:
-        async with contextlib.aclosing(super().generate(generation, urgency, export_kv=export_kv)) as events:
+        made = super().generate(generation, urgency, export_kv=export_kv, keep=keep)
+        async with contextlib.aclosing(made) as events:
             async for event in events:
                 if isinstance(event, Evaluated):
                     self._count(event)

@@ -180,3 +180,12 @@ def test_advice_is_always_possible_and_never_without_a_reason(moments: list[Cond
         assert advice.threads is None or 1 <= advice.threads <= 4
         assert 0 < advice.duty <= 1
         assert bool(advice.reasons) == (advice != EngineAdvice())
+
+
+def test_a_better_power_mode_alone_holds_nothing_back() -> None:
+    jetson = replace(WELL, power_mode="MAXN", power_modes=("15W", "25W", "MAXN"))
+    [advice] = advise([jetson], GovernorLimits(saves_energy=True))
+    assert advice.reasons
+    assert not advice.holds_back
+    assert advise([SHORT] * 60)[-1].holds_back
+    assert not advise([WELL])[-1].holds_back

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeagent.agent.memory import measures
 from edgeagent.agent.memory.cues import speaker_of
 from edgeagent.agent.memory.database import BUSY_MS, store_errors
 from edgeagent.agent.memory.residue import page_size, unused_parts
+from edgeagent.agent.memory.summaries import count_forgetting
+from edgeagent.agent.memory.upkeep import summary_of
 from edgeagent.agent.memory.words import stems
 from edgeagent.core.errors import MemoryStoreError, NotFoundError
 
@@ -30,10 +31,8 @@ READ_PAGES = 256
 WIPE_MS, WIPE_ATTEMPTS = 25, 100
 """How long one attempt to wipe what was forgotten waits for other processes, twice over, and how many there are."""
 
-_GONE = """
-DELETE FROM memories WHERE namespace = (SELECT number FROM namespaces WHERE user = ?1) AND id = ?2
-RETURNING row, text, source, digest
-"""
+_OWN = "namespace = (SELECT number FROM namespaces WHERE user = ?1)"
+_GONE = f"DELETE FROM memories WHERE {_OWN} AND id = ?2 RETURNING row, text, source, digest"  # noqa: S608  (a literal)
 _BEGUN = "INSERT OR REPLACE INTO facts VALUES ('unwiped', 1)"
 _DONE = "DELETE FROM facts WHERE name = 'unwiped'"
 
@@ -42,16 +41,40 @@ _DONE = "DELETE FROM facts WHERE name = 'unwiped'"
 class Gone:
     """What a removed memory may have left: bytes in pages, stems in the word index."""
 
+    id: str
     needles: frozenset[bytes]
     stems: frozenset[str]
 
 
-def remove(db: "apsw.Connection", user: str, ids: Sequence[str]) -> list[Gone]:
-    """Inside the caller's transaction. Raises NotFoundError, and then the caller must roll back."""
+def remove(db: "apsw.Connection", user: str, ids: Sequence[str], *, with_summaries: bool = True) -> list[Gone]:
+    """These memories, in order, then the summaries that may tell the same, and no such summary may come any more.
+
+    Inside the caller's transaction. Raises NotFoundError, and then the caller must roll back.
+    """
     db.execute(_BEGUN)
-    gone = [_removed(db, user, id_) for id_ in ids]
-    summaries = (text.encode() for text in measures.forget_summaries(db, user))  # one may tell the same
-    return [*gone, *(Gone(frozenset(_tiles(text)), frozenset()) for text in summaries)]
+    others: list[str] = []
+    if with_summaries:
+        count_forgetting(db, user)
+        others = [*_of_conversations(db, user, ids), *_of_sessions(db, user, ids)]
+    return [_removed(db, user, id_) for id_ in dict.fromkeys((*ids, *others))]
+
+
+def _of_conversations(db: "apsw.Connection", user: str, ids: Sequence[str]) -> list[str]:
+    """All summaries of conversations, unless these ids are all theirs."""
+    select = f"SELECT id FROM summaries JOIN memories USING (row) WHERE summaries.{_OWN}"  # noqa: S608  (a literal)
+    summaries = [str(id_) for (id_,) in db.execute(select, (user,))]
+    return [] if set(ids) <= set(summaries) else summaries
+
+
+def _of_sessions(db: "apsw.Connection", user: str, ids: Sequence[str]) -> list[str]:
+    """Summaries (`reflecting`) of the sessions of those of these memories that are turns."""
+    turn = f"SELECT source FROM memories WHERE {_OWN} AND id = ?2 AND kind = 'turn' AND source <> ''"  # noqa: S608
+    sources = {source for id_ in ids if (source := db.execute(turn, (user, id_)).get) is not None}
+    if not sources:
+        return []
+    summaries = f"SELECT id, source FROM memories WHERE {_OWN} AND kind = 'summary'"  # noqa: S608  (a literal)
+    told = {summary_of(source) for source in sources}
+    return [str(id_) for id_, source in db.execute(summaries, (user,)) if source in told]
 
 
 def _removed(db: "apsw.Connection", user: str, id_: str) -> Gone:
@@ -66,7 +89,7 @@ def _removed(db: "apsw.Connection", user: str, id_: str) -> Gone:
     names = (user, source, speaker_of(text) or "")
     whole = {id_.encode(), digest, bits, *(name.encode() for name in names if len(name) >= TILE_BYTES)}
     tiles = {tile for part in (text, topic, body) if part for tile in _tiles(part.encode())}
-    return Gone(frozenset(whole | tiles) - {None, b""}, frozenset(stems(db, text)))
+    return Gone(id_, frozenset(whole | tiles) - {None, b""}, frozenset(stems(db, text)))
 
 
 def _tiles(text: bytes) -> Iterator[bytes]:

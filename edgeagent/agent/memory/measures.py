@@ -1,4 +1,4 @@
-"""What reduction needs of stored texts, kept beside them: tokens and surprisals, and summaries of old turns.
+"""What reduction needs of stored texts, kept beside them: tokens and surprisals.
 
 Measured once, by the local model, when there is time; a later reduction only reads it.
 """
@@ -11,9 +11,6 @@ from edgeagent.model.surprisal import packed, unpacked
 
 if TYPE_CHECKING:
     import apsw
-
-MAX_SUMMARIES = 256
-"""A user: the newest stay."""
 
 STEP = """
 -- One byte a word of the memory's text, in eighths of a bit; `model` is a checksum of the id whose tokens are counted.
@@ -59,13 +56,20 @@ class Unmeasured:
     text: str
 
 
+# Documents that come with requests consist of these kinds; of others no reduction would read a measure.
+_UNMEASURED = """
+SELECT row, text FROM memories JOIN (
+    SELECT row, row_number() OVER (PARTITION BY namespace ORDER BY row DESC) AS place FROM memories
+    WHERE kind IN ('document', 'turn')
+    AND NOT EXISTS (SELECT 1 FROM measures WHERE measures.row = memories.row)
+    ORDER BY place, row DESC LIMIT ?
+) USING (row) ORDER BY place, row DESC
+"""
+
+
 def unmeasured(db: "apsw.Connection", limit: int) -> tuple[Unmeasured, ...]:
-    """Of all users, the newest first."""
-    select = (
-        "SELECT row, text FROM memories WHERE NOT EXISTS (SELECT 1 FROM measures WHERE measures.row = memories.row) "
-        "ORDER BY row DESC LIMIT ?"
-    )
-    return tuple(Unmeasured(int(str(row)), str(text)) for row, text in db.execute(select, (limit,)))
+    """Of all users in turns, of each what was stored last: by rows, as a clock may have jumped back."""
+    return tuple(Unmeasured(int(str(row)), str(text)) for row, text in db.execute(_UNMEASURED, (limit,)))
 
 
 def keep(db: "apsw.Connection", found: Sequence[tuple[Unmeasured, Measure]]) -> None:
@@ -83,26 +87,3 @@ def measures(db: "apsw.Connection", user: str, digests: Sequence[bytes]) -> tupl
     )
     rows = [db.execute(select, (user, digest)).fetchone() for digest in digests]
     return tuple(Measure(unpacked(row[0]), row[1], row[2]) if row else None for row in rows)
-
-
-def summary(db: "apsw.Connection", user: str, conversation: bytes) -> str | None:
-    found = db.execute("SELECT text FROM summaries WHERE user = ? AND conversation = ?", (user, conversation)).get
-    return None if found is None else str(found)
-
-
-def keep_summary(
-    db: "apsw.Connection", user: str, conversation: bytes, num_messages: int, text: str, created_at: float
-) -> None:
-    db.execute(
-        "INSERT OR REPLACE INTO summaries VALUES (?, ?, ?, ?, ?)", (user, conversation, num_messages, text, created_at)
-    )
-    db.execute(
-        "DELETE FROM summaries WHERE user = ?1 AND conversation NOT IN "
-        "(SELECT conversation FROM summaries WHERE user = ?1 ORDER BY created_at DESC LIMIT ?2)",
-        (user, MAX_SUMMARIES),
-    )
-
-
-def forget_summaries(db: "apsw.Connection", user: str) -> list[str]:
-    """Their texts. They are made again when they are missed."""
-    return [str(text) for (text,) in db.execute("DELETE FROM summaries WHERE user = ? RETURNING text", (user,))]

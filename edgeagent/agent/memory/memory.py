@@ -4,7 +4,6 @@ SQLite runs on one thread of its own; vectors come from the embedder that was gi
 """
 
 import asyncio
-import math
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from edgeagent.agent.memory.recall import Question
 from edgeagent.agent.memory.records import digest_of
 from edgeagent.agent.memory.store import MemoryStore, NewMemory
 from edgeagent.core.errors import RequestError
-from edgeagent.core.memory import Embedder, MemoryHit, MemoryItem, MemoryStats, Record, Vector
+from edgeagent.core.memory import Conversation, Embedder, MemoryHit, MemoryItem, MemoryStats, Record, Vector
 
 Kind = Literal["note", "document", "turn", "event", "summary"]
 RecordKind = Literal["fact", "skill", "experience"]
@@ -36,6 +35,8 @@ MAX_SOURCE_BYTES = 1024
 MAX_QUERY_CHARS = 8192
 """A longer question is looked up by its beginning (the embedding reads 256 tokens of it)."""
 MAX_RESULTS = 1000
+EARLIEST, LATEST = -62_135_596_800.0, 253_402_214_400.0
+"""Unix seconds of the times that calendars know: from the year 1 to the last day of the year 9999."""
 PAGE = 64
 """Memories that are read or embedded in one go by export and import."""
 
@@ -60,10 +61,12 @@ class _Draft:
     source: str
     created_at: float
     record: Record | None = None
+    conversation: Conversation | None = None
+    is_told_now: bool = False
 
     @property
     def digest(self) -> bytes:
-        return digest_of(self.text, self.record)
+        return digest_of(self.text, self.record, self.conversation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +112,16 @@ class Memory:
 
     async def add(self, user: str, text: str, kind: Kind = "note", source: str = "", at: float | None = None) -> str:
         """Its id. A text the user has stored already keeps its id, kind and source. `at`: when it happened."""
+        if at is not None and not EARLIEST <= at < LATEST:
+            raise RequestError(f"{at} is no time that a calendar knows; give Unix seconds")
         draft = _Draft(kind, _checked_text(text), _checked_source(source), self._clock() if at is None else at)
         [id_] = await self._add(_checked_user(user), [draft])
         return id_
 
     async def add_record(self, user: str, kind: RecordKind, text: str, record: Record, source: str = "") -> str:
         """Its id. It supersedes what the user knows of the record's topic; see `learning`."""
-        draft = _Draft(kind, _checked_text(text), _checked_source(source), record.valid_from, record)
+        told = (kind, _checked_text(text), _checked_source(source), record.valid_from, record)
+        draft = _Draft(*told, is_told_now=True)
         [id_] = await self._add(_checked_user(user), [draft])
         return id_
 
@@ -127,26 +133,29 @@ class Memory:
         """The worth of a record, -1 to 1, after this judgement. Raises NotFoundError."""
         return await self._run(self._store.judge, _checked_user(user), id_, is_good=is_good)
 
-    async def correct(self, user: str, id_: str, text: str) -> None:
-        """Put another text in a memory's place; the former is forgotten. Raises NotFoundError.
+    async def correct(self, user: str, id_: str, text: str) -> tuple[str, ...]:
+        """Put another text in a memory's place; the former is forgotten, with the summaries whose ids it gives.
+
+        Raises NotFoundError.
 
         A fact is corrected by the newer fact, which keeps the history.
         """
         former = await self._run(self._store.item, _checked_user(user), id_)
         if former.record is not None:
             raise RequestError(f"memory '{id_}' is a {former.kind}; add it anew, which supersedes it, or forget it")
-        draft = _Draft(former.kind, _checked_text(text), former.source, former.created_at)
+        about = former.conversation
+        draft = _Draft(former.kind, _checked_text(text), former.source, former.created_at, conversation=about)
         [vector] = await self._embedder.embed([_matter(draft)])
-        await self._run(self._store.correct, user, id_, _memory(draft, vector))
+        return await self._run(self._store.correct, user, id_, _memory(draft, vector))
 
     async def tidy(self, user: str, keep: int | None = None, *, only_look: bool = False) -> Tidied:
         """Forget what another memory says as well and, beyond `keep` memories, what has faded most."""
         repeated = await self._run(self._store.repeated, _checked_user(user))
         if repeated and not only_look:
-            await self._run(self._store.forget, user, *repeated)
+            await self._run(self._store.forget, user, *repeated, with_summaries=False)
         faded = await self._run(self._store.faded, user, keep) if keep is not None else ()
         if faded and not only_look:
-            await self._run(self._store.forget, user, *faded)
+            await self._run(self._store.forget, user, *faded, with_summaries=False)
         return Tidied(repeated, faded)
 
     async def unreflected(self, user: str, least: int) -> Sequence[tuple[str, Sequence[str]]]:
@@ -180,13 +189,22 @@ class Memory:
         [vector] = await self._embedder.embed([without_names(text, names)])
         return Question(text, vector, self._clock())
 
-    async def list(self, user: str, limit: int = 100) -> "list[MemoryItem]":
-        """The newest first."""
-        return await self._run(self._store.list, _checked_user(user), _checked_count(limit))
+    async def list(self, user: str, limit: int = 100, kind: str | None = None) -> "list[MemoryItem]":
+        """The newest first, of one kind where one is given."""
+        if kind not in (None, *KINDS):
+            raise RequestError(f"{kind!r} is no kind of memory; use {', '.join(KINDS)}")
+        return await self._run(self._store.list, _checked_user(user), _checked_count(limit), kind)
 
-    async def forget(self, user: str, id_: str) -> None:
-        """Remove text, words and vector from the database. Raises NotFoundError."""
-        await self._run(self._store.forget, _checked_user(user), id_)
+    async def item(self, user: str, id_: str) -> MemoryItem:
+        """Raises NotFoundError."""
+        return await self._run(self._store.item, _checked_user(user), id_)
+
+    async def forget(self, user: str, id_: str) -> tuple[str, ...]:
+        """Remove text, words and vector from the database, and summaries that may tell the same, whose ids it gives.
+
+        Raises NotFoundError.
+        """
+        return await self._run(self._store.forget, _checked_user(user), id_)
 
     async def holds(self, user: str, texts: Sequence[str]) -> tuple[bool, ...]:
         """Whether each text is stored, and not forgotten."""
@@ -194,7 +212,7 @@ class Memory:
         return tuple(id_ is not None for id_ in ids)
 
     async def unmeasured(self, limit: int) -> tuple[Unmeasured, ...]:
-        """Memories of all users whose surprisal was not measured yet, the newest first."""
+        """Parts of documents and turns without a measured surprisal: users take turns, the last stored come first."""
         return await self._run(self._store.unmeasured, limit)
 
     async def keep_measures(self, found: Sequence[tuple[Unmeasured, Measure]]) -> None:
@@ -206,22 +224,37 @@ class Memory:
 
     async def summary(self, user: str, conversation: bytes) -> str | None:
         """What sums up the messages with this hash; None when nothing does yet."""
-        return await self._run(self._store.summary, _checked_user(user), conversation)
+        return await self._run(self._store.summaries.find, _checked_user(user), conversation)
 
-    async def keep_summary(self, user: str, conversation: bytes, num_messages: int, text: str) -> None:
-        now = self._clock()
-        await self._run(self._store.keep_summary, _checked_user(user), conversation, num_messages, text, now)
+    async def keep_summary(self, user: str, about: Conversation, text: str, since: int) -> str | None:
+        """Its id; None when it is not kept: something was forgotten since that number of `forgettings`."""
+        now, keep = self._clock(), self._store.summaries.keep
+        return await self._run(keep, _checked_user(user), about, _checked_text(text), now, since)
+
+    async def forgettings(self, user: str) -> int:
+        """How often the user has had something forgotten: what was read before the last one must not be kept."""
+        return await self._run(self._store.summaries.forgettings, _checked_user(user))
+
+    async def since(self, user: str, seen: int | None, conversations: Sequence[bytes]) -> int | None:
+        """The number of forgettings, when a conversation may be summed up; see `summaries.Summaries.since`."""
+        return await self._run(self._store.summaries.since, _checked_user(user), seen, conversations)
+
+    async def add_since(self, user: str, text: str, kind: Kind, source: str, since: int) -> str | None:
+        """As `add`; None when something was forgotten since that number of `forgettings`."""
+        draft = _Draft(kind, _checked_text(text), _checked_source(source), self._clock())
+        [vector] = await self._embedder.embed([_matter(draft)])
+        return await self._run(self._store.add_since, _checked_user(user), _memory(draft, vector), since)
 
     async def stats(self, user: str) -> MemoryStats:
         return await self._run(self._store.stats, _checked_user(user))
 
     async def export(self, user: str) -> AsyncIterator[MemoryItem]:
         """Every memory, in the order they were stored; what is added meanwhile comes too."""
-        after: str | None = None
-        while page := await self._run(self._store.page, _checked_user(user), after, PAGE):
+        page, last = await self._run(self._store.page, _checked_user(user), 0, PAGE)
+        while page:
             for item in page:
                 yield item
-            after = page[-1].id
+            page, last = await self._run(self._store.page, user, last, PAGE)
 
     async def import_(self, user: str, items: Iterable[MemoryItem]) -> Imported:
         """Store the items' texts for `user` under new ids, with their kind, source and time.
@@ -264,7 +297,8 @@ def _matter(draft: _Draft) -> str:
 
 
 def _memory(draft: _Draft, vector: Vector) -> NewMemory:
-    return NewMemory(draft.kind, draft.text, draft.source, draft.created_at, vector, draft.record)
+    told = (draft.kind, draft.text, draft.source, draft.created_at)
+    return NewMemory(*told, vector, draft.record, draft.conversation, draft.is_told_now)
 
 
 def _of_piece(piece: Piece, source: str, now: float) -> _Draft:
@@ -276,12 +310,15 @@ def _of_piece(piece: Piece, source: str, now: float) -> _Draft:
 def _draft_of(item: MemoryItem) -> _Draft:
     kinds = get_args(Kind) if item.record is None else get_args(RecordKind)
     times = (item.created_at, *((item.record.valid_from, item.record.valid_until or 0.0) if item.record else ()))
-    if item.kind not in kinds or not all(map(math.isfinite, times)):
+    if item.kind not in kinds or not all(EARLIEST <= time < LATEST for time in times):
         raise RequestError(f"memory '{item.id}' has no valid kind or time; correct or remove it")
     if item.record:
         _checked_text(item.record.topic)
         _checked_text(item.record.body)
-    return _Draft(item.kind, _checked_text(item.text), _checked_source(item.source), item.created_at, item.record)
+    if item.conversation and item.kind != "summary":
+        raise RequestError(f"memory '{item.id}' is a {item.kind} and sums up a conversation; correct or remove it")
+    text, source = _checked_text(item.text), _checked_source(item.source)
+    return _Draft(item.kind, text, source, item.created_at, item.record, item.conversation)
 
 
 def _checked_user(user: str) -> str:

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from edgeagent.core.errors import RequestError
 from edgeagent.core.memory import MemoryItem
 
-VERSION = 2
-"""Version 1 had no records."""
+VERSION = 3
+"""Version 1 had no records, version 2 no summaries of conversations."""
 HEADER = f'{{"format":"edgeagent-memories","version":{VERSION}}}'
 
 

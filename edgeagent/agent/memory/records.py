@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeagent.agent.memory.rows import Row, insert
-from edgeagent.core.memory import Record
+from edgeagent.core.memory import Conversation, Record
 
 if TYPE_CHECKING:
     import apsw
@@ -19,15 +19,21 @@ def topic_of(kind: str, *names: str) -> str:
     return "\x1f".join(" ".join(name.casefold().split()) for name in (kind, *names))
 
 
-def digest_of(text: str, record: Record | None = None) -> bytes:
-    """What a namespace has only once: the text, or a superseded one with the end of its time."""
+def digest_of(text: str, record: Record | None = None, conversation: Conversation | None = None) -> bytes:
+    """What a namespace has only once: a text, a superseded one with the end of its time, a conversation's summary."""
     until = record.valid_until if record else None
-    return hashlib.sha256((text if until is None else f"{text}\0{until}").encode()).digest()
+    known_by = text if until is None else f"{text}\0{until}"
+    return hashlib.sha256((f"\0{conversation.key}" if conversation else known_by).encode()).digest()
 
 
-def store(db: "apsw.Connection", user: str, row: Row, record: Record) -> str:
-    """The id under which it is known. It supersedes what holds on its topic, or is history when it is the older."""
+def store(db: "apsw.Connection", user: str, row: Row, record: Record, *, is_told_now: bool) -> str:
+    """The id under which it is known. It supersedes what holds on its topic, or is history when it is the older.
+
+    What is told now is never the older: then the clock has jumped back, and it holds from when the other one did.
+    """
     present = _holding(db, user, record.topic) if record.valid_until is None else None
+    if present is not None and is_told_now:
+        record = record.model_copy(update={"valid_from": max(record.valid_from, present[1])})
     if present is not None and present[1] > record.valid_from:
         record = record.model_copy(update={"valid_until": present[1]})
         row = replace(row, digest=digest_of(row.text, record))

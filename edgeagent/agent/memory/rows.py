@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgeagent.agent.memory.cues import cues_of, speaker_of
 from edgeagent.agent.memory.words import stems, telling
-from edgeagent.core.memory import Record
+from edgeagent.core.memory import Conversation, Record
 
 if TYPE_CHECKING:
     import apsw
@@ -19,7 +19,10 @@ _MEMORY = "INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _WORDS = "INSERT INTO memory_words (rowid, text) VALUES (?, ?)"
 _TRACE = "INSERT INTO traces VALUES (?, vec_quantize_binary(?), ?, ?, ?, ?, ?, ?)"
 _RECORD = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_SUMMARY = "INSERT INTO summaries VALUES (?, ?, ?, ?, ?)"
 _COUNT = "UPDATE namespaces SET num_memories = num_memories + ?, num_terms = num_terms + ? WHERE number = ?"
+UNKNOWN = -1
+"""Is no number of forgettings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +37,14 @@ class Row:
     digest: bytes
     vector: bytes
     record: Record | None = None
+    conversation: Conversation | None = None
+    is_told_now: bool = False
+    since: int = UNKNOWN
+    """Of a summary: the number of forgettings after which all that it sums up was said."""
 
     @property
     def is_recalled(self) -> bool:
-        return self.record is None or self.record.valid_until is None
+        return self.conversation is None and (self.record is None or self.record.valid_until is None)
 
 
 def rows_of(number: int) -> tuple[int, int]:
@@ -55,6 +62,10 @@ def insert(connection: "apsw.Connection", user: str, rows: Sequence[Row]) -> Non
     )
     connection.executemany(_WORDS, ((n, r.text) for n, r in numbered))
     connection.executemany(_RECORD, (_record(n, namespace, r.record) for n, r in numbered if r.record))
+    connection.executemany(
+        _SUMMARY,
+        ((n, namespace, bytes.fromhex(c.key), c.num_messages, r.since) for n, r in numbered if (c := r.conversation)),
+    )
     _trace(connection, namespace, [(n, r) for n, r in numbered if r.is_recalled])
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgeagent.agent.memory import measures
-from edgeagent.agent.memory.steps import batches, first, ranges, records
+from edgeagent.agent.memory.steps import batches, first, ranges, records, summaries
 
 if TYPE_CHECKING:
     import apsw
@@ -25,6 +25,7 @@ MIGRATIONS: tuple[Step, ...] = (
     (batches.SQL, _nothing_more),
     (records.SQL, records.move),
     (measures.STEP, _nothing_more),
+    (summaries.SQL, _nothing_more),
 )
 """Step `n` leads from `user_version` n to n + 1. Steps are only ever added."""
 

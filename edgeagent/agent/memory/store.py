@@ -20,17 +20,20 @@ from edgeagent.agent.memory.recall import Namespace, Question, candidates, recal
 from edgeagent.agent.memory.records import digest_of
 from edgeagent.agent.memory.rows import Row, insert
 from edgeagent.agent.memory.scoring import Scorer, shipped
+from edgeagent.agent.memory.summaries import Summaries, forgettings
 from edgeagent.core.errors import EdgeAgentError, MemoryStoreError, NotFoundError, RequestError
-from edgeagent.core.memory import MemoryHit, MemoryItem, MemoryStats, Record, Vector
+from edgeagent.core.memory import Conversation, MemoryHit, MemoryItem, MemoryStats, Record, Vector
 
 if TYPE_CHECKING:
     import apsw
 
 _ITEMS = (
-    "SELECT id, user, kind, text, source, created_at, topic, body, worth, num_judged, valid_from, valid_until "
-    "FROM memories JOIN namespaces ON number = memories.namespace LEFT JOIN records USING (row) WHERE "
+    "SELECT row, id, user, kind, text, source, created_at, topic, body, worth, num_judged, valid_from, valid_until, "
+    "lower(hex(conversation)), num_messages FROM memories JOIN namespaces ON number = memories.namespace "
+    "LEFT JOIN records USING (row) LEFT JOIN summaries USING (row) WHERE "
 )
 _FIELDS = ("id", "user", "kind", "text", "source", "created_at")
+_RECORD = ("topic", "body", "worth", "num_judged", "valid_from", "valid_until")
 _NAMESPACE = "(SELECT number FROM namespaces WHERE user = ?1)"
 
 
@@ -44,13 +47,18 @@ class NewMemory:
     created_at: float
     vector: Vector
     record: Record | None = None
+    conversation: Conversation | None = None
+    is_told_now: bool = False
+    """Not imported: of records of one topic the newest, whatever the clock says."""
 
     @property
     def digest(self) -> bytes:
-        return digest_of(self.text, self.record)
+        return digest_of(self.text, self.record, self.conversation)
 
     def row(self, id_: str) -> Row:
-        return Row(id_, self.kind, self.text, self.source, self.created_at, self.digest, self.vector, self.record)
+        about = (self.record, self.conversation)
+        told = (self.kind, self.text, self.source, self.created_at)
+        return Row(id_, *told, self.digest, self.vector, *about, is_told_now=self.is_told_now)
 
 
 class MemoryStore:
@@ -63,6 +71,7 @@ class MemoryStore:
         self._db = connection
         self._scorer = scorer
         self._wiper = Wiper(connection, path)
+        self.summaries = Summaries(path, connection)
         self._max_memories = max_memories
 
     @classmethod
@@ -88,6 +97,14 @@ class MemoryStore:
         if isinstance(outcome, EdgeAgentError):
             raise outcome
         return outcome
+
+    def add_since(self, user: str, memory: NewMemory, since: int) -> str | None:
+        """As `add`; None, and nothing is stored, when the user has had something forgotten since that number of them.
+
+        For what tells of other memories.
+        """
+        with store_errors(self._path), transaction(self._db):
+            return self._added(user, [memory])[0] if forgettings(self._db, user) == since else None
 
     def add_all(self, additions: Sequence[tuple[str, Sequence[NewMemory]]]) -> list[list[str] | EdgeAgentError]:
         """As `add` for each, with one wait for the disk. Raises MemoryStoreError when none could be stored."""
@@ -127,7 +144,10 @@ class MemoryStore:
         """The ids under which they are known."""
         if plain := [row for row in rows if row.record is None]:
             insert(self._db, user, plain)
-        return [records.store(self._db, user, row, row.record) if row.record else row.id for row in rows]
+        return [
+            records.store(self._db, user, row, row.record, is_told_now=row.is_told_now) if row.record else row.id
+            for row in rows
+        ]
 
     def ids(self, user: str, texts: Sequence[str]) -> list[str | None]:
         """The id of each text; None for one that is not stored."""
@@ -179,14 +199,11 @@ class MemoryStore:
             if self._db.in_transaction:  # an error of the disk may have ended it
                 self._db.execute("ROLLBACK")
 
-    def list(self, user: str, limit: int) -> "list[MemoryItem]":
-        """The newest first."""
+    def list(self, user: str, limit: int, kind: str | None = None) -> "list[MemoryItem]":
+        """The newest first, of one kind where one is given."""
+        own = f"memories.namespace = {_NAMESPACE} AND kind = coalesce(?3, kind) ORDER BY created_at DESC, row DESC"
         with store_errors(self._path):
-            return list(
-                self._items(
-                    f"memories.namespace = {_NAMESPACE} ORDER BY created_at DESC, row DESC LIMIT ?2", user, limit
-                )
-            )
+            return list(self._items(f"{own} LIMIT ?2", user, limit, kind))
 
     def item(self, user: str, id_: str) -> MemoryItem:
         """Raises NotFoundError."""
@@ -195,28 +212,28 @@ class MemoryStore:
                 return item
         raise NotFoundError(f"user '{user}' has no memory '{id_}'; list shows the ids there are")
 
-    def page(self, user: str, after: str | None, limit: int) -> tuple[MemoryItem, ...]:
-        """The oldest first, in the order they were stored, from behind the memory with id `after`."""
-        own = f"memories.namespace = {_NAMESPACE}"
-        behind = f"row > coalesce((SELECT row FROM memories WHERE {own} AND id = ?2), 0)"  # noqa: S608  (literals)
+    def page(self, user: str, after: int, limit: int) -> tuple[tuple[MemoryItem, ...], int]:
+        """The oldest first, in the order they were stored, from behind row `after` (0: all); and the last one's row."""
+        own = f"memories.namespace = {_NAMESPACE} AND row > ?2 ORDER BY row LIMIT ?3"
         with store_errors(self._path):
-            return tuple(self._items(f"{own} AND {behind} ORDER BY row LIMIT ?3", user, after, limit))
+            found = list(self._numbered(own, user, after, limit))
+            return tuple(item for _, item in found), found[-1][0] if found else after
 
     def _items(self, condition: str, *values: str | int | None) -> Iterator[MemoryItem]:
-        for *fields, topic, body, worth, num_judged, valid_from, valid_until in self._db.execute(
-            _ITEMS + condition, values
-        ):
-            record = None
-            if topic is not None:
-                record = Record(
-                    topic=topic,
-                    body=body,
-                    worth=worth,
-                    num_judged=num_judged,
-                    valid_from=valid_from,
-                    valid_until=valid_until,
-                )
-            yield MemoryItem(**dict(zip(_FIELDS, fields, strict=True)), record=record)
+        return (item for _, item in self._numbered(condition, *values))
+
+    def _numbered(self, condition: str, *values: str | int | None) -> Iterator[tuple[int, MemoryItem]]:
+        """With their rows."""
+        for row, *fields in self._db.execute(_ITEMS + condition, values):
+            about, record, summed = fields[: len(_FIELDS)], fields[len(_FIELDS) : -2], fields[-2:]
+            yield (
+                row,
+                MemoryItem(
+                    **dict(zip(_FIELDS, about, strict=True)),
+                    record=Record(**dict(zip(_RECORD, record, strict=True))) if record[0] is not None else None,
+                    conversation=Conversation(key=summed[0], num_messages=summed[1]) if summed[1] else None,
+                ),
+            )
 
     def history(self, user: str, topic: str) -> tuple[MemoryItem, ...]:
         """What was and is known on a topic, the oldest first; what holds has no `valid_until`."""
@@ -232,10 +249,11 @@ class MemoryStore:
             raise NotFoundError(f"user '{user}' has no fact, skill or experience '{id_}'; list shows the ids there are")
         return worth
 
-    def correct(self, user: str, id_: str, memory: NewMemory) -> None:
+    def correct(self, user: str, id_: str, memory: NewMemory) -> tuple[str, ...]:
         """Put a memory in the place of another, whose id it gets; of the former no trace is left, as after `forget`.
 
-        Raises RequestError when the user has that text already, and what `forget` raises.
+        The ids of the summaries that went along. Raises RequestError when the user has that text already, and what
+        `forget` raises.
         """
         with store_errors(self._path), transaction(self._db):
             gone = remove(self._db, user, [id_])
@@ -243,16 +261,19 @@ class MemoryStore:
                 raise RequestError(f"user '{user}' has this text already; forget '{id_}' instead")
             self._insert(user, [memory.row(id_)])
         self._wipe(gone, id_)
+        return tuple(one.id for one in gone if one.id != id_)
 
-    def forget(self, user: str, *ids: str) -> None:
+    def forget(self, user: str, *ids: str, with_summaries: bool = True) -> tuple[str, ...]:
         """Remove texts, words and vectors from the file and its journal: all of them, or none. Raises NotFoundError.
 
-        Raises MemoryStoreError, too, when they are removed and traces are left: another process reads at this
+        The ids of the summaries that went along because they may tell the same; without them, only room was to be
+        made. Raises MemoryStoreError, too, when they are removed and traces are left: another process reads at this
         moment, or the disk is full. The next change, or the next opening, makes up for it.
         """
         with store_errors(self._path), transaction(self._db):
-            gone = remove(self._db, user, ids)
+            gone = remove(self._db, user, ids, with_summaries=with_summaries)
         self._wipe(gone, *ids)
+        return tuple(one.id for one in gone if one.id not in ids)
 
     def _wipe(self, gone: Sequence[Gone], *ids: str) -> None:
         self._wiper.add(gone)
@@ -295,27 +316,21 @@ class MemoryStore:
         with store_errors(self._path):
             return measures.measures(self._db, user, [digest_of(text, None) for text in texts])
 
-    def summary(self, user: str, conversation: bytes) -> str | None:
-        """What sums up the messages with this hash."""
-        with store_errors(self._path):
-            return measures.summary(self._db, user, conversation)
-
-    def keep_summary(self, user: str, conversation: bytes, num_messages: int, text: str, created_at: float) -> None:
-        with store_errors(self._path), transaction(self._db):
-            measures.keep_summary(self._db, user, conversation, num_messages, text, created_at)
-
     def stats(self, user: str) -> MemoryStats:
         """Counts of this user; size and versions of the whole file. `documents` counts distinct sources."""
         count = (
-            "SELECT count(*), count(DISTINCT CASE WHEN kind = 'document' THEN source END), sqlite_version(), "
-            "vec_version() FROM memories WHERE namespace = (SELECT number FROM namespaces WHERE user = ?)"
+            "SELECT count(*) - count(num_messages), count(num_messages), "
+            "count(DISTINCT CASE WHEN kind = 'document' THEN source END), sqlite_version(), vec_version() "
+            "FROM memories LEFT JOIN summaries USING (row) "
+            "WHERE memories.namespace = (SELECT number FROM namespaces WHERE user = ?)"
         )
         with store_errors(self._path):
-            [(memories, documents, sqlite_version, vector_version)] = self._db.execute(count, (user,))
+            [(memories, summaries, documents, sqlite_version, vector_version)] = self._db.execute(count, (user,))
             files = (self._path, self._path.with_name(self._path.name + "-wal"))
             return MemoryStats(
                 user=user,
                 memories=memories,
+                summaries=summaries,
                 documents=documents,
                 bytes=sum(file.stat().st_size for file in files if file.exists()),
                 path=str(self._path),

@@ -91,9 +91,15 @@ def check_quota(db: "apsw.Connection", user: str, most: int | None, num_new: int
 
 
 def size(db: "apsw.Connection", user: str) -> int:
-    """Memories of the user, superseded ones too."""
-    select = "SELECT count(*) FROM memories WHERE namespace = (SELECT number FROM namespaces WHERE user = ?)"
+    """Memories of the user, superseded ones too, without summaries of conversations."""
+    own = "namespace = (SELECT number FROM namespaces WHERE user = ?1)"
+    select = f"SELECT (SELECT count(*) FROM memories WHERE {own}) - (SELECT count(*) FROM summaries WHERE {own})"  # noqa: S608
     return int(db.execute(select, (user,)).get)
+
+
+def summary_of(source: str) -> str:
+    """The source of the summary of the session with that source."""
+    return f"summary of {source}"
 
 
 def unreflected(db: "apsw.Connection", user: str, least: int) -> list[tuple[str, list[str]]]:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeagent.application.backend import Backend
 from edgeagent.application.http.errors import from_validation
 from edgeagent.application.http.guards import USER_NAME, Gate, read_body
+from edgeagent.core.errors import RequestError
 
 _AGENT = f"^(?:{USER_NAME.pattern})$"
 
@@ -24,6 +25,8 @@ class Owner(BaseModel):
 class MemoryQuery(Owner):
     query: str | None = Field(default=None, min_length=1, max_length=4096)
     limit: int = Field(default=20, ge=1, le=200)
+    kind: str | None = Field(default=None, min_length=1, max_length=16)
+    """Of a list, which has no query."""
 
 
 _Query = TypeVar("_Query", bound=Owner)
@@ -38,6 +41,17 @@ class Text(BaseModel):
     source: str = ""
 
 
+class Reflection(BaseModel):
+    """How many sessions to sum up at most."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    most: int = Field(default=1, ge=1, le=10)
+
+
+_Body = TypeVar("_Body", Text, Reflection)
+
+
 class Memories:
     def __init__(self, backend: Backend, gate: Gate) -> None:
         self._backend = backend
@@ -46,25 +60,38 @@ class Memories:
     async def get(self, request: web.Request) -> web.Response:
         query = _checked(MemoryQuery, request)
         space = self._space(request, query)
-        hits = await self._backend.memories(space, query.query, query.limit)
+        if query.query is not None and query.kind is not None:
+            raise RequestError("a search looks at all kinds; leave out either query or kind")
+        hits = await self._backend.memories(space, query.query, query.limit, query.kind)
         found = [hit.item.model_dump(mode="json") | {"score": hit.score} for hit in hits]
         return web.json_response({"user": space, "memories": found})
 
+    async def get_one(self, request: web.Request) -> web.Response:
+        space, id_ = self._space(request, _checked(Owner, request)), request.match_info["id"]
+        item = await self._backend.recollect(space, id_)
+        return web.json_response({"user": space, "memory": item.model_dump(mode="json")})
+
     async def post(self, request: web.Request) -> web.Response:
         space = self._space(request, _checked(Owner, request))
-        body = await _text(request)
+        body = await _body(Text, request)
         id_ = await self._backend.remember(space, body.text, body.source)
         return web.json_response({"user": space, "id": id_}, status=201)
 
+    async def reflect(self, request: web.Request) -> web.Response:
+        """The answer comes when it is done, which other requests put off."""
+        space = self._space(request, _checked(Owner, request))
+        ids = await self._backend.reflect(space, (await _body(Reflection, request)).most)
+        return web.json_response({"user": space, "ids": ids})
+
     async def put(self, request: web.Request) -> web.Response:
         space, id_ = self._space(request, _checked(Owner, request)), request.match_info["id"]
-        await self._backend.correct(space, id_, (await _text(request)).text)
-        return web.json_response({"user": space, "corrected": id_})
+        summaries = await self._backend.correct(space, id_, (await _body(Text, request)).text)
+        return web.json_response({"user": space, "corrected": id_, "summaries": summaries})
 
     async def delete(self, request: web.Request) -> web.Response:
         space, id_ = self._space(request, _checked(Owner, request)), request.match_info["id"]
-        await self._backend.forget(space, id_)
-        return web.json_response({"user": space, "forgotten": id_})
+        summaries = await self._backend.forget(space, id_)
+        return web.json_response({"user": space, "forgotten": id_, "summaries": summaries})
 
     def _space(self, request: web.Request, owner: Owner) -> str:
         user = self._gate.narrowed(request, owner.user)
@@ -78,8 +105,8 @@ def _checked(kind: type[_Query], request: web.Request) -> _Query:
         raise from_validation(error) from None
 
 
-async def _text(request: web.Request) -> Text:
+async def _body(kind: type[_Body], request: web.Request) -> _Body:
     try:
-        return Text.model_validate_json(await read_body(request))
+        return kind.model_validate_json(await read_body(request))
     except ValidationError as error:
         raise from_validation(error) from None

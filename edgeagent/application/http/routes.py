@@ -82,6 +82,8 @@ def routes(chat: ChatRoute, facts: Facts, memories: Memories, page: Page) -> Ite
         web.post("/api/edge/plan", facts.plan),
         web.get("/api/edge/memory", memories.get),
         web.post("/api/edge/memory", memories.post),
+        web.post("/api/edge/memory/reflect", memories.reflect),
+        web.get("/api/edge/memory/{id}", memories.get_one),
         web.put("/api/edge/memory/{id}", memories.put),
         web.delete("/api/edge/memory/{id}", memories.delete),
     ]

@@ -34,6 +34,12 @@ async function refused(response) {
 
 export const getJson = async (path) => (await call(path)).json();
 
+// Changes something; gives what the daemon says of it.
+export async function send(method, path, document) {
+  const body = document === undefined ? undefined : JSON.stringify(document);
+  return (await call(path, { method, body })).json();
+}
+
 // Yields each chunk of a streamed answer. Throws ApiError when the daemon reports one, or the stream breaks off.
 export async function* streamed(request, signal) {
   const body = JSON.stringify({ ...request, stream: true, stream_options: { include_usage: true } });

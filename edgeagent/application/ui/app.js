@@ -2,6 +2,7 @@
 
 import { ApiError, getJson, setToken, streamed } from "./api.js";
 import { byId, el, on } from "./dom.js";
+import { memories } from "./memories.js";
 import { Turn } from "./turn.js";
 import { bytes, gibibytes, rate } from "./units.js";
 
@@ -228,7 +229,7 @@ on(question, "keydown", (event) => {
   event.preventDefault();
   submit();
 });
-on(document, "keydown", (event) => { if (event.key === "Escape" && !byId("gate").open) stop(); });
+on(document, "keydown", (event) => { if (event.key === "Escape" && !document.querySelector("dialog[open]")) stop(); });
 on(question, "input", fit);
 on(byId("attach"), "click", () => byId("file").click());
 on(byId("file"), "change", (event) => attach(event.target.files));
@@ -242,6 +243,7 @@ on(byId("examples"), "click", (event) => {
   submit();
 });
 
+memories({ refused: (failure) => openGate(failure.message) });
 look();
 introduce();
 setInterval(look, 15_000);

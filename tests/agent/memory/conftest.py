@@ -1,5 +1,6 @@
 """A memory on disk with the real embedding model."""
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -14,14 +15,16 @@ OpenMemory = Callable[..., AbstractAsyncContextManager[Memory]]
 
 @pytest.fixture
 def open_memory(encoder: Encoder, tmp_path: Path) -> OpenMemory:
-    """Opens the memory at `path` (default: one in `tmp_path`) with a clock that ticks once a call."""
+    """Opens the memory at `path` (default: one in `tmp_path`) with a clock that ticks once a call, by `step`."""
 
     async def locate() -> Encoder:
         return encoder
 
     @asynccontextmanager
-    async def opened(path: Path = tmp_path / "memory.sqlite", max_memories: int | None = None) -> AsyncIterator[Memory]:
-        ticks = iter(range(1_700_000_000, 1_800_000_000))
+    async def opened(
+        path: Path = tmp_path / "memory.sqlite", max_memories: int | None = None, step: int = 1
+    ) -> AsyncIterator[Memory]:
+        ticks = itertools.count(1_700_000_000, step)
         embedder = OnnxEmbedder(locate, 384)
         memory = await Memory.open(path, embedder, lambda: float(next(ticks)), max_memories)
         try:

@@ -108,7 +108,7 @@ def test_forgetting_that_is_killed_is_made_up_for_at_the_next_opening(tmp_path: 
     assert notes.traces([victim]) != []
     store = MemoryStore.open(tmp_path / "memory.sqlite", DIMENSIONS)
     assert notes.traces([victim]) == []
-    assert len(store.page(user, None, 1000)) == sum(other[0] == user for other in notes.secrets)
+    assert len(store.page(user, 0, 1000)[0]) == sum(other[0] == user for other in notes.secrets)
     store.close()
 
 
@@ -117,7 +117,7 @@ def test_forgetting_several_with_an_unknown_one_forgets_none(tmp_path: Path) -> 
     (user, id_, _), other = notes.secrets[0], next(s for s in notes.secrets if s[0] != notes.secrets[0][0])
     with pytest.raises(NotFoundError, match=other[1]):
         notes.store.forget(user, id_, other[1])
-    assert id_ in {item.id for item in notes.store.page(user, None, 100)}
+    assert id_ in {item.id for item in notes.store.page(user, 0, 100)[0]}
     notes.store.close()
 
 

@@ -80,7 +80,7 @@ def test_addition_that_fails_takes_no_other_along(tmp_path: Path) -> None:
         one, three, bad, good = await asyncio.gather(*tasks, return_exceptions=True)
         assert (isinstance(three, QuotaError), isinstance(bad, MemoryStoreError)) == (True, True)
         assert desk.num_commits == 1
-        held = {user: {item.id for item in desk.store.page(user, None, 9)} for user in ("ann", "bob")}
+        held = {user: {item.id for item in desk.store.page(user, 0, 9)[0]} for user in ("ann", "bob")}
         assert held == {
             "ann": set(one if isinstance(one, list) else ()),
             "bob": set(good if isinstance(good, list) else ()),

@@ -219,3 +219,24 @@ def test_import_of_a_malformed_record_is_a_request_error(open_memory: OpenMemory
             assert await memory.list("ann") == []
 
     asyncio.run(body())
+
+
+def test_what_is_told_now_holds_although_the_clock_has_jumped_back(open_memory: OpenMemory) -> None:
+    async def body() -> None:
+        async with open_memory(step=-3600) as memory:
+            learn = Learning(memory)
+            for place in ("Lisbon", "Porto", "Faro"):
+                await learn.fact("ann", "Clara", "lives in", place)
+            for steps in (STEPS[:2], STEPS):
+                await learn.skill("ann", "descale", "the pump is loud", steps)
+            known = await learn.facts("ann", "Clara", "lives in")
+            assert [(i.record.body, i.record.valid_until is None) for i in known if i.record] == [
+                ("Lisbon", False),
+                ("Porto", False),
+                ("Faro", True),
+            ]
+            found = await learn.procedure("ann", "descale")
+            assert found.record
+            assert found.record.body.split("\n") == list(STEPS)
+
+    asyncio.run(body())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeagent.agent.memory import portable
-from edgeagent.agent.memory.memory import MAX_TEXT_BYTES, Imported, Memory
+from edgeagent.agent.memory.memory import MAX_TEXT_BYTES, PAGE, Imported, Memory
 from edgeagent.core.errors import NotFoundError, RequestError
 from edgeagent.core.memory import MemoryItem
 
@@ -209,7 +209,9 @@ def test_parse_broken_export_names_the_line(lines: list[str], complaint: str) ->
         list(portable.parse(lines, "backup.jsonl"))
 
 
-@pytest.mark.parametrize("change", [{"kind": "diary"}, {"text": " "}, {"created_at": float("nan")}])
+@pytest.mark.parametrize(
+    "change", [{"kind": "diary"}, {"text": " "}, {"created_at": float("nan")}, {"created_at": 1e18}]
+)
 def test_import_invalid_item_is_a_request_error(open_memory: OpenMemory, change: dict[str, object]) -> None:
     good = {"id": "x", "user": "ann", "kind": "note", "text": "t", "source": "", "created_at": 0.0}
     line = json.dumps(good | change)
@@ -219,5 +221,29 @@ def test_import_invalid_item_is_a_request_error(open_memory: OpenMemory, change:
             with pytest.raises(RequestError):
                 await memory.import_("ann", portable.parse([portable.HEADER, line], "backup"))
             assert await memory.list("ann") == []
+
+    asyncio.run(body())
+
+
+def test_time_that_no_calendar_knows_is_refused(open_memory: OpenMemory) -> None:
+    async def body() -> None:
+        async with open_memory() as memory:
+            with pytest.raises(RequestError, match="no time"):
+                await memory.add("ann", FACTS[0], "event", at=1e12)
+            assert await memory.add("ann", FACTS[0], "event", at=-1e10)
+
+    asyncio.run(body())
+
+
+def test_export_beside_a_forgetting_tells_nothing_twice(open_memory: OpenMemory) -> None:
+    async def body() -> None:
+        async with open_memory() as memory:
+            ids = [await memory.add("ann", f"Room {n} has {n} windows.") for n in range(PAGE + 6)]
+            told = []
+            async for item in memory.export("ann"):
+                told.append(item.id)
+                if item.id == ids[PAGE - 1]:
+                    await memory.forget("ann", item.id)
+            assert told == ids
 
     asyncio.run(body())

@@ -77,7 +77,7 @@ def test_earlier_version_opens_with_every_memory_word_and_vector(tmp_path: Path,
     store = MemoryStore.open(path, DIMENSIONS)
     for user in USERS:
         own = [row for row in rows if row[1] == user]
-        items = store.page(user, None, 5000)
+        items = store.page(user, 0, 5000)[0]
         assert [(i.id, i.user, i.kind, i.text, i.source, i.created_at) for i in items] == [row[:6] for row in own]
         assert store.ids(user, [own[7][3]]) == [own[7][0]]
         assert store.speakers(user) == ["Gina"]

@@ -1,6 +1,8 @@
 """Records in the store: what holds, what was superseded, worth, quota, and a copy of the file."""
 
 import random
+import subprocess
+import sys
 from array import array
 from pathlib import Path
 
@@ -194,7 +196,28 @@ def test_backup_is_whole_private_and_opens(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="cannot write"):
         store.back_up(tmp_path / "no folder" / "copy.sqlite")
     restored = MemoryStore.open(copy, DIMENSIONS)
-    assert restored.page("ann", None, 100) == store.page("ann", None, 51)
+    assert restored.page("ann", 0, 100)[0] == store.page("ann", 0, 51)[0]
     assert "Clara lives in Lisbon" in recalled(restored)
     restored.close()
+    store.close()
+
+
+def test_backup_that_was_killed_has_no_name_and_makes_way_for_the_next(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.add("ann", [note(f"note {i}", i) for i in range(50)])
+    copy = tmp_path / "copy.sqlite"
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from edgeagent.agent.memory import backup, store\n"
+        f"opened = store.MemoryStore.open(Path(sys.argv[1]), {DIMENSIONS})\n"
+        "backup._sync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "opened.back_up(Path(sys.argv[2]))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "memory.sqlite"), str(copy)]
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode == -9
+    assert not copy.exists()
+    assert (tmp_path / "copy.sqlite.partial").exists()
+    assert store.back_up(copy) == copy.stat().st_size
+    assert not (tmp_path / "copy.sqlite.partial").exists()
     store.close()

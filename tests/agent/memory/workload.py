@@ -52,7 +52,7 @@ class Workload:
 
     def _forget(self, text: str) -> Change:
         def forget(store: MemoryStore) -> None:
-            [id_] = [item.id for item in store.page(self.user, None, 10_000) if described(item) == text]
+            [id_] = [item.id for item in store.page(self.user, 0, 10_000)[0] if described(item) == text]
             store.forget(self.user, id_)
 
         return forget
@@ -85,6 +85,6 @@ def left_in(path: Path, *users: str) -> tuple[State, ...]:
     counted = db.execute(counting).fetchall()
     weighed = "SELECT namespace, count(*), sum(num_terms) FROM traces GROUP BY namespace ORDER BY namespace"
     assert counted == db.execute(weighed).fetchall()
-    states = tuple(frozenset(map(described, store.page(user, None, 10_000))) for user in users)
+    states = tuple(frozenset(map(described, store.page(user, 0, 10_000)[0])) for user in users)
     store.close()
     return states
