@@ -15,7 +15,7 @@ import tempfile
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -39,6 +39,12 @@ BATCH = 1_000
 RRF_K = 60
 """Reciprocal rank fusion's constant (Cormack, Clarke and Büttcher, SIGIR 2009)."""
 
+NUM_DRAWS = 1_000
+
+Shares = tuple[float, float]
+"""Of one question's evidence, among the first 10 and the first 5."""
+Results = defaultdict[tuple[str, str], defaultdict[str, list[Shares]]]
+"""By method and category, then by conversation."""
 Ranker = Callable[[str], list[str]]
 """Ids of turns for a question, best first."""
 
@@ -69,16 +75,17 @@ async def recall_table(
     """Recall by method and category. `--quick` judges a sample of the questions, and learns on all the same."""
     path = folder / "locomo.sqlite"
     found: dict[str, list[recall_data.Case]] = {}
-    results: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    results: Results = defaultdict(lambda: defaultdict(list))
     for conversation in conversations:
         harness.progress(f"remembering {conversation.name}")
         await recall_data.remember(path, embedder, conversation)
         found[conversation.name] = await recall_data.cases(path, embedder, conversation)
     every = recall_fit.leave_one_out(found)
+    names = [name for name, cases in found.items() for _ in cases]
     chosen = sample(len(every), quick)
     judged = [every[i] for i in chosen]
-    for case, scores in judged:
-        note(results, "learned", case.category, [recall_fit.recall_at(case, scores, k) for k in (10, 5)])
+    for name, (case, scores) in zip((names[i] for i in chosen), judged, strict=True):
+        note(results, "learned", case.category, name, [recall_fit.recall_at(case, scores, k) for k in (10, 5)])
     places = iter(range(len(every)))
     for conversation in conversations:
         rankers = await baselines(embedder, conversation)
@@ -87,16 +94,16 @@ async def recall_table(
             for method, ranker in rankers.items():
                 best = ranker(inquiry.text)
                 shares = [len(inquiry.evidence & set(best[:k])) / len(inquiry.evidence) for k in (10, 5)]
-                note(results, method, inquiry.category, shares)
+                note(results, method, inquiry.category, conversation.name, shares)
     table: defaultdict[str, harness.Json] = defaultdict(dict)
-    for (method, category), values in results.items():
-        at_10, at_5 = (round(statistics.fmean(v), 4) for v in zip(*values, strict=True))
-        table[method][category] = {"questions": len(values), "at_10": at_10, "at_5": at_5}
+    for (method, category), by_conversation in results.items():
+        table[method][category] = summed_up(by_conversation)
     errors = [recall_fit.recall_at(case, scores, 10) for case, scores in judged]
     pools = [len(case.features) for cases in found.values() for case in cases]
     return dict(table), {
         "recall": "share of a question's evidence turns in the first k, mean over questions, one conversation held out",
         "turns": "as `Name: words [photo: caption]`, one user a conversation, one source a session",
+        "intervals": f"95 %, conversations drawn with replacement {NUM_DRAWS} times",
         "recall_at_10_standard_error": round(statistics.stdev(errors) / len(errors) ** 0.5, 4),
         "candidates": harness.spread(pools),
     }
@@ -108,11 +115,27 @@ def sample(num_questions: int, quick: bool) -> list[int]:
     return random.Random(6).sample(every, 5 * QUICK_INQUIRIES) if quick else list(every)
 
 
-def note(
-    results: dict[tuple[str, str], list[tuple[float, float]]], method: str, category: int, shares: Sequence[float]
-) -> None:
+def note(results: Results, method: str, category: int, conversation: str, shares: Sequence[float]) -> None:
     for key in ("all", recall_data.CATEGORIES[category]):
-        results[method, key].append((shares[0], shares[1]))
+        results[method, key][conversation].append((shares[0], shares[1]))
+
+
+def summed_up(by_conversation: Mapping[str, Sequence[Shares]]) -> harness.Json:
+    """Means over questions, and how far they move when other conversations of such a kind are drawn."""
+    draw = random.Random(8)
+    groups = list(by_conversation.values())
+    draws = [means(draw.choices(groups, k=len(groups))) for _ in range(NUM_DRAWS)]
+    found: harness.Json = {"questions": sum(map(len, groups))}
+    for i, k in enumerate(("at_10", "at_5")):
+        drawn = [mean[i] for mean in draws]
+        found[k] = round(means(groups)[i], 4)
+        found[f"{k}_interval"] = [round(harness.percentile(drawn, part), 4) for part in (0.025, 0.975)]
+    return found
+
+
+def means(groups: Sequence[Sequence[Shares]]) -> Shares:
+    at_10, at_5 = zip(*(shares for group in groups for shares in group), strict=True)
+    return statistics.fmean(at_10), statistics.fmean(at_5)
 
 
 async def baselines(embedder: Embedder, conversation: recall_data.Conversation) -> dict[str, Ranker]:
