@@ -122,13 +122,20 @@ class StageContext:
 
     def read_state(self) -> kv.SequenceState:
         """The cells as rows (a copy). Raises EngineError for a kind of cache that has none."""
+        return kv.parse(self._state_bytes())
+
+    def read_shape(self) -> kv.SequenceState:
+        """The same of one cell, by which the engine's layout is checked. Raises EngineError."""
+        return kv.shape_of(self._state_bytes(), KV_TYPES[self._settings.kv_type])
+
+    def _state_bytes(self) -> memoryview:
         if self.model.has_window or not self._settings.flash_attention:
             raise EngineError("the cache of this model has no exchangeable layout; use another plan")
         lib = llama()
         size = lib.llama_state_seq_get_size(self.handle, 0)
         buffer = bytearray(size)
         written = lib.llama_state_seq_get_data(self.handle, (ctypes.c_uint8 * size).from_buffer(buffer), size, 0)
-        return kv.parse(memoryview(buffer)[:written])
+        return memoryview(buffer)[:written]
 
     def set_threads(self, threads: int) -> None:
         llama().llama_set_n_threads(self.handle, threads, threads)
