@@ -1,9 +1,9 @@
 """Releases of the llama-cpp-python bindings that this program knows, and in what they differ. Pure.
 
 A release pins one llama.cpp, and structures, functions and the layout of a cache's state change between them. With
-those here the exactness bench found no difference (docs/exactness.md says in how much); in any other, a field that is gone
-would be written nowhere, and an argument that is new would be read from a register. So any other is refused before one
-call is made.
+those here the exactness bench found no difference (docs/exactness.md says in how much); in any other, a field that is
+gone would be written nowhere, and an argument that is new would be read from a register. So any other is refused before
+one call is made.
 """
 
 from dataclasses import dataclass
