@@ -49,6 +49,7 @@ from edgeagent.parts import (
     usable_cores,
     usual_levers,
 )
+from edgeagent.resource.capability import engine_build, release_fault
 from edgeagent.resource.probes.sysroot import Sysroot
 from edgeagent.resource.profile import keep_rates
 from edgeagent.settings import Settings
@@ -140,6 +141,8 @@ class House:
         return self.memory
 
     def is_ready(self) -> tuple[bool, str]:
+        if told := release_fault(engine_build()):
+            return False, told
         default = self.settings.config.models.default
         if not self.has(default):
             return False, f"no file of {default} is here; run 'edgeagent models pull {default}'"

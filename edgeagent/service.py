@@ -43,7 +43,8 @@ async def serve_house(settings: Settings) -> None:
         )
         try:
             is_able, why = house.is_ready()
-            log.info("daemon ready", extra={"host": settings.config.http.host, "port": server.port, "model": why})
+            level = logging.INFO if is_able else logging.WARNING
+            log.log(level, "daemon ready", extra={"host": settings.config.http.host, "port": server.port, "model": why})
             manager.ready(why if is_able else f"not able to answer: {why}")
             await stop.wait()
             manager.stopping("finishing the answers under way")

@@ -17,7 +17,7 @@ from edgeagent.execution.confine import WorkerLimits, missing_here
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.resource.boards import Board
 from edgeagent.resource.calibration import is_disturbed
-from edgeagent.resource.capability import NOT_INSTALLED
+from edgeagent.resource.capability import NOT_INSTALLED, release_fault
 
 GIB = 2**30
 TIMEOUT_S = 3.0
@@ -109,6 +109,9 @@ def _form(store: ModelStore, stored: StoredVariant) -> str:
 def check_engine(engine: EngineFacts | None) -> Check:
     if engine is not None and engine.version == NOT_INSTALLED:
         return Check("engine", "fail", f"{engine.name}: {engine.probe.reason}", "reinstall edgeagent")
+    if engine is not None and not engine.usable and engine.version and (told := release_fault(engine.version)):
+        reason, _, todo = told.partition("; ")
+        return Check("engine", "fail", reason, todo)
     if engine is None or engine.probe.verdict == "untested":
         why = engine.probe.reason if engine else "it was never tried"
         return Check("engine", "warn", f"untested: {why}", "pull a model, then run 'edgeagent profile --refresh'")

@@ -38,7 +38,7 @@ class StageDescriptor(BaseModel):
     threads: int = Field(ge=0)
     """0: their number changes no bit."""
     engine: str = Field(max_length=64)
-    """Build of the engine."""
+    """Build of the engine: its release and a digest of its code."""
     system: str = Field(max_length=2048)
     """Instruction sets and switches, as the engine reports them."""
 

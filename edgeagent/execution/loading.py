@@ -80,14 +80,14 @@ class LoadedFacts:
     width: int = 0
     num_vocab: int | None = None
     engine: str = ""
-    """Build of the engine."""
+    """Build of the engine: its release and a digest of its code."""
     system: str = ""
     """What it reports of itself: instruction sets and switches."""
 
 
 def engine_name(settings: LoadSettings, reply: Message) -> str:
     """The build that a reply to `load` or `load_stage` tells, and whether a GPU takes part: it has bits of its own."""
-    return f"{reply['engine_version']}{' with a GPU' if settings.gpu_layers else ''}"
+    return f"{reply['engine_build']}{' with a GPU' if settings.gpu_layers else ''}"
 
 
 def facts_of(settings: LoadSettings, reply: Message) -> LoadedFacts:
@@ -115,7 +115,7 @@ def exact_key_of(settings: LoadSettings, variant_sha256: str, reply: Message) ->
         settings.flash_attention,
         settings.extra_buffers,
         settings.chunk_tokens,
-        reply["engine_version"],
+        reply["engine_build"],
         reply["system"],
     ]
     if not settings.is_thread_invariant:

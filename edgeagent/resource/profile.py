@@ -22,6 +22,8 @@ from edgeagent.resource.capability import (
     engine_build,
     is_conclusive,
     probe_engine,
+    refused,
+    release_fault,
     try_engine,
     untested,
     with_usable,
@@ -144,6 +146,8 @@ async def _try(model: ProbeModel | None, spawn: Spawn) -> EngineFacts:
     build = engine_build()
     if build == NOT_INSTALLED:
         return untested(build, "its package is not installed here")
+    if release_fault(build):
+        return refused(build)
     if model is None:
         return untested(build, "there is no model file to try it with")
     return await probe_engine(lambda settings: try_engine(model, settings, spawn=spawn))

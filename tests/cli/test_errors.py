@@ -1,12 +1,16 @@
 """Bad input at the command line: one line that names the thing and what to do, exit 1, no traceback."""
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edgeagent.execution.releases import PINNED, RELEASES
+from edgeagent.model.store import StoredVariant
 from tests.conftest import Cli
+from tests.other_engines import other_release
 
 
 def refused(edgeagent: Cli, *arguments: str, **env: str) -> str:
@@ -21,6 +25,23 @@ def refused(edgeagent: Cli, *arguments: str, **env: str) -> str:
 
 def test_unknown_key_in_the_environment_names_the_nearest(edgeagent: Cli) -> None:
     assert "did you mean 'http.port'" in refused(edgeagent, "ask", "hi", EDGEAGENT__HTTP__PRT="1")
+
+
+def test_unknown_release_of_the_engine_is_one_error_for_each_who_asks(
+    edgeagent: Cli, models_dir: Path, smollm2: StoredVariant, tmp_path: Path
+) -> None:
+    assert smollm2.path.is_relative_to(models_dir)
+    told = f"llama-cpp-python 0.3.28 is installed here, and edgeagent knows {', '.join(RELEASES)}"
+    env = {
+        "EDGEAGENT__HTTP__PORT": "1",
+        "EDGEAGENT__MODELS__DIR": str(models_dir),
+        "EDGEAGENT__MEMORY__ENABLED": "false",
+        "PYTHONPATH": f"{other_release(tmp_path)}{os.pathsep}{Path(__file__).parents[2]}",
+    }
+    assert told in refused(edgeagent, "ask", "hi", **env)
+    done = edgeagent("doctor", env=env)
+    (line,) = [line for line in done.stdout.splitlines() if " engine " in line]
+    assert (done.returncode, line) == (1, f"fail  engine    {told}; run 'pip install llama-cpp-python=={PINNED}'")
 
 
 def test_unknown_key_in_a_file_names_the_file(edgeagent: Cli, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from edgeagent.execution.supervisor import Worker
 from edgeagent.model.slicing import padding_of
 from edgeagent.model.store import StoredVariant
 from tests.machine import REPACKS
+from tests.other_engines import other_build
 
 LAYERS, K, CHUNK = 30, 8, 64
 MAX_TOKENS = 6
@@ -217,6 +218,24 @@ def test_two_ends_agree_and_name_what_differs(split: Callable[[Use], None]) -> N
                 head.check_same(await other.descriptor("m", "f32"))
         finally:
             await other.close()
+
+    split(use)
+
+
+def test_two_builds_of_one_release_claim_no_identity(
+    split: Callable[[Use], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(models: Split) -> None:
+        here, key = await models.head.descriptor("m", "f32"), (await models.whole.facts()).exact_key
+        monkeypatch.setenv("PYTHONPATH", f"{other_build(tmp_path)}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        elsewhere = LocalModel(models.whole.settings)
+        try:
+            with pytest.raises(PeerError, match=r"engine is '([\d.]+)\+\w{12}' here and '\1\+\w{12}' there"):
+                here.check_same(await describe_head(elsewhere, "m", K, "f32"))
+            assert (await elsewhere.facts()).exact_key != key
+            assert (await elsewhere.facts()).system == (await models.whole.facts()).system
+        finally:
+            await elsewhere.close()
 
     split(use)
 

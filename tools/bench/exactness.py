@@ -3,6 +3,8 @@
 A prompt is prefilled whole in one context. In another, only its front is; the rest is taken from the first one's
 exported blocks, as plan `prefill` does. The next token's logits, and the words after it, are compared. So are
 generations that are resumed from their journal at random tokens. What is cut into stages: see `exactness_split`.
+
+`--release` is the extent that `tools/exactness_releases.py` runs with every release of the engine that is known.
 """
 
 import random
@@ -10,20 +12,27 @@ import time
 
 import exactness_split
 import harness
+from exactness_stages import Size
 
 from edgeagent.core.generation import Sampling
 from edgeagent.execution import canonical
 from edgeagent.execution.llama import state as kv
+from edgeagent.execution.llama.build import engine_build
 from edgeagent.execution.llama.context import Context, ContextSettings
-from edgeagent.execution.llama.library import engine_version, llama
+from edgeagent.execution.llama.library import llama, system_info
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.sampler import Sampler
 
 CHUNK = 64
-LENGTHS, QUICK_LENGTHS = (63, 64, 65, 128, 129, 300, 700, 1024), (63, 65, 129, 300)
-CONTINUATION, QUICK_CONTINUATION = 32, 12
+EXTENTS: dict[Size, tuple[tuple[int, ...], int]] = {
+    "full": ((63, 64, 65, 128, 129, 300, 700, 1024), 32),
+    "release": ((64, 300), 32),
+    "quick": ((63, 65, 129, 300), 12),
+}
+"""Tokens of prompts, and behind each."""
 SEED = 11
 KV_TYPES = ("q8_0", "f16")
+PARTS = ("caches", "stages")
 
 
 class Exactness:
@@ -97,11 +106,11 @@ class Exactness:
         return np.ctypeslib.as_array(found, (context.model.num_vocab,)).copy()
 
 
-def exchange(model: Model, *, quick: bool) -> tuple[harness.Json, harness.Json]:
+def exchange(model: Model, size: Size) -> tuple[harness.Json, harness.Json]:
     """Figures and conditions of caches that are made in two places, and of answers that are resumed."""
     text = (harness.ROOT / "LICENSE").read_text() + (harness.ROOT / "tools/data/house-notes.md").read_text()
     tokens = model.tokenize(text, add_special=False, parse_special=False)
-    lengths, continued = (QUICK_LENGTHS, QUICK_CONTINUATION) if quick else (LENGTHS, CONTINUATION)
+    lengths, continued = EXTENTS[size]
     per_type = {}
     for kv_type in KV_TYPES:
         bench = Exactness(model, kv_type, continued)
@@ -124,20 +133,33 @@ def exchange(model: Model, *, quick: bool) -> tuple[harness.Json, harness.Json]:
 
 
 def main() -> None:
-    options, started = harness.options(__doc__), time.monotonic()
+    parser, started = harness.parser(__doc__), time.monotonic()
+    parser.add_argument("--release", action="store_true", help="fewer cuts, prompts and documents, as many steps")
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be given twice")
+    options = parser.parse_args()
+    size: Size = "quick" if options.quick else "release" if options.release else "full"
+    parts = tuple(options.part or PARTS)
     file = harness.chat_model_file()
-    figures, conditions = exchange(Model(str(file), extra_buffers=harness.repacks_weights()), quick=options.quick)
-    more_figures, more_conditions = exactness_split.run(file, quick=options.quick)
+    figures, conditions = harness.Json(), harness.Json()
+    if "caches" in parts:
+        found = exchange(Model(str(file), extra_buffers=harness.repacks_weights()), size)
+        figures, conditions = found
+    if "stages" in parts:
+        found = exactness_split.run(file, size)
+        figures, conditions = figures | found[0], conditions | found[1]
     own = {
         "variant": file.name,
         "flash_attention": True,
         "chunk_tokens": CHUNK,
-        "engine": f"llama-cpp-python {engine_version()}",
+        "extent": size,
+        "parts": parts,
+        "engine": f"llama-cpp-python {engine_build()}",
+        "engine_system": system_info(),
+        "extra_buffers": harness.repacks_weights(),
         "seed": SEED,
         "took_s": round(time.monotonic() - started, 1),
     }
-    conditions |= more_conditions | own
-    harness.publish("exactness", figures | more_figures, conditions, as_json=options.json)
+    harness.publish("exactness", figures, conditions | own, as_json=options.json)
 
 
 if __name__ == "__main__":

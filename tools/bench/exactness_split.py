@@ -15,7 +15,7 @@ from pathlib import Path
 import harness
 import numpy as np
 from exactness_lossy import Loss, lose
-from exactness_stages import CHUNK, HIDDEN_IN, NUM_PROMPT, FloatArray, context, cut, documents, prompt_of
+from exactness_stages import CHUNK, HIDDEN_IN, NUM_PROMPT, FloatArray, Size, context, cut, documents, prompt_of
 
 from edgeagent.core.stages import HiddenType
 from edgeagent.execution import canonical
@@ -44,11 +44,13 @@ class Extent:
     decoded: int
 
     @classmethod
-    def of(cls, *, quick: bool) -> "Extent":
+    def of(cls, size: Size) -> "Extent":
         draw = random.Random(SEED)
         deep = tuple(sorted(draw.sample(range(1, LAYERS), 3)))
-        if not quick:
+        if size == "full":
             return cls(tuple(range(1, LAYERS)), deep, 20, 20, (6, 12), NUM_DECODED)
+        if size == "release":
+            return cls((1, 8, 15, 22, 29), (), 0, 3, (6, 12), NUM_DECODED)
         sweep = tuple(sorted(draw.sample(range(1, LAYERS), 3)))
         return cls(sweep, deep[:2], 2, 3, (6,), 12)
 
@@ -123,15 +125,15 @@ def _beside(whole: tuple[Model, int] | None, kv_type: str) -> Iterator[StageCont
         yield made
 
 
-def run(chat_file: Path, *, quick: bool) -> tuple[harness.Json, harness.Json]:
+def run(chat_file: Path, size: Size) -> tuple[harness.Json, harness.Json]:
     """Figures and conditions of the split plans."""
-    extent, found = Extent.of(quick=quick), Found()
+    extent, found = Extent.of(size), Found()
     label, texts = documents(max(extent.documents, extent.lossy_documents), SEED)
     model = Model(str(chat_file), extra_buffers=harness.repacks_weights())
     prompts = [prompt_of(model, text) for text in texts]
     sweep(found, chat_file, model, prompts[0], extent.sweep, LAYERS, extent.decoded)
     go_deep(found, chat_file, model, prompts[: extent.documents], extent)
-    gemma = gemma_file(chat_file.parents[1], fetch=not quick)
+    gemma = gemma_file(chat_file.parents[1], fetch=size == "full")
     if gemma is not None:
         other = Model(str(gemma), extra_buffers=harness.repacks_weights())
         sweep(found, gemma, other, prompt_of(other, texts[0]), extent.gemma, GEMMA_LAYERS, extent.decoded)

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Literal
 
 import harness
 import numpy as np
@@ -19,6 +20,8 @@ from edgeagent.execution.supervisor import Worker
 from edgeagent.model.slicing import padding_of
 
 FloatArray = npt.NDArray[np.float32]
+Size = Literal["full", "release", "quick"]
+"""How much is compared: all, what every known release of the engine is tried with, or a sample."""
 
 CHUNK, NUM_PROMPT = 64, 200
 CONTEXT = 256

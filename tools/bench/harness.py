@@ -42,10 +42,15 @@ COLD = {
 
 
 def options(description: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--json", action="store_true", help="one document on stdout")
-    parser.add_argument("--quick", action="store_true", help="a seeded sample, at most five minutes")
-    return parser.parse_args()
+    return parser(description).parse_args()
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """What every bench takes; some take more."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--json", action="store_true", help="one document on stdout")
+    made.add_argument("--quick", action="store_true", help="a seeded sample, at most five minutes")
+    return made
 
 
 def progress(text: str) -> None:

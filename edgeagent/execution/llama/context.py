@@ -129,12 +129,15 @@ class Context:
 
     @property
     def shape(self) -> kv.SequenceState:
-        """Types and row sizes of the cache, read once from a state of one token in an empty slot."""
+        """Types and row sizes of the cache, read once from a state of one token in an empty slot.
+
+        Raises EngineError for a layout that is not known.
+        """
         if self._shape is None:
             slot = next(s for s in self.slots if not s.is_busy)
             slot.clear()
             slot.evaluate([0])
-            self._shape = slot.read_state()
+            self._shape = kv.shape_of(slot.state_bytes(), KV_TYPES[self.settings.kv_type])
             slot.clear()
         return self._shape
 

@@ -9,6 +9,7 @@ from functools import partial
 from edgeagent.core.errors import EngineError, RequestError
 from edgeagent.core.invariance import Invariance
 from edgeagent.execution.llama import jobs, prompt, variants
+from edgeagent.execution.llama.build import engine_build
 from edgeagent.execution.llama.context import Context
 from edgeagent.execution.llama.drafting import Drafting, make_drafting
 from edgeagent.execution.llama.generating import generate
@@ -178,6 +179,7 @@ class LlamaEngine:
         gc.freeze()  # what is here stays, and need not be looked through between tokens
         request.reply(
             engine_version=engine_version(),
+            engine_build=engine_build(),
             system=system_info(),
             layers=model.layers,
             width=model.width,

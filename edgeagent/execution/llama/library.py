@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from edgeagent.execution.releases import Release
+from edgeagent.execution.releases import release as known_release
+
 KV_TYPES = {"f16": 1, "q4_0": 2, "q8_0": 8}
 """ggml type numbers of the cache types we use (ggml.h, `enum ggml_type`)."""
 
@@ -21,8 +24,12 @@ _listening: list[list[str]] = []
 
 @functools.cache
 def llama() -> ModuleType:
-    """The bindings, initialised; what they log nobody hears, except in `listening`."""
+    """The bindings, initialised; what they log nobody hears, except in `listening`.
+
+    Raises EngineError for a release that is not known: nothing of it is called.
+    """
     bindings = importlib.import_module("llama_cpp")
+    known_release(str(bindings.__version__))
 
     def tell(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
         del level, user_data
@@ -39,6 +46,11 @@ def llama() -> ModuleType:
 def engine_version() -> str:
     """Version of the bindings, which pin one llama.cpp."""
     return str(llama().__version__)
+
+
+def release() -> Release:
+    """In what the release that is loaded differs from others."""
+    return known_release(engine_version())
 
 
 def system_info() -> str:

@@ -7,18 +7,21 @@ from edgeagent.core.errors import ModelFileError, OutOfMemoryError, RequestError
 from edgeagent.core.stages import Padding
 from edgeagent.execution.confine import is_memory_bounded
 from edgeagent.execution.last_words import NO_MEMORY
-from edgeagent.execution.llama.library import expert_overrides, listening, llama
+from edgeagent.execution.llama.library import expert_overrides, listening, llama, release
 from edgeagent.execution.llama.padding import load as load_padded
 
 MAX_PIECE_BYTES = 256
 MAX_METADATA_BYTES = 1024
+LOAD_MODES = {"read": 0, "map": 1, "map and lock": 3}
+"""llama.h, `enum llama_load_mode`."""
 
 
 class Model:
     """Weights and vocabulary. Raises ModelFileError if llama.cpp refuses the file.
 
     On the CPU unless `gpu_layers` says otherwise (llama.cpp's own default is all layers, whatever the GPU computes);
-    with `experts_on_cpu` the experts' tensors stay there all the same. With `padding` it has a layer more (`padding`).
+    with `experts_on_cpu` the experts' tensors stay there all the same. `load_mode` is one of `LOAD_MODES`
+    (None: llama.cpp's choice). With `padding` it has a layer more (`padding`).
     """
 
     def __init__(
@@ -27,7 +30,7 @@ class Model:
         *,
         extra_buffers: bool,
         gpu_layers: int = 0,
-        load_mode: int | None = None,
+        load_mode: str | None = None,
         experts_on_cpu: bool = False,
         padding: Padding | None = None,
     ) -> None:
@@ -38,7 +41,7 @@ class Model:
         params.use_extra_bufts = extra_buffers
         params.n_gpu_layers = gpu_layers
         if load_mode is not None:
-            params.load_mode = load_mode
+            _set_load_mode(params, load_mode)
         overrides = expert_overrides() if experts_on_cpu else None  # kept until the model is loaded
         params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p) if overrides else None
         with listening() as told:
@@ -123,3 +126,10 @@ class Model:
     def chat_template(self) -> str | None:
         found = llama().llama_model_chat_template(self.handle, None)
         return bytes(found).decode(errors="replace") if found else None
+
+
+def _set_load_mode(params: ctypes.Structure, mode: str) -> None:
+    if release().has_load_mode:
+        params.load_mode = LOAD_MODES[mode]
+    else:
+        params.use_mmap, params.use_mlock = mode != "read", mode == "map and lock"

@@ -4,7 +4,6 @@ from edgeagent.core.stages import Padding
 from edgeagent.execution.channel import Message
 from edgeagent.execution.llama.context import ContextSettings
 from edgeagent.execution.llama.model import Model
-from edgeagent.execution.llama.trial import LOAD_MODES
 
 
 def open_model(load: Message, padding: Padding | None = None) -> Model:
@@ -13,7 +12,7 @@ def open_model(load: Message, padding: Padding | None = None) -> Model:
         str(load["path"]),
         extra_buffers=bool(load["extra_buffers"]),
         gpu_layers=_gpu_layers(load),
-        load_mode=LOAD_MODES[str(load.get("load_mode", "map"))],
+        load_mode=str(load.get("load_mode", "map")),
         experts_on_cpu=bool(load.get("experts_on_cpu")),
         padding=padding,
     )

@@ -5,7 +5,7 @@ from itertools import accumulate
 
 from edgeagent.core.errors import RequestError
 from edgeagent.core.generation import Sampling
-from edgeagent.execution.llama.library import llama
+from edgeagent.execution.llama.library import llama, release
 from edgeagent.execution.llama.model import Model
 
 GRAMMAR_ROOT = b"root"
@@ -31,7 +31,8 @@ def penalties(model: Model, sampling: Sampling) -> object | None:
     values = (sampling.repetition_penalty, sampling.frequency_penalty, sampling.presence_penalty)
     if values == (1.0, 0.0, 0.0) or sampling.penalty_window == 0:
         return None
-    made: object = llama().llama_sampler_init_penalties(model.num_vocab, sampling.penalty_window, *values)
+    vocabulary = (model.num_vocab,) if release().penalties_take_vocabulary else ()
+    made: object = llama().llama_sampler_init_penalties(*vocabulary, sampling.penalty_window, *values)
     return made
 
 

@@ -138,6 +138,16 @@ class StageContext:
 
         Raises EngineError for a kind of cache that has none.
         """
+        state = kv.parse(self._state_bytes(first, end))
+        if state.num_cells != end - first:
+            raise EngineError(f"{end - first} cells were asked of the engine, and {state.num_cells} came")
+        return state
+
+    def read_shape(self) -> kv.SequenceState:
+        """The same of the first cell, by which the engine's layout is checked. Raises EngineError."""
+        return kv.shape_of(self._state_bytes(0, 1), KV_TYPES[self._settings.kv_type])
+
+    def _state_bytes(self, first: int, end: int) -> memoryview:
         if not self._has_layout:
             raise EngineError("the cache of this model has no exchangeable layout; use another plan")
         lib, memory = llama(), self._memory
@@ -149,10 +159,7 @@ class StageContext:
             written = lib.llama_state_seq_get_data(self.handle, raw, size, SOME)
         finally:
             lib.llama_memory_seq_rm(memory, SOME, -1, -1)
-        state = kv.parse(memoryview(buffer)[:written])
-        if state.num_cells != end - first:
-            raise EngineError(f"{end - first} cells were asked of the engine, and {state.num_cells} came")
-        return state
+        return memoryview(buffer)[:written]
 
     def set_threads(self, threads: int) -> None:
         llama().llama_set_n_threads(self.handle, threads, threads)

@@ -6,8 +6,9 @@ import numpy as np
 
 from edgeagent.core.errors import ModelFileError
 from edgeagent.core.stages import SOURCE_KEY, Cut, Padding
+from edgeagent.execution.llama.build import engine_build
 from edgeagent.execution.llama.context import ContextSettings
-from edgeagent.execution.llama.library import engine_version, system_info
+from edgeagent.execution.llama.library import system_info
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.opening import open_model, settings_for
 from edgeagent.execution.llama.stage_context import Part, StageContext
@@ -31,7 +32,7 @@ def load_stage(request: Request) -> Stages:
         raise ModelFileError(f"{p['path']} has {layers} layers, not {cut.num_blocks}; slice the model again")
     settings = settings_for(model, p)
     request.reply(
-        engine_version=engine_version(),
+        engine_build=engine_build(),
         system=system_info(),
         width=model.width,
         vocab=model.num_vocab,
@@ -57,4 +58,4 @@ def _planes(model: Model, settings: ContextSettings, cut: Cut) -> list[int]:
     part = Part(takes_hidden=not cut.is_head, after=cut.num_blocks)
     with closing(StageContext(model, settings, part, 1)) as context:
         context.evaluate(np.zeros((1, model.width), np.float32) if part.takes_hidden else [0])
-        return [plane.row_bytes for plane in front_layers(context.read_state(0, 1), cut.num_blocks).planes]
+        return [plane.row_bytes for plane in front_layers(context.read_shape(), cut.num_blocks).planes]

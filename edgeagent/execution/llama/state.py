@@ -1,9 +1,9 @@
 """llama.cpp's sequence state as arrays of cache rows, and back. Pure: bytes in, bytes out.
 
-Layout of the blob (llama-kv-cache.cpp, `state_write`, as of llama-cpp-python 0.3.36; little endian): u32 magic,
-i32 sequence id, u32 streams; per stream u32 cells (0 in all but the sequence's own, and nothing more then), per cell
-(i32 position, u32 n, n x i32 sequence id), u32 v_transposed, u32 layers, per layer K (i32 type, u64 row bytes, rows),
-per layer V the same. On reading it does not matter which of the streams is the one with cells.
+Layout of the blob (llama-kv-cache.cpp, `state_write`, the same in all of `execution.releases`; little endian): u32
+magic, i32 sequence id, u32 streams; per stream u32 cells (0 in all but the sequence's own, and nothing more then), per
+cell (i32 position, u32 n, n x i32 sequence id), u32 v_transposed, u32 layers, per layer K (i32 type, u64 row bytes,
+rows), per layer V the same. On reading it does not matter which of the streams is the one with cells.
 
 The parser behind `llama_state_seq_set_data` trusts its input, so nothing that came over a network reaches it:
 only row bytes of exactly the right number are taken, and every header is written here.
@@ -82,6 +82,19 @@ def _parse(view: memoryview) -> SequenceState:
     return SequenceState(magic, sequence, streams, num_cells, planes)
 
 
+def shape_of(blob: bytes | memoryview, ggml_type: int) -> SequenceState:
+    """Of a blob with one cell that our own engine has just written, with a cache of this type: what `parse` gives.
+
+    Raises EngineError unless the same rows, laid out by this module, are that very blob: then it reads every byte as
+    the engine means it, and the engine will read what is laid out here.
+    """
+    state = parse(blob)
+    again = join(replace(state, streams=1), 1, []) if state.num_cells == 1 else b""
+    if again != single_stream(memoryview(bytearray(blob))) or any(p.ggml_type != ggml_type for p in state.planes):
+        raise EngineError("the engine lays out its KV state in an unknown way; this llama.cpp is not supported")
+    return state
+
+
 def single_stream(blob: memoryview) -> memoryview:
     """One sequence's blob as a context of a single sequence reads it, whatever the layout of its rows: the counts of
     other streams, which are 0, left out. The head is rewritten in place; the cells are not copied.
@@ -112,6 +125,8 @@ def _parse_stream(view: memoryview, offset: int, num_cells: int) -> tuple[tuple[
     for _ in range(2 * layers):
         ggml_type, row_bytes = _ROWS.unpack_from(view, offset)
         offset += _ROWS.size
+        if row_bytes * num_cells > len(view) - offset:
+            raise EngineError(f"the engine's KV state has rows of {row_bytes} bytes; this llama.cpp is not supported")
         planes.append(Plane(ggml_type, row_bytes, view[offset : offset + row_bytes * num_cells]))
         offset += row_bytes * num_cells
     return tuple(planes), offset

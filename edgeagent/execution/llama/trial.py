@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LOAD_MODES = {"read": 0, "map": 1, "map and lock": 3}
-"""llama.h, `enum llama_load_mode`."""
-
 WEIGHT_BUFFER = re.compile(r"(\S+) model buffer size")
 """As llama.cpp's loader logs where it put weights: `CPU_Mapped`, `CPU_REPACK`, `AMX`, `CUDA0`."""
 
@@ -59,7 +56,7 @@ def trial(request: Request) -> None:
             str(p["path"]),
             extra_buffers=bool(p["extra_buffers"]),
             gpu_layers=gpu_layers,
-            load_mode=LOAD_MODES[str(p["load_mode"])],
+            load_mode=str(p["load_mode"]),
         )
     tokens = model.tokenize(str(p["text"]), add_special=True, parse_special=False)
     num_batch, num_single = _shares(len(tokens), int(p["batch_tokens"]), int(p["single_tokens"]))

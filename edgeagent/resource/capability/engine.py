@@ -12,6 +12,7 @@ from edgeagent.core.cards import KvType
 from edgeagent.core.errors import EdgeAgentError, EngineLostError
 from edgeagent.core.hardware import EngineFacts, Verdict
 from edgeagent.core.invariance import EvaluationSettings
+from edgeagent.execution import releases
 from edgeagent.execution.loss import Cause
 from edgeagent.execution.supervisor import Worker
 
@@ -90,6 +91,11 @@ def engine_build() -> str:
     return f"{distribution.version}+{hashlib.sha256(record.encode()).hexdigest()[:12]}"
 
 
+def release_fault(build: str) -> str:
+    """Why the installed release is not even tried, and after a semicolon what to do; empty: it can be."""
+    return "" if build == NOT_INSTALLED else releases.fault(build.partition("+")[0])
+
+
 async def probe_engine(try_settings: TrySettings) -> EngineFacts:
     """Try settings in order of preference until some work.
 
@@ -123,6 +129,12 @@ def is_conclusive(engine: EngineFacts) -> bool:
 def untested(version: str, reason: str) -> EngineFacts:
     """Facts about an engine that could not be tried yet."""
     return EngineFacts(name=ENGINE, version=version, usable=False, probe=Verdict(verdict="untested", reason=reason))
+
+
+def refused(build: str) -> EngineFacts:
+    """Facts about a release that is not known: no worker would call anything of it."""
+    version, reason = build.partition("+")[0], release_fault(build).partition(";")[0]
+    return EngineFacts(name=ENGINE, version=version, usable=False, probe=Verdict(verdict="failed", reason=reason))
 
 
 async def try_engine(

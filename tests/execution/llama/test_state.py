@@ -1,3 +1,5 @@
+import struct
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -15,6 +17,7 @@ from edgeagent.execution.llama.state import (
     front_layers,
     join,
     parse,
+    shape_of,
     stack,
 )
 
@@ -72,6 +75,54 @@ def test_state_cut_anywhere_is_an_engine_error() -> None:
     for length in range(len(whole)):
         with pytest.raises(EngineError):
             parse(whole[:length])
+
+
+@given(st.integers(1, 4), st.data())
+def test_layout_is_known_by_a_state_of_one_cell_in_whichever_stream(streams: int, data: st.DataObject) -> None:
+    made, own = state(1, streams), data.draw(st.integers(0, streams - 1))
+    whole = blob(made)
+    behind = 4 * (streams - 1)
+    moved = whole[:12] + bytes(4 * own) + whole[12 : len(whole) - behind] + bytes(behind - 4 * own)
+    assert shape_of(moved, 8) == made
+    with pytest.raises(EngineError, match="unknown way"):
+        shape_of(moved, 1)
+
+
+def test_every_byte_that_is_no_row_is_looked_at() -> None:
+    """All but the magic number, which the engine alone knows."""
+    whole = blob(state(1))
+    rows = set[int]()
+    at = 36  # head, count, cell, part
+    for i in range(4):
+        rows |= set(range(at + 12, at + 12 + ROW_BYTES[i % 2]))
+        at += 12 + ROW_BYTES[i % 2]
+    for i in set(range(4, len(whole))) - rows:
+        for bit in range(8):
+            changed = bytearray(whole)
+            changed[i] ^= 1 << bit
+            with pytest.raises(EngineError):
+                shape_of(changed, 8)
+
+
+OTHER_LAYOUTS: dict[str, Callable[[bytes], bytes]] = {
+    "a cell has an extension": lambda whole: whole[:24] + bytes(8) + whole[24:],
+    "a cell names its token": lambda whole: whole[:24] + struct.pack("<i", 7) + whole[24:],
+    "no sequence in the head": lambda whole: whole[:4] + whole[8:],
+    "a version in the head": lambda whole: whole[:4] + struct.pack("<I", 3) + whole[4:],
+    "layers before transposition": lambda whole: whole[:28] + whole[32:36] + whole[28:32] + whole[36:],
+    "row sizes of 32 bits": lambda whole: whole[:44] + whole[48:],
+    "row sizes before types": lambda whole: whole[:36] + whole[40:48] + whole[36:40] + whole[48:],
+    "a checksum at the end": lambda whole: whole + bytes(4),
+    "two cells": lambda _whole: blob(state(2)),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_LAYOUTS.values(), ids=OTHER_LAYOUTS.keys())
+def test_layout_of_an_engine_nobody_knows_is_refused(change: Callable[[bytes], bytes]) -> None:
+    whole = blob(state(1))
+    assert shape_of(whole, 8) == state(1)
+    with pytest.raises(EngineError):
+        shape_of(change(whole), 8)
 
 
 @pytest.mark.parametrize("change", [-1, 1])
