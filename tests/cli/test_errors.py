@@ -40,7 +40,7 @@ def test_unknown_release_of_the_engine_is_one_error_for_each_who_asks(
     }
     assert told in refused(edgeagent, "ask", "hi", **env)
     done = edgeagent("doctor", env=env)
-    (line,) = [line for line in done.stdout.splitlines() if " engine " in line]
+    (line,) = [line for line in done.stdout.splitlines() if line[6:].startswith("engine ")]
     assert (done.returncode, line) == (1, f"fail  engine    {told}; run 'pip install llama-cpp-python=={PINNED}'")
 
 

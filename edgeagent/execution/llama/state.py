@@ -89,8 +89,9 @@ def shape_of(blob: bytes | memoryview, ggml_type: int) -> SequenceState:
     the engine means it, and the engine will read what is laid out here.
     """
     state = parse(blob)
-    again = join(replace(state, streams=1), 1, []) if state.num_cells == 1 else b""
-    if again != single_stream(memoryview(bytearray(blob))) or any(p.ggml_type != ggml_type for p in state.planes):
+    written = bytes(single_stream(memoryview(bytearray(blob))))
+    is_ours = state.num_cells == 1 and join(replace(state, streams=1), 1, []) == written
+    if not is_ours or any(plane.ggml_type != ggml_type for plane in state.planes):
         raise EngineError("the engine lays out its KV state in an unknown way; this llama.cpp is not supported")
     return state
 

@@ -101,7 +101,7 @@ def test_every_byte_that_is_no_row_is_looked_at() -> None:
             changed = bytearray(whole)
             changed[i] ^= 1 << bit
             with pytest.raises(EngineError):
-                shape_of(changed, 8)
+                shape_of(bytes(changed), 8)
 
 
 OTHER_LAYOUTS: dict[str, Callable[[bytes], bytes]] = {
