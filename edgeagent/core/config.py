@@ -47,6 +47,8 @@ class PeerConfig(Section):
     enabled: bool = False
     collect: bool = False
     """Whether this peer keeps what devices record."""
+    relay: bool = False
+    """Whether this peer may pass hidden states on to other peers, which run the layers behind its own."""
     backend: Literal["llama", "openai"] = "llama"
     openai_url: Annotated[str, Field(pattern=r"^(https?://[^/?#\s]+[^?#\s]*)?$")] = ""
     """Base address of an OpenAI-compatible server, mostly ending in `/v1`; for backend `openai`."""
