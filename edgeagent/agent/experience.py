@@ -49,7 +49,7 @@ class Experience:
             return
         if is_free:
             self._last[model] = Choice.of(chosen)
-        if chosen.peer is not None and not self._is_beginning(chosen):
+        if len(chosen.peers) == 1 and not self._is_beginning(chosen):
             self._correct(chosen, report, finished.usage.completion_tokens, now_s)
 
     def _is_beginning(self, chosen: Candidate) -> bool:
