@@ -15,6 +15,7 @@ from edgeagent.application.http.server import start_http
 from edgeagent.application.notify import ServiceManager, watchdog
 from edgeagent.application.peer import PeerService
 from edgeagent.application.peer_job import Offer
+from edgeagent.application.relaying import Relay
 from edgeagent.application.served_offers import served_offers
 from edgeagent.broker import Trust, background, connect_broker
 from edgeagent.core.errors import ConfigError, EdgeAgentError
@@ -22,6 +23,7 @@ from edgeagent.daemon import open_house
 from edgeagent.execution.admission import Admission
 from edgeagent.execution.durable import Collection, Keeping
 from edgeagent.execution.local import LocalModel
+from edgeagent.execution.peers import Peers
 from edgeagent.execution.served import ServerAddress, open_server
 from edgeagent.execution.stages import StageModel
 from edgeagent.execution.transport.mqtt import LastWill
@@ -63,17 +65,26 @@ async def serve_peer(settings: Settings) -> None:
         transport = await connect_broker(settings, f"edgeagent-{peer}-peer", trust, will, is_lasting=True)
         stack.push_async_callback(transport.close)
         offers = await _offers(settings, stack)
-        engine = settings.config.engine
-        service = PeerService(
-            peer, __version__, transport, topics, offers, way, capacity=engine.queue + engine.sequences
-        )
+        relay: Relay | None = None
+        if settings.config.peer.relay:
+            variants = [offer.model.variant_sha256 for offer in offers]
+            relay = Relay(Peers(transport, topics, peer, trust.device(peer)), peer, variants)
+            await stack.enter_async_context(background(relay.run(), "relay"))
+        capacity = settings.config.engine.queue + settings.config.engine.sequences
+        service = PeerService(peer, __version__, transport, topics, offers, way, capacity=capacity, relay=relay)
+
+        def review() -> None:
+            service.review()
+            if relay:
+                relay.peers.review()
+
         if settings.config.peer.collect:
             config = settings.config.peer
             collection = Collection(settings.paths.collected, Keeping(config.collect_bytes, config.collect_days))
             stack.callback(collection.close)
             collecting = collect(collection, transport, topics, peer, way)
             await stack.enter_async_context(background(collecting, "collect"))
-        async with background(service.run(), "peer"), trust.followed(transport, topics, service.review):
+        async with background(service.run(), "peer"), trust.followed(transport, topics, review):
             log.info("peer ready", extra={"peer": peer, "models": [o.model.model for o in offers]})
             manager.ready(f"peer {peer} offers {len(offers)} models")
             await stop.wait()
@@ -129,9 +140,11 @@ async def _own_offers(settings: Settings, pool: ModelPool, tails: Tails) -> list
                 cuts=await tails.cuts(resident),
                 final_hidden=True,
                 slots=resident.whole.settings.sequences,
+                most_between=await tails.most_between(resident) if settings.config.peer.relay else 0,
             )
         name = f"{model.model}/{model.variant}"
-        offers.append(Offer(model, partial(_engine, pool, name), partial(_tail, pool, tails, name)))
+        stages = partial(_stage, pool, tails, name)
+        offers.append(Offer(model, partial(_engine, pool, name), stages, stages))
     return offers
 
 
@@ -142,8 +155,10 @@ async def _engine(pool: ModelPool, variant: str) -> AsyncIterator[LocalModel]:
 
 
 @contextlib.asynccontextmanager
-async def _tail(pool: ModelPool, tails: Tails, variant: str, k: int) -> AsyncIterator[StageModel]:
-    async with pool.lease(variant) as resident, tails.lease(resident, k) as stage:
+async def _stage(
+    pool: ModelPool, tails: Tails, variant: str, k: int, end: int | None = None
+) -> AsyncIterator[StageModel]:
+    async with pool.lease(variant) as resident, tails.lease(resident, k, end) as stage:
         yield stage
 
 

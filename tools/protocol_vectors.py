@@ -133,6 +133,9 @@ def examples() -> Iterator[Message]:
                         prompt_tokens=150, max_tokens=64)  # fmt: skip
     yield messages.Accepted(kv_bytes_per_token=8_976, stage=stage())
     yield messages.Step(block=3, position=150)
+    yield messages.Open(job="split-decode", model="smollm2-135m-instruct", variant_sha256=SHA256, stage=stage(),
+                        prompt_tokens=150, max_tokens=64, onward=messages.Onward(peer="attic", k=19))  # fmt: skip
+    yield messages.Failed(code="peer_error", message="peer attic: the other end said nothing for 2 s", peer="attic")
 
 
 def stage() -> StageDescriptor:
@@ -179,10 +182,20 @@ def status() -> Iterator[str]:
         context_tokens=4096,
         kv_bytes_per_token=12_240,
         cuts=(8, 15),
+        most_between=12,
     )
+    link = messages.KnownLink(peer="attic", rtt_s=0.004, up_bytes_s=2.5e6, down_bytes_s=5e6)
     for state in (
         messages.PeerStatus(
-            id="garage", state="online", version="0.1.0", models=(offered,), queue=1, capacity=20, wait_s=3.25, run=RUN
+            id="garage",
+            state="online",
+            version="0.1.0",
+            models=(offered,),
+            queue=1,
+            capacity=20,
+            wait_s=3.25,
+            run=RUN,
+            links=(link,),
         ),
         messages.PeerStatus(id="garage", state="offline"),
     ):

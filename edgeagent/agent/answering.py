@@ -44,7 +44,7 @@ from edgeagent.model.resident import Resident
 from edgeagent.resource.cost import EXPECTED_TOKENS
 from edgeagent.resource.options import Ask, PeerOption, PromptOption, Situation
 from edgeagent.resource.planner import decide
-from edgeagent.wire.messages import LEASE_S
+from edgeagent.wire.messages import LEASE_S, Onward
 
 ANSWER_ROOM = 512
 """Tokens of the context that a shifted conversation leaves to an answer without a limit of its own."""
@@ -380,9 +380,19 @@ def _target(chosen: Candidate, situation: Situation, *, is_named: bool) -> PeerM
     if option is None:
         return None
     is_sooner_here = option.is_same_variant and situation.local.head is None and not is_named
-    wait_s = LEASE_S + option.queue_s if is_sooner_here else PATIENCE_S
+    queues_s = [p.queue_s for p in situation.peers if p.peer in chosen.peers and p.model == chosen.model]
+    wait_s = LEASE_S + sum(queues_s) if is_sooner_here else PATIENCE_S
     num_vocab = situation.local.num_vocab if option.is_same_variant else None
-    return PeerModel(option.peer, option.model, option.variant_sha256, option.exact_key, wait_s, num_vocab)
+    return PeerModel(
+        option.peer, option.model, option.variant_sha256, option.exact_key, wait_s, num_vocab, _onward(chosen)
+    )
+
+
+def _onward(chosen: Candidate) -> Onward | None:
+    """Whom the peer is to pass hidden states on to."""
+    if len(chosen.peers) < 2:
+        return None
+    return Onward(peer=chosen.peers[1], k=chosen.stages[-1].begin)
 
 
 def _peer_of(chosen: Candidate, situation: Situation) -> PeerOption | None:

@@ -58,7 +58,8 @@ class Experience:
             return
         if is_free:
             self._last[model] = Choice.of(chosen)
-        if (known := self._known.get(_whom(chosen))) and not _is_beginning(known, chosen):
+        known = self._known.get(_whom(chosen))
+        if known and len(chosen.peers) == 1 and not _is_beginning(known, chosen):
             _correct(known, chosen, report, finished.usage.completion_tokens, now_s)
 
     def _begin(self, whom: _Whom, rates: tuple[float, float]) -> _Known:

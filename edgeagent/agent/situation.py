@@ -139,6 +139,8 @@ class Surroundings:
             is_served=model.variant_sha256 is None,
             cuts=model.cuts,
             final_hidden=model.final_hidden,
+            most_between=model.most_between,
+            links={each.peer: LinkSpeeds(each.rtt_s, each.up_bytes_s, each.down_bytes_s) for each in view.status.links},
             barred=frozenset(p for p in PlanKind if not self.peers.may(view.status.id, p, model.model)),
             corrections=self.experience.factors(view.status.id, model, time.monotonic()),
         )

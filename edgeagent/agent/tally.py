@@ -52,6 +52,7 @@ class Tally:
             peer=traffic.peer or chosen.peer,
             why=self.decision.why,
             k=chosen.k,
+            stages=chosen.stages,
             wire=chosen.wire,
             wire_bits=chosen.wire_bits,
             wire_kl=chosen.wire_kl,

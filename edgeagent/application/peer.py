@@ -10,12 +10,15 @@ from dataclasses import dataclass
 
 from edgeagent.application.claiming import Claims
 from edgeagent.application.peer_job import Job, Offer, StoppedError
+from edgeagent.application.relaying import Relay
 from edgeagent.application.workload import Workload, needs_of
 from edgeagent.core.errors import (
     BusyError,
     EdgeAgentError,
+    PassedOnError,
     PeerError,
     PeerLostError,
+    PeerRefusedError,
     ProtocolError,
     RequestError,
     TooManyRequestsError,
@@ -70,8 +73,11 @@ class PeerService:
         way: PeerWay | None = None,
         *,
         capacity: int = MAX_SESSIONS,
+        relay: Relay | None = None,
     ) -> None:
-        """`capacity`: jobs that are taken at once, those that wait for the engine among them."""
+        """`capacity`: jobs that are taken at once, those that wait for the engine among them. `relay`: whom split jobs
+        may be passed on to, while that runs; None: nobody."""
+        self._relay = relay
         self._way = way or PlainPeer()
         self._peer = peer
         self._version = version
@@ -124,6 +130,7 @@ class PeerService:
                 "capacity": self._workload.capacity,
                 "wait_s": round(self._workload.ahead_s, 3),
                 "run": self._run,
+                "links": self._relay.links() if self._relay else (),
             }
         )
         self._transport.publish(self._topics.peer_status(self._peer), self._way.status(status), retain=True)
@@ -212,9 +219,15 @@ class PeerService:
                 if rights and job.job != "probe" and not rights.allows(job.job, job.model):
                     raise RequestError(f"the credential of '{key[0]}' does not allow {job.job} with '{job.model}'")
                 with self._counted(key[0], job):
-                    await Job(session, job, self._offers, Claim(key[0])).run()
+                    onward = self._relay.peers if self._relay else None
+                    await Job(session, job, self._offers, Claim(key[0]), onward).run()
         except (PeerLostError, StoppedError) as error:
             log.info("session ended device=%s reason=%s", key[0], error)
+        except PassedOnError as error:
+            log.warning("session failed device=%s reason=%s", key[0], error)
+            code = PeerRefusedError.code if error.is_refusal else error.code
+            with contextlib.suppress(PeerLostError):
+                session.send(Failed(code=code, message=str(error), peer=error.peer))
         except EdgeAgentError as error:
             log.warning("session failed device=%s reason=%s", key[0], error)
             with contextlib.suppress(PeerLostError):

@@ -7,20 +7,23 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
+from edgeagent.application.relay_job import RelayJob
 from edgeagent.application.served_job import ServedModel, answer, check_job
-from edgeagent.application.split_job import BLOCK_S, SplitJob
+from edgeagent.application.split_job import BLOCK_S, SplitJob, Upward
 from edgeagent.core.errors import PeerError, RequestError, WireError
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.execution import canonical
 from edgeagent.execution.admission import Claim, Urgency
 from edgeagent.execution.executors import token_of
 from edgeagent.execution.local import Exported, LocalModel
+from edgeagent.execution.peers import Peers
 from edgeagent.execution.session import BlockArrived, Session
 from edgeagent.execution.stages import StageModel
 from edgeagent.wire.messages import (
     Accepted,
     Done,
     OfferedModel,
+    Onward,
     Open,
     Progress,
     Step,
@@ -37,12 +40,13 @@ PROMPT_S = 30.0
 class Offer:
     """A model this peer runs: what it says of it, and how a job gets its engine for as long as it needs it.
 
-    `tail` gives the layers from `k` on, for the cuts that the model names.
+    `tail` gives the layers from `k` on, for the cuts that the model names; `between` those from one cut up to another.
     """
 
     model: OfferedModel
     lease: Callable[[], AbstractAsyncContextManager[LocalModel]] | None = None
     tail: Callable[[int], AbstractAsyncContextManager[StageModel]] | None = None
+    between: Callable[[int, int], AbstractAsyncContextManager[StageModel]] | None = None
     served: ServedModel | None = None
     """Of somebody else's server, instead of an engine here."""
 
@@ -52,15 +56,21 @@ class StoppedError(PeerError):
 
 
 class Job:
-    """One job: the work on one side, the device's messages on the other; the first to end ends both."""
+    """One job: the work on one side, the device's messages on the other; the first to end ends both.
 
-    def __init__(self, session: Session, job: Open, offers: dict[str, Offer], claim: Claim) -> None:
+    `onward`: whom split jobs may be passed on to; None: nobody.
+    """
+
+    def __init__(
+        self, session: Session, job: Open, offers: dict[str, Offer], claim: Claim, onward: Peers | None = None
+    ) -> None:
         self._claim = claim
+        self._onward = onward
         self._session = session
         self._job = job
         self._offers = offers
         self._prompt_here = asyncio.Event()
-        self._split: SplitJob | None = None
+        self._upward = Upward(session)
         self._is_done = False
 
     async def run(self) -> None:
@@ -88,10 +98,9 @@ class Job:
             match await self._session.receive():
                 case BlockArrived():
                     self._prompt_here.set()
-                    if self._split:
-                        self._split.arrived.set()
-                case Step() as step if self._split:
-                    self._split.take(step)
+                    self._upward.arrived.set()
+                case Step() as step:
+                    self._upward.take(step)
                 case Progress(blocks=blocks):
                     self._session.skip_blocks_before(blocks)
                 case Stop(reason=reason):
@@ -105,7 +114,10 @@ class Job:
             return
         offer = self._find()
         if self._job.stage is not None:
-            await self._split_work(offer, self._job.stage.k)
+            if self._job.onward is not None:
+                await self._relay_work(offer, self._job.stage.k, self._job.onward)
+            else:
+                await self._split_work(offer, self._job.stage.k)
             return
         if offer.served is not None:
             await self._served_work(offer.served)
@@ -130,8 +142,18 @@ class Job:
         if offer.tail is None or k not in offer.model.cuts:
             raise RequestError(f"this peer runs no layers of '{offer.model.model}' from {k} on; ask what it offers")
         async with offer.tail(k) as stage:
-            self._split = SplitJob(self._session, self._job, stage)
-            await self._split.run(self._claim)
+            await SplitJob(self._session, self._job, stage, self._upward).run(self._claim)
+
+    async def _relay_work(self, offer: Offer, k: int, onward: Onward) -> None:
+        if self._onward is None or offer.between is None or onward.k - k > offer.model.most_between:
+            raise RequestError(
+                f"this peer does not run layers {k} to {onward.k} of '{offer.model.model}' to pass them on; ask what it"
+                " offers"
+            )
+        if not self._onward.may(onward.peer, self._job.job, self._job.model):
+            raise RequestError(f"no credential allows this peer {self._job.job} with peer '{onward.peer}'")
+        async with offer.between(k, onward.k) as stage:
+            await RelayJob(self._session, self._job, stage, self._upward, self._onward).run(self._claim)
 
     async def _answer(self, engine: LocalModel, variant_sha256: str, claim: Claim) -> None:
         await self._prompt()

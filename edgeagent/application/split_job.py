@@ -21,13 +21,11 @@ MAX_STEPS = 4
 """Steps that wait to be evaluated: a device sends one, and the next when it has the answer."""
 
 
-class SplitJob:
-    """Tell `arrived` of blocks and `take` steps; `run` ends when the job has."""
+class Upward:
+    """What a device sends: tell `arrived` of blocks, and `take` steps."""
 
-    def __init__(self, session: Session, job: Open, stage: StageModel) -> None:
-        assert job.stage is not None
-        self._session, self._job, self._stage = session, job, stage
-        self._theirs: StageDescriptor = job.stage
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self.arrived = asyncio.Event()
         self._steps: asyncio.Queue[Step] = asyncio.Queue()
 
@@ -36,6 +34,34 @@ class SplitJob:
         if self._steps.qsize() >= MAX_STEPS:
             raise WireError(f"more than {MAX_STEPS} steps wait to be evaluated")
         self._steps.put_nowait(step)
+
+    async def step(self) -> Step:
+        """The next one. Raises WireError when none comes."""
+        try:
+            async with asyncio.timeout(BLOCK_S):
+                return await self._steps.get()
+        except TimeoutError:
+            raise WireError(f"no step came within {BLOCK_S:g} s") from None
+
+    async def block(self, index: int) -> bytes:
+        """Hidden states. Raises WireError when they do not come."""
+        try:
+            async with asyncio.timeout(BLOCK_S):
+                while index not in self._session.receiver.blocks:
+                    self.arrived.clear()
+                    await self.arrived.wait()
+        except TimeoutError:
+            raise WireError(f"hidden states {index} did not come within {BLOCK_S:g} s") from None
+        return self._session.receiver.pop(index)
+
+
+class SplitJob:
+    """All layers behind the device's run here. `run` ends when the job has."""
+
+    def __init__(self, session: Session, job: Open, stage: StageModel, upward: Upward) -> None:
+        assert job.stage is not None
+        self._session, self._job, self._stage, self._upward = session, job, stage, upward
+        self._theirs: StageDescriptor = job.stage
 
     async def run(self, claim: Claim) -> None:
         """Raises RequestError for a head that does not fit, WireError when hidden states do not come."""
@@ -65,7 +91,7 @@ class SplitJob:
         position, is_over = 0, False
         for index, tokens in enumerate(sizes):
             is_last = index == len(sizes) - 1
-            rows = await self._block(index)
+            rows = await self._upward.block(index)
             draw = Draw(self._job.max_tokens) if is_answer and is_last and self._draws else None
             run = sequence.run_hidden(rows, position, [tokens], cells=not is_answer, draw=draw)
             is_over = await self._follow(index, run, gives_hidden=is_last)
@@ -80,8 +106,8 @@ class SplitJob:
         """Steps until the answer is over, or the device stops them."""
         is_over = False
         while not is_over:
-            step = await self._step()
-            rows, num_tokens = await self._block(step.block), 1 + len(step.guesses)
+            step = await self._upward.step()
+            rows, num_tokens = await self._upward.block(step.block), 1 + len(step.guesses)
             draw = Draw(self._job.max_tokens, step.guesses) if self._draws else None
             run = sequence.run_hidden(rows, step.position, [num_tokens], all_rows=not self._draws, draw=draw)
             is_over = await self._follow(step.block, run, gives_hidden=True)
@@ -111,20 +137,3 @@ class SplitJob:
                     case _:
                         continue
         return is_over
-
-    async def _step(self) -> Step:
-        try:
-            async with asyncio.timeout(BLOCK_S):
-                return await self._steps.get()
-        except TimeoutError:
-            raise WireError(f"no step came within {BLOCK_S:g} s") from None
-
-    async def _block(self, index: int) -> bytes:
-        try:
-            async with asyncio.timeout(BLOCK_S):
-                while index not in self._session.receiver.blocks:
-                    self.arrived.clear()
-                    await self.arrived.wait()
-        except TimeoutError:
-            raise WireError(f"hidden states {index} did not come within {BLOCK_S:g} s") from None
-        return self._session.receiver.pop(index)

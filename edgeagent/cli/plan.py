@@ -62,6 +62,10 @@ def table(decision: Decision) -> list[str]:
 
 def _row(candidate: Candidate, decision: Decision) -> str:
     verdict = candidate.rejected or ("chosen" if candidate == decision.chosen else "possible")
+    if candidate.stages:
+        verdict += f" (layers {', '.join(map(str, candidate.stages))})"
     times = f"{candidate.ttft_s:7.2f} s {candidate.total_s:7.2f} s"
     traffic = f"{candidate.up_bytes:10,} B {candidate.down_bytes:10,} B"
-    return f"{candidate.plan:8} {candidate.peer or '-':14} {candidate.variant:8} {times} {traffic}  {verdict}"
+    return (
+        f"{candidate.plan:8} {'+'.join(candidate.peers) or '-':14} {candidate.variant:8} {times} {traffic}  {verdict}"
+    )

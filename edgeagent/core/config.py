@@ -51,6 +51,8 @@ class PeerConfig(Section):
     """What of it may take on the disk. What was read makes room; what was not stays, and nothing more is taken."""
     collect_days: Annotated[float, Field(ge=0)] = 90.0
     """How long what was read stays; 0: as long as there is room."""
+    relay: bool = False
+    """Whether this peer may pass hidden states on to other peers, which run the layers behind its own."""
     backend: Literal["llama", "openai"] = "llama"
     openai_url: Annotated[str, Field(pattern=r"^(https?://[^/?#\s]+[^?#\s]*)?$")] = ""
     """Base address of an OpenAI-compatible server, mostly ending in `/v1`; for backend `openai`."""

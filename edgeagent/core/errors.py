@@ -134,6 +134,15 @@ class PeerLostError(PeerError):
     retryable = True
 
 
+class PassedOnError(PeerError):
+    """A peer is well, and the one that it passed the job on to is not, or refuses it (`is_refusal`)."""
+
+    def __init__(self, message: str, peer: str, *, is_refusal: bool = False) -> None:
+        super().__init__(message)
+        self.peer = peer
+        self.is_refusal = is_refusal
+
+
 class WireError(PeerError):
     """Bytes from the network do not follow the protocol."""
 

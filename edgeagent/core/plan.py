@@ -94,6 +94,17 @@ class Costs(Value):
     energy_j: float | None = None
 
 
+class Held(Value):
+    """Layers `[begin, end)` of a split model; `peer` None: they are here."""
+
+    peer: str | None = None
+    begin: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.begin} to {self.end - 1} {f'at {self.peer}' if self.peer else 'here'}"
+
+
 class Candidate(Value):
     """One way to run a request and its predicted price; `rejected` says why it may not be chosen."""
 
@@ -104,6 +115,8 @@ class Candidate(Value):
     reduction: ReductionLevel = ReductionLevel.L0
     k: int | None = None
     """Split point (layers held here); None without a split."""
+    stages: tuple[Held, ...] = ()
+    """Of a split: who has which layers, in order. A second peer gets hidden states from the first one."""
     wire_bits: int | None = None
     """Bits a value on the wire; None when text travels."""
     ttft_s: float
@@ -124,6 +137,11 @@ class Candidate(Value):
     """Factors in the time to the first token and in that between tokens: how far earlier predictions of this plan with
     this peer were off."""
     rejected: str | None = None
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """All that take part."""
+        return tuple(s.peer for s in self.stages if s.peer) or ((self.peer,) if self.peer else ())
 
 
 class Decision(Value):
@@ -175,6 +193,8 @@ class AnswerReport(Value):
     peer: str | None = None
     why: str
     k: int | None = None
+    stages: tuple[Held, ...] = ()
+    """See `Candidate.stages`."""
     wire: Literal["exact", "lossy"] = "exact"
     """What crossed to the peer and back: `lossy` only where `policy.lossy_wire` allows it."""
     wire_bits: int | None = None

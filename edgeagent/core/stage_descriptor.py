@@ -25,7 +25,7 @@ class StageDescriptor(BaseModel):
     variant_sha256: Sha256
     """Of the whole file."""
     k: int = Field(gt=0)
-    """The first stage has layers `[0, k)`."""
+    """Where they meet: the first has layers up to `k`, the other those from there on."""
     layers: int = Field(gt=1)
     width: int = Field(gt=0)
     hidden: HiddenType

@@ -38,7 +38,8 @@ def hidden_row_bytes(hidden: HiddenType, width: int) -> int:
 class Cut(BaseModel):
     """Layers `[begin, end)` of a model of `layers`.
 
-    A head begins with the token table; a tail ends with the output head; `[layers, layers)` is the output head alone.
+    A head begins with the token table; a tail ends with the output head; a middle does neither; `[layers, layers)` is
+    the output head alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +71,11 @@ class Cut(BaseModel):
         return self.begin == 0
 
     @property
+    def ends_inside(self) -> bool:
+        """Whether other layers come behind: it gives hidden states of all its tokens, as a head and a middle do."""
+        return self.end < self.layers
+
+    @property
     def num_blocks(self) -> int:
         """Layers that the stage's file has: llama.cpp knows no model without any."""
         return max(1, self.end - self.begin)
@@ -79,8 +85,8 @@ class Cut(BaseModel):
 
 
 class Padding(BaseModel):
-    """What a head's file of `layers` is loaded with, one layer more that is never computed: names and shapes of its
-    tensors, innermost size first. `num_tensors` are in the file.
+    """What the file of a head or a middle of `layers` is loaded with, one layer more that is never computed: names and
+    shapes of its tensors, innermost size first. `num_tensors` are in the file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -5,14 +5,25 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from edgeagent.core.errors import PeerError, PeerRefusedError, WireError
+from edgeagent.core.errors import PassedOnError, PeerError, PeerRefusedError, WireError
 from edgeagent.core.generation import NO_ID, Alternative, Generation, Sampling, TokenStep
 from edgeagent.execution.admission import USUAL, Turns, Urgency
 from edgeagent.execution.local import Drafted, Evaluated, LocalModel, Pruned, Reloaded
 from edgeagent.execution.offering import Wanted
 from edgeagent.execution.peers import Peers, until_accepted
 from edgeagent.execution.session import Session
-from edgeagent.wire.messages import MAX_DRAWN, Done, Failed, Open, Stop, Token, Turn, encode_tokens, encode_turns
+from edgeagent.wire.messages import (
+    MAX_DRAWN,
+    Done,
+    Failed,
+    Onward,
+    Open,
+    Stop,
+    Token,
+    Turn,
+    encode_tokens,
+    encode_turns,
+)
 
 Steps = AsyncGenerator[TokenStep, None]
 
@@ -103,6 +114,8 @@ class PeerModel:
     wait_s: float = PATIENCE_S
     num_vocab: int | None = None
     """Of the variant that is here, too: no token id reaches it. None: tokens of another model, which are only text."""
+    onward: Onward | None = None
+    """Of a split model, whom the peer passes hidden states on to, and from which layer on."""
 
     def wanted(self, job: Literal["prefill", "remote"], generation: Generation, *, has_time: bool = False) -> Wanted:
         """As peers that hold the same are told of it."""
@@ -238,8 +251,11 @@ def token_of(step: TokenStep) -> Token:
 
 
 @contextlib.asynccontextmanager
-async def peer_session(peers: Peers, peer: str, traffic: Traffic) -> AsyncIterator[Session]:
-    """A session that is counted, said goodbye to, and that opens the peer's breaker when it fails."""
+async def peer_session(
+    peers: Peers, peer: str, traffic: Traffic, onward: Onward | None = None
+) -> AsyncIterator[Session]:
+    """A session that is counted, said goodbye to, and that opens the breaker of the peer that failed: this one, or whom
+    it was to pass the job on to."""
     try:
         async with peers.session(peer) as session:
             try:
@@ -250,6 +266,11 @@ async def peer_session(peers: Peers, peer: str, traffic: Traffic) -> AsyncIterat
                 traffic.up_bytes += session.up_bytes
                 traffic.down_bytes += session.down_bytes
     except PeerRefusedError:  # it is well, and may take the next one
+        raise
+    except PassedOnError as error:
+        is_next = onward is not None and error.peer == onward.peer
+        if not (is_next and error.is_refusal):
+            peers.trip(error.peer if is_next else peer)
         raise
     except PeerError:  # one that does not even open a session, too
         peers.trip(peer)

@@ -14,6 +14,7 @@ from edgeagent.core.errors import (
     ContextLengthError,
     DeadlineError,
     OutOfMemoryError,
+    PassedOnError,
     PeerError,
     PeerLostError,
     PeerRefusedError,
@@ -351,7 +352,10 @@ class Peers:
 
 
 def failure(failed: Failed) -> PeerError:
-    """What a peer said, as an error: one that refuses is no broken one."""
+    """What a peer said, as an error: one that refuses is no broken one, nor one that passed a job on."""
+    if failed.peer is not None:
+        is_refusal = failed.code == PeerRefusedError.code
+        return PassedOnError(f"the job was passed on: {failed.message}", failed.peer, is_refusal=is_refusal)
     if failed.code in REFUSALS:
         return PeerRefusedError(f"the peer refused: {failed.message}")
     return PeerError(f"the peer failed: {failed.message}")

@@ -38,7 +38,8 @@ class SplitDecodeExecutor:
 
     @property
     def name(self) -> str:
-        return f"split-decode with peer {self._target.peer}"
+        onward = self._target.onward
+        return f"split-decode with peer {self._target.peer}{f' and peer {onward.peer}' if onward else ''}"
 
     async def extend(self, generation: Generation) -> Steps:
         try:
@@ -55,7 +56,9 @@ class SplitDecodeExecutor:
         async with AsyncExitStack() as stack:
             head = await stack.enter_async_context(self._head.session(room))
             output = await self._open_output(stack, generation, stage.hidden)
-            session = await stack.enter_async_context(peer_session(self._peers, self._target.peer, self._traffic))
+            session = await stack.enter_async_context(
+                peer_session(self._peers, self._target.peer, self._traffic, self._target.onward)
+            )
             job = open_split(session, "split-decode", self._target, stage, generation, final_hidden=output is not None)
             draws = (
                 DrawnThere(session, self._target, self._traffic) if output is None else DrawnHere(session, output, job)

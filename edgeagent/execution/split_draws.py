@@ -8,6 +8,7 @@ from typing import Protocol
 from edgeagent.core.errors import PeerError, RequestError
 from edgeagent.core.generation import TokenStep
 from edgeagent.execution.executors import PeerModel, Traffic, step_of
+from edgeagent.execution.peers import failure
 from edgeagent.execution.session import BlockArrived, Session
 from edgeagent.execution.stage_sessions import Draw, StageSession
 from edgeagent.wire.messages import MAX_GUESSES, Done, Failed, Open, Token
@@ -92,8 +93,10 @@ async def received(session: Session, sending: asyncio.Task[None]) -> object:
     """The next of the peer's that is no failure. Raises PeerError, and what `sending` ended with."""
     while True:
         match await session.receive():
-            case Failed(message=message):
+            case Failed(peer=None, message=message):
                 raise PeerError(f"the peer failed: {message}")
+            case Failed() as failed:
+                raise failure(failed)
             case arrived:
                 if sending.done():  # it never comes to an end when the head has failed
                     sending.result()

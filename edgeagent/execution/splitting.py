@@ -130,6 +130,7 @@ def open_split(
             "prompt_tokens": len(generation.prompt),
             "max_tokens": generation.max_tokens if is_answer else 0,
             "final_hidden": final_hidden,
+            "onward": target.onward,
         }
         | ({"sampling": generation.sampling} if is_answer and not final_hidden else {})
     )
@@ -164,9 +165,11 @@ async def until_same(session: Session, stage: StageDescriptor, wait_s: float) ->
 
 
 @contextlib.asynccontextmanager
-async def background(work: Coroutine[object, object, None]) -> AsyncIterator[asyncio.Task[None]]:
+async def background(
+    work: Coroutine[object, object, None], name: str = "split-prompt"
+) -> AsyncIterator[asyncio.Task[None]]:
     """`work` beside what is inside; it ends with it. Its failure is raised at the end unless another came first."""
-    task = asyncio.create_task(work, name="split-prompt")
+    task = asyncio.create_task(work, name=name)
     try:
         yield task
     finally:

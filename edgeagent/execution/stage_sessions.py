@@ -126,7 +126,8 @@ class StageSession:
     ) -> AsyncGenerator[StageEvent, None]:
         """The same for hidden states in the session's type, which may draw behind its last span.
 
-        Of what it gives itself, each span's last row, as the whole model computes it; `all_rows` of drafts.
+        Of what it gives itself, each span's last row, as the whole model computes it; `all_rows` of drafts, and where
+        other layers come behind.
         """
         drawing: Message = {}
         if draw is not None:

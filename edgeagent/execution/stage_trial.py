@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from edgeagent.core.generation import MAX_TOP_LOGPROBS, Sampling, TokenStep
@@ -47,7 +47,11 @@ async def try_head(stage: StageModel) -> Trial:
         spans = canonical.spans(len(prompt), 0, stage.settings.chunk_tokens)
         prefill_s, _ = await _timed(session.run_tokens(prompt, 0, spans))
         decode_s, singles = await _timed(session.run_tokens(behind, num_prompt, [1] * len(behind)))
-        max_rows = await _most_rows(session, behind, num_prompt, singles, stage.settings.chunk_tokens)
+
+        def together(size: int) -> AsyncGenerator[StageEvent, None]:
+            return session.run_tokens(behind[:size], num_prompt, [size])
+
+        max_rows = await _most_rows(together, singles, stage.settings.chunk_tokens)
     return Trial(num_prompt, num_prompt / prefill_s, len(behind) / decode_s, max_rows, singles)
 
 
@@ -68,16 +72,26 @@ async def rows_of(whole: LocalModel) -> bytes:
     return rows
 
 
-async def try_tail(stage: StageModel, whole: LocalModel) -> int:
-    """The same of a tail, behind a prompt whose hidden states the whole model gives. Raises as `try_head`."""
+async def try_behind(stage: StageModel, whole: LocalModel) -> int:
+    """The same of a tail's draws, or of a middle's hidden states, behind a prompt whose hidden states the whole model
+    gives. Raises as `try_head`."""
     text, k, chunk_tokens = await whole.encode(ASKED), stage.cut.begin, stage.settings.chunk_tokens
     prompt, behind = text[:chunk_tokens], text[chunk_tokens : chunk_tokens + BATCHES[-1]]
     async with open_head(whole, k, len(prompt) + len(behind), "f32") as head:
         _, before = await _timed(head.run_tokens(prompt, 0, [len(prompt)]))
         _, rows = await _timed(head.run_tokens(behind, len(prompt), [1] * len(behind)))
-    async with stage.session(len(prompt) + len(behind), sampling=GREEDY) as session:
+    sampling = None if stage.cut.ends_inside else GREEDY
+    async with stage.session(len(prompt) + len(behind), sampling=sampling) as session:
         await _timed(session.run_hidden(before, 0, [len(prompt)]))
-        return await _most_drawn(session, rows, [len(prompt) + i for i in range(len(behind))])
+        if sampling:
+            return await _most_drawn(session, rows, [len(prompt) + i for i in range(len(behind))])
+        _, singles = await _timed(session.run_hidden(rows, len(prompt), [1] * len(behind)))
+        row_bytes = len(rows) // len(behind)
+
+        def together(size: int) -> AsyncGenerator[StageEvent, None]:
+            return session.run_hidden(rows[: size * row_bytes], len(prompt), [size], all_rows=True)
+
+        return await _most_rows(together, singles, chunk_tokens)
 
 
 async def _most_drawn(session: StageSession, rows: bytes, positions: Sequence[int]) -> int:
@@ -105,13 +119,11 @@ def _told(step: TokenStep) -> tuple[object, ...]:
     return (step.token, step.logprob, step.top)
 
 
-async def _most_rows(
-    session: StageSession, tokens: Sequence[int], position: int, singles: bytes, chunk_tokens: int
-) -> int:
-    """Each batch is evaluated in place of tokens that are dropped: so dropping was tried, too."""
-    row_bytes, found = len(singles) // len(tokens), 1
+async def _most_rows(run: Callable[[int], AsyncGenerator[StageEvent, None]], singles: bytes, chunk_tokens: int) -> int:
+    """`run` evaluates a batch of so many tokens in place of those that gave `singles`: so dropping was tried, too."""
+    row_bytes, found = len(singles) // BATCHES[-1], 1
     for size in (size for size in BATCHES if size <= chunk_tokens):
-        _, together = await _timed(session.run_tokens(tokens[:size], position, [size]))
+        _, together = await _timed(run(size))
         if together != singles[: size * row_bytes]:
             break
         found = size

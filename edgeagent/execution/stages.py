@@ -34,8 +34,8 @@ class StageFacts:
 class StageModel(LoadedModel):
     """One stage's file in a worker of its own: loads on first use, and again after its worker was lost.
 
-    `settings.variant_sha256` is the stage file's own hash, `source_sha256` that of the whole it was cut from. A head
-    takes less memory with `padding` (`model.slicing.padding_of`).
+    `settings.variant_sha256` is the stage file's own hash, `source_sha256` that of the whole it was cut from. A head or
+    a middle takes less memory with `padding` (`model.slicing.padding_of`).
     """
 
     def __init__(
@@ -62,11 +62,14 @@ class StageModel(LoadedModel):
         assert self._facts is not None
         return self._facts
 
-    async def descriptor(self, model_id: str, hidden: HiddenType) -> StageDescriptor:
-        """To be compared with the other end's. Raises as `facts`, and EngineError for layers of different caches."""
+    async def descriptor(self, model_id: str, hidden: HiddenType, *, k: int | None = None) -> StageDescriptor:
+        """To be compared with the other end's, `k` layers deep: of a middle, where it begins or where it ends.
+
+        Raises as `facts`, and EngineError for layers of different caches.
+        """
         facts, cut = await self.facts(), self.cut
-        k = cut.end if cut.is_head else cut.begin
-        planes = _extended(facts.kv_planes, cut.layers - k) if cut.is_head else facts.kv_planes
+        k = k or (cut.end if cut.is_head else cut.begin)
+        planes = _extended(facts.kv_planes, cut.layers - k) if cut.ends_inside else facts.kv_planes
         return _describe(model_id, self.settings, self.source_sha256, k, cut.layers, facts, planes, hidden)
 
     @asynccontextmanager
@@ -80,12 +83,13 @@ class StageModel(LoadedModel):
         prompt: Sequence[int] = (),
         output: Sequence[int] = (),
     ) -> AsyncIterator[StageSession]:
-        """A sequence in it. A head always gives hidden states, a tail if it is to: the final ones, before the norm.
+        """A sequence in it. A head or a middle always gives hidden states, a tail if it is to: the final ones, before
+        the norm.
 
         Raises as `facts`, and RequestError.
         """
         cut = self.cut
-        after = cut.num_blocks if cut.is_head or gives_hidden else None
+        after = cut.num_blocks if cut.ends_inside or gives_hidden else None
         spec = SessionSpec(
             context_tokens, not cut.is_head, after, hidden, sampling, prompt=tuple(prompt), output=tuple(output)
         )

@@ -1,4 +1,4 @@
-"""Cuts a model into stages: which cuts are legal, and files of a head, a tail or the output head alone."""
+"""Cuts a model into stages: which cuts are legal, and files of a head, a middle, a tail or the output head alone."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +98,7 @@ def stage_of(stored: StoredVariant) -> tuple[Cut, str]:
 
 
 def padding_of(path: Path) -> Padding:
-    """What a head's file is loaded with. Raises ModelFileError."""
+    """What the file of a head or a middle is loaded with. Raises ModelFileError."""
     header, block = read(path), "blk.0."
     layer = tuple((t.name.removeprefix(block), t.shape) for t in header.tensors if t.name.startswith(block))
     return Padding(
@@ -143,11 +143,12 @@ def fault(header: GgufHeader) -> str | None:
 def check_cut(header: GgufHeader, begin: int, end: int, label: str) -> Cut:
     """Raises RequestError, with the legal cuts, unless these layers are a stage of the file. Pure."""
     cuts, layers = legal_cuts(header, label), header.layers
-    is_head, is_tail = begin == 0 and end in cuts, begin in cuts and end == layers
-    if is_head or is_tail or begin == end == layers:
+    borders = (0, *cuts, layers)
+    is_part = begin in borders and end in borders and begin < end and (begin, end) != (0, layers)
+    if is_part or begin == end == layers:
         return Cut.of(begin, end, layers)
     raise RequestError(
-        f"{label} has no stage {begin}:{end}; legal are 0:K and K:{layers} with K one of"
+        f"{label} has no stage {begin}:{end}; legal are 0:K, K:{layers} and K:L with K and L out of"
         f" {', '.join(map(str, cuts))}, and {layers}:{layers} for the output head alone"
     )
 

@@ -17,15 +17,15 @@ def predict_stage(
 ) -> Footprint:
     """A worker's peak with one session whose context is full. `shape` is the whole model's.
 
-    A head has cells of one layer more, which is never computed (`execution.llama.padding`), and gives no logits. Its
-    whole token table counts: llama.cpp has the system read a mapped file ahead.
+    A head or a middle has cells of one layer more, which is never computed (`execution.llama.padding`), and gives no
+    logits. Its whole token table counts: llama.cpp has the system read a mapped file ahead.
     """
     whole = weigh(shape, file_type, repacked, file_bytes)
     assert whole is not None  # its size is known
-    layers = cut.num_blocks + cut.is_head
+    layers = cut.num_blocks + cut.ends_inside
     own = replace(whole, file_bytes=file_bytes, repacked_bytes=_copied(whole, shape, file_type, cut, repacked))
     found = predict(shape.model_copy(update={"layers": layers}), own, setup)
-    logits = 2 * DRAFT_ROWS if not cut.is_head else -3  # `predict` counts those of one token in three places
+    logits = 2 * DRAFT_ROWS if not cut.ends_inside else -3  # `predict` counts those of one token in three places
     return replace(found, compute_bytes=found.compute_bytes + 4 * logits * shape.vocab)
 
 
@@ -52,5 +52,5 @@ def _copied(whole: Weights, shape: Architecture, file_type: str, cut: Cut, repac
 def _sizes(shape: Architecture, file_type: str, cut: Cut, repacked: frozenset[str]) -> Iterator[int]:
     blocks = range(1) if cut.is_output else range(cut.begin, cut.end)
     for layer, size in parts_of(shape, file_type, repacked):
-        if layer in blocks or (layer is None and not cut.is_head):
+        if layer in blocks or (layer is None and not cut.ends_inside):
             yield size

@@ -71,6 +71,10 @@ class PeerOption:
     """How many layers this machine may keep for the peer to run the rest."""
     final_hidden: bool = False
     """Whether it can give final hidden states for this machine to draw from."""
+    most_between: int = 0
+    """How many layers it would run to pass hidden states on behind them."""
+    links: Mapping[str, LinkSpeeds] = field(default_factory=dict)
+    """From it to peers that it would pass them on to, as it measured them."""
     barred: frozenset[PlanKind] = frozenset()
     """Plans that this device's credential, or the peer's, does not allow with this model."""
     corrections: Mapping[PlanKind, Factors] = field(default_factory=dict)
@@ -100,10 +104,12 @@ class Choice:
     plan: PlanKind
     peer: str | None
     k: int | None
+    behind: tuple[str, ...] = ()
+    """Peers behind that one."""
 
     @classmethod
     def of(cls, candidate: Candidate) -> "Choice":
-        return cls(candidate.plan, candidate.peer, candidate.k)
+        return cls(candidate.plan, candidate.peer, candidate.k, candidate.peers[1:])
 
 
 @dataclass(frozen=True, slots=True)

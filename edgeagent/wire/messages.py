@@ -19,6 +19,7 @@ MAX_GUESSES = 31
 MAX_DRAWN = 8_192
 """As JSON they and the rest of an Open fit one frame."""
 MAX_CUTS = 512
+MAX_LINKS = 16
 MAX_PROMPT_TOKENS = 1_000_000
 MAX_PROMPT_BYTES = 4 * 2**20
 
@@ -41,6 +42,14 @@ class Turn(Body):
 
 
 _TURNS: TypeAdapter[tuple[Turn, ...]] = TypeAdapter(tuple[Turn, ...])
+
+
+class Onward(Body):
+    """Of a `split-decode`: the peer runs the layers before `k`, and passes hidden states on to `peer`, which has those
+    from there on."""
+
+    peer: Annotated[str, Field(pattern=f"^{ID_PATTERN}$")]
+    k: Annotated[int, Field(gt=0)]
 
 
 class Open(Numbered):
@@ -70,6 +79,8 @@ class Open(Numbered):
     final_hidden: bool = False
     """Of a `split-decode`: the device draws. The peer gives the final hidden states instead of tokens, those of the
     prompt's last token and of each step's tokens, in blocks with the numbers of those that they come of."""
+    onward: Onward | None = None
+    """None: the peer runs all layers behind the device's."""
 
     @model_validator(mode="after")
     def _check(self) -> "Open":
@@ -77,7 +88,12 @@ class Open(Numbered):
             raise ValueError("a split job names its stage and the length of its prompt, and no other job does")
         if self.final_hidden and self.job != "split-decode":
             raise ValueError("only a split-decode job can give final hidden states")
+        if self.onward and (self.job != "split-decode" or not self._is_inside(self.onward.k)):
+            raise ValueError("only a split-decode job can be passed on, at a layer behind the device's last")
         return self
+
+    def _is_inside(self, k: int) -> bool:
+        return self.stage is not None and self.stage.k < k < self.stage.layers
 
     def block_sizes(self) -> dict[int, int]:
         """Bytes of each block that the device will send."""
@@ -204,6 +220,8 @@ class Failed(Numbered):
     type: Literal["failed"] = "failed"
     code: str
     message: str
+    peer: Annotated[str, Field(pattern=f"^{ID_PATTERN}$")] | None = None
+    """Whom the job was passed on to, where that one refused or failed, and not who says it."""
 
 
 Said = Open | Step | Progress | Stop | Accepted | Token | Done | Failed
@@ -239,6 +257,18 @@ class OfferedModel(Body):
     """Whether it can give final hidden states instead of tokens (`Open.final_hidden`)."""
     slots: Annotated[Count, Field(ge=1)] = 1
     """Answers of it that are written together; further jobs wait."""
+    most_between: Count = 0
+    """How many layers behind a device's head it runs at most, to pass hidden states on to another peer; 0: it passes
+    none on."""
+
+
+class KnownLink(Body):
+    """A peer's way to another one, as it has measured it: seconds there and back, bytes a second."""
+
+    peer: Annotated[str, Field(pattern=f"^{ID_PATTERN}$")]
+    rtt_s: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+    up_bytes_s: Rate
+    down_bytes_s: Rate
 
 
 Run = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -263,6 +293,8 @@ class PeerStatus(Body):
     """Until all that it has to do would be done, as it predicts: what an autoscaler looks at."""
     run: Run | None = None
     """Random, another one each time it starts. It claims offers that name it."""
+    links: Annotated[tuple[KnownLink, ...], Field(max_length=MAX_LINKS)] = ()
+    """To peers that it would pass hidden states on to."""
     signed: Annotated[str, Field(max_length=MAX_SIGNED_CHARS)] | None = None
 
 

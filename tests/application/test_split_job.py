@@ -30,7 +30,7 @@ from edgeagent.execution.split_decode import SplitDecodeExecutor
 from edgeagent.execution.split_drafts import SplitDrafts
 from edgeagent.execution.splitting import SplitPrefillExecutor
 from edgeagent.execution.stage_sessions import StageSession, open_head
-from edgeagent.execution.stage_trial import try_head, try_tail
+from edgeagent.execution.stage_trial import try_behind, try_head
 from edgeagent.execution.stages import StageModel
 from edgeagent.execution.transport.memory import MemoryBroker, MemoryTransport
 from edgeagent.model.slicing import Sliced, padding_of, slice_variant, stage_of
@@ -217,7 +217,7 @@ def test_head_alone_gives_the_words_of_the_whole_model(
 
         ends.broker.deliver = tapped  # type: ignore[method-assign]
         try:
-            rows = min((await try_head(stage)).max_rows, await try_tail(ends.tail, ends.local))
+            rows = min((await try_head(stage)).max_rows, await try_behind(ends.tail, ends.local))
             assert rows >= 2
             for temperature in (0.0, 0.8):
                 wanted, traffic = replace(ends.generation(temperature), max_tokens=16), Traffic()

@@ -30,6 +30,7 @@ def test_output_head_alone_is_a_stage_of_one_block() -> None:
     output = Cut.of(30, 30, 30)
     assert (output.is_output, output.is_head, output.num_blocks) == (True, False, 1)
     assert (Cut.of(0, 8, 30).is_head, Cut.of(8, 30, 30).num_blocks) == (True, 22)
+    assert [Cut.of(*cut, 30).ends_inside for cut in ((0, 8), (8, 20), (8, 30), (30, 30))] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(("begin", "end"), [(8, 8), (8, 7), (0, 31), (31, 31), (-1, 8), (0, 0)])

@@ -33,7 +33,7 @@ from edgeagent.model.store import StoredVariant
 from tests.machine import REPACKS
 from tests.other_engines import other_build
 
-LAYERS, K, CHUNK = 30, 8, 64
+LAYERS, K, L, CHUNK = 30, 8, 19, 64
 MAX_TOKENS = 6
 TEXT = "Write about a keeper of a lighthouse who finds a letter in a bottle on the beach, and what it says. " * 3
 
@@ -46,6 +46,9 @@ class Split:
     head: StageModel
     tail: StageModel
     output: StageModel
+    middle: StageModel
+    rest: StageModel
+    """Layers from K to L, and from there on."""
 
     async def generation(self, sampling: Sampling) -> Generation:
         prompt = await self.whole.encode([{"role": "user", "content": TEXT}])
@@ -59,7 +62,8 @@ class Split:
 @pytest.fixture(scope="module")
 def files(smollm2: StoredVariant, tmp_path_factory: pytest.TempPathFactory) -> dict[Cut, Path]:
     folder = tmp_path_factory.mktemp("stages")
-    cuts = [Cut.of(0, K, LAYERS), Cut.of(K, LAYERS, LAYERS), Cut.of(LAYERS, LAYERS, LAYERS)]
+    ranges = ((0, K), (K, LAYERS), (LAYERS, LAYERS), (K, L), (L, LAYERS))
+    cuts = [Cut.of(*each, LAYERS) for each in ranges]
 
     async def make() -> dict[Cut, Path]:
         worker, made = await Worker.spawn("llama"), {}
@@ -88,7 +92,7 @@ def split(smollm2: StoredVariant, files: dict[Cut, Path]) -> Callable[[Use], Non
     async def body(use: Use) -> None:
         whole = LocalModel(settings)
         stages = [
-            StageModel(replace(settings, path=str(p)), cut, smollm2.sha256, padding_of(p) if cut.is_head else None)
+            StageModel(replace(settings, path=str(p)), cut, smollm2.sha256, padding_of(p) if cut.ends_inside else None)
             for cut, p in files.items()
         ]
         try:
@@ -128,6 +132,28 @@ def test_tail_draws_the_words_of_the_whole_model(split: Callable[[Use], None], t
                 position = len(prompt) + len(said) - 1
                 rows = await rows_of(head.run_tokens(said[-1:], position, [1]))
                 said += await drawn(tail.run_hidden(rows, position, [1], draw=Draw(MAX_TOKENS)))
+        assert said == await models.expected(generation)
+
+    split(use)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_words_of_three_stages_are_those_of_the_whole_model(split: Callable[[Use], None], temperature: float) -> None:
+    async def use(models: Split) -> None:
+        sampling = Sampling(temperature=temperature, seed=5)
+        generation = await models.generation(sampling)
+        prompt, said = generation.prompt, list[int]()
+        spans, position, new = canonical.spans(len(prompt), 0, CHUNK), 0, list(prompt)
+        async with (
+            models.head.session(512) as head,
+            models.middle.session(512) as middle,
+            models.rest.session(512, sampling=sampling) as rest,
+        ):
+            while len(said) < MAX_TOKENS:
+                rows = await rows_of(head.run_tokens(new, position, spans))
+                rows = await rows_of(middle.run_hidden(rows, position, spans, all_rows=True))
+                said += await drawn(rest.run_hidden(rows, position, spans, draw=Draw(MAX_TOKENS)))
+                position, new, spans = position + len(new), said[-1:], [1]
         assert said == await models.expected(generation)
 
     split(use)
@@ -212,6 +238,8 @@ def test_two_ends_agree_and_name_what_differs(split: Callable[[Use], None]) -> N
         head.check_same(tail)
         (await describe_head(models.whole, "m", K, "f32")).check_same(tail)
         assert len(tail.kv_planes) == 2 * (LAYERS - K)
+        head.check_same(await models.middle.descriptor("m", "f32"))
+        (await models.middle.descriptor("m", "f32", k=L)).check_same(await models.rest.descriptor("m", "f32"))
         other = StageModel(replace(models.tail.settings, kv_type="f16"), models.tail.cut, models.tail.source_sha256)
         try:
             with pytest.raises(PeerError, match="kv_type is 'q8_0' here and 'f16' there"):

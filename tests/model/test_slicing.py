@@ -68,10 +68,17 @@ def test_window_as_long_as_the_context_is_none() -> None:
     assert fault(header("phi3", 32, 4096)) is None
 
 
-@pytest.mark.parametrize(("begin", "end"), [(0, 4), (4, 18), (6, 12), (0, 18), (18, 19), (0, 0), (12, 6)])
+@pytest.mark.parametrize(("begin", "end"), [(0, 4), (4, 18), (6, 8), (0, 18), (18, 19), (0, 0), (6, 6), (12, 6)])
 def test_illegal_cut_is_refused_with_the_legal_ones(begin: int, end: int) -> None:
-    with pytest.raises(RequestError, match=f"no stage {begin}:{end}; legal are 0:K and K:18 with K one of 6, 12, and"):
+    with pytest.raises(
+        RequestError, match=f"no stage {begin}:{end}; legal are 0:K, K:18 and K:L with K and L out of 6, 12, and"
+    ):
         check_cut(header("gemma3", 18, 512), begin, end, "m")
+
+
+def test_layers_between_two_cuts_are_a_stage() -> None:
+    cut = check_cut(header("gemma3", 18, 512), 6, 12, "m")
+    assert (cut.is_head, cut.ends_inside, cut.num_blocks) == (False, True, 6)
 
 
 def test_hostile_file_is_refused_before_any_worker_sees_it(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from edgeagent.core.errors import WireError
 from edgeagent.wire.frames import Kind, block_digest, decode_fragment, decode_frame
 from edgeagent.wire.messages import (
     Body,
+    KnownLink,
     Message,
     OfferedModel,
+    Onward,
     PeerStatus,
     decode_message,
     decode_status,
@@ -30,6 +32,8 @@ BODIES: tuple[type[Body], ...] = (
     *get_args(get_args(Message)[0]),
     PeerStatus,
     OfferedModel,
+    KnownLink,
+    Onward,
     JobOffer,
     JobClaim,
     Record,
@@ -71,6 +75,9 @@ def test_example_statuses_decode() -> None:
         ('"decode_tok_s":140.0', '"decode_tok_s":NaN'),
         ('"queue":1', f'"queue":{10**400}'),
         ('"slots":1', f'"slots":{10**400}'),
+        ('"most_between":12', f'"most_between":{10**400}'),
+        ('"rtt_s":0.004', '"rtt_s":NaN'),
+        ('"up_bytes_s":2500000.0', '"up_bytes_s":0'),
         ('"wait_s":3.25', '"wait_s":Infinity'),
     ],
 )

@@ -64,7 +64,16 @@ function path(report) {
     el("div", { class: "link" },
       el("span", { class: "up" }, `${bytes(measured.up_bytes)} up`),
       el("span", { class: "down" }, `${bytes(measured.down_bytes)} down`)),
-    node("peer", report.peer, report.plan === "remote" ? "writes the answer" : "reads the prompt"));
+    node("peer", peers(report), report.plan === "remote" ? "writes the answer" : "reads the prompt"));
+}
+
+/** All peers of a plan, the second behind the first. */
+function peers({ peer, stages }) {
+  return stages.map((stage) => stage.peer).filter(Boolean).join(" and ") || peer;
+}
+
+function held({ peer, begin, end }) {
+  return `${begin} to ${end - 1} ${peer ? `at ${peer}` : "here"}`;
 }
 
 function node(place, name, role) {
@@ -153,13 +162,13 @@ function candidateRow(c, isChosen) {
   const costs = [seconds(c.ttft_s), seconds(c.tpot_s), seconds(c.total_s), bytes(c.up_bytes), bytes(c.down_bytes)];
   const verdict = isChosen ? "chosen" : c.rejected ? `rejected: ${c.rejected}` : "possible";
   return el("tr", { class: isChosen ? "chosen" : c.rejected ? "rejected" : null },
-    el("th", { scope: "row" }, c.plan, c.peer && ` with ${c.peer}`, el("small", {}, verdict)),
+    el("th", { scope: "row" }, c.plan, c.peer && ` with ${peers(c)}`, el("small", {}, verdict)),
     el("td", {}, c.model, el("small", {}, `${c.variant}, reduction ${c.reduction}`)),
     costs.map((cost) => el("td", {}, cost)));
 }
 
 function fineprint(report) {
-  const facts = [`seed ${report.seed}`, report.k !== null && `split at layer ${report.k}`];
+  const facts = [`seed ${report.seed}`, report.k !== null && `layers ${report.stages.map(held).join(", ")}`];
   const copy = on(el("button", { type: "button", class: "quiet" }, "Copy as JSON"), "click", async () => {
     await navigator.clipboard.writeText(JSON.stringify(report, null, 2));
     copy.textContent = "Copied";

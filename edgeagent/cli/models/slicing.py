@@ -27,10 +27,11 @@ def _parse(_context: click.Context, _option: click.Parameter, value: str) -> Lay
 @base_option
 @as_json_option
 def slice_model(model_id: str, layers: Layers, variant: str | None, as_json: bool) -> None:
-    """Cut a head (0:K) or a tail (K:N) out of a model of N layers, or the output head alone (N:N).
+    """Cut a head (0:K), a tail (K:N) or a middle (K:L) out of a model of N layers, or the output head alone (N:N).
 
     A device with a head and a peer with its tail run a model together that only the peer could run alone. With the
-    output head, too, the device draws the words itself. No byte of the weights changes.
+    output head, too, the device draws the words itself. A peer with a middle passes hidden states on to one with the
+    tail. No byte of the weights changes.
     """
     store = parts.model_store(load_settings())
     with show_steps(f"{model_id} {layers[0]}:{layers[1]}") as on_step:
@@ -48,4 +49,6 @@ def stage_facts(made: Sliced) -> JsonObject:
 def what_it_is(made: Sliced) -> str:
     if made.cut.is_output:
         return "the output head"
-    return "a head" if made.cut.is_head else "a tail"
+    if made.cut.is_head:
+        return "a head"
+    return "a middle" if made.cut.ends_inside else "a tail"

@@ -1,6 +1,6 @@
-"""Loads a head's file with one layer more, of zeros, which is never computed.
+"""Loads the file of a head or a middle with one layer more, of zeros, which is never computed.
 
-Behind a model's last layer llama.cpp computes only what it gives logits of, and a head needs every token of a chunk: it
+Behind a model's last layer llama.cpp computes only what it gives logits of, and these need every token of a chunk: it
 would copy (meaningless) logits of all of them, 64 MiB for Gemma 3's vocabulary and 64 tokens. With a layer behind, none
 are asked for. That layer comes in a second file of the same model (a split), which has a name no longer than it takes
 to load it, and no blocks on a disk.

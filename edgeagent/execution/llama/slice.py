@@ -1,8 +1,9 @@
-"""Writes one stage of a model to a GGUF file of its own: head, tail, or the output head alone.
+"""Writes one stage of a model to a GGUF file of its own: head, middle, tail, or the output head alone.
 
 Each is a whole model to llama.cpp, of fewer layers. What it demands beyond a stage's own weights costs little: the
 final norm, in a head; and a token table, which a tail has anyway, because llama.cpp takes that for the output head
-where there is no other (tied heads). So an output head of its own goes into a tail under the token table's name.
+where there is no other (tied heads). So an output head of its own goes into a tail under the token table's name. A
+middle has the table as a head has, and never looks into it.
 """
 
 from collections.abc import Iterator
@@ -49,10 +50,10 @@ def _copies(reader: "GGUFReader", cut: Cut, survivors: Survivors) -> Iterator[Co
         raise RequestError("this file has no token table; it cannot be cut into stages")
     for tensor in reader.tensors:
         if tensor.name == OUTPUT_HEAD:
-            if not cut.is_head:
+            if not cut.ends_inside:
                 yield Copy(TOKEN_TABLE, tensor)
         elif tensor.name == TOKEN_TABLE:
-            if cut.is_head or OUTPUT_HEAD not in names:
+            if cut.ends_inside or OUTPUT_HEAD not in names:
                 yield Copy(TOKEN_TABLE, tensor)
         elif (name := survivors.rename(tensor.name)) is not None:
             yield Copy(name, tensor, is_zero=cut.is_output and name.startswith(BLOCK))

@@ -78,41 +78,43 @@ async def _stages(source: Path, cuts: list[tuple[int, int]]) -> list[Path]:
 
 
 class Chain:
-    """Contexts that hand hidden states on, each over a file of its own: head, tail, and maybe the output head."""
+    """Contexts that hand hidden states on, each over a file of its own: some with layers behind (`num_inside`), a tail,
+    and maybe the output head."""
 
-    def __init__(self, stack: ExitStack, files: list[Path], parts: list[Part], *, pads: bool) -> None:
+    def __init__(self, stack: ExitStack, files: list[Path], parts: list[Part], num_inside: int, *, pads: bool) -> None:
         settings = ContextSettings(256, "q8_0", flash_attention=True, threads=1, chunk_tokens=CHUNK)
-        paddings = [padding_of(files[0]) if pads else None, None, None]
-        models = [Model(str(f), extra_buffers=False, padding=p) for f, p in zip(files, paddings, strict=False)]
+        paddings = [padding_of(file) if pads and i < num_inside else None for i, file in enumerate(files)]
+        models = [Model(str(f), extra_buffers=False, padding=p) for f, p in zip(files, paddings, strict=True)]
         pairs = zip(models, parts, strict=True)
         self._contexts = [stack.enter_context(closing(StageContext(m, settings, part, 256))) for m, part in pairs]
+        self._num_inside = num_inside
 
     def evaluate(self, tokens: list[int]) -> FloatArray:
         """The logits of the last token."""
-        first, *others = self._contexts
-        rows = first.evaluate(tokens, all_rows=bool(others))
-        for context in others:
-            if len(others) == 2 and context is others[1]:  # the output head looks at nothing before
+        rows: FloatArray | None = None
+        for i, context in enumerate(self._contexts):
+            if i > self._num_inside:  # the output head looks at nothing before
                 context.truncate(0)
-            assert rows is not None
-            rows = context.evaluate(rows)
+            rows = context.evaluate(tokens if rows is None else rows, all_rows=i < self._num_inside)
         return candidates.logits(self._contexts[-1]).copy()
 
 
-def logits(stack: ExitStack, files: list[Path], parts: list[Part], *, pads: bool = False) -> Iterator[FloatArray]:
+def logits(
+    stack: ExitStack, files: list[Path], parts: list[Part], num_inside: int = 0, *, pads: bool = False
+) -> Iterator[FloatArray]:
     """Of a prompt in canonical chunks, and of tokens behind it one by one."""
-    chain, done = Chain(stack, files, parts, pads=pads), 0
+    chain, done = Chain(stack, files, parts, num_inside, pads=pads), 0
     tokens = [(7 * i + 3) % 40 for i in range(NUM_PROMPT + NUM_OUTPUT)]
     for span in spans(NUM_PROMPT, NUM_OUTPUT, CHUNK):
         yield chain.evaluate(tokens[done : done + span])
         done += span
 
 
-def worst(whole: Path, files: list[Path], parts: list[Part], *, pads: bool = False) -> float:
+def worst(whole: Path, files: list[Path], parts: list[Part], num_inside: int = 1, *, pads: bool = False) -> float:
     """The largest difference of a logit."""
     with ExitStack() as stack:
-        pairs = zip(logits(stack, [whole], [Part()]), logits(stack, files, parts, pads=pads), strict=True)
-        return max(float(np.abs(a - b).max()) for a, b in pairs)
+        found = logits(stack, files, parts, num_inside, pads=pads)
+        return max(float(np.abs(a - b).max()) for a, b in zip(logits(stack, [whole], [Part()]), found, strict=True))
 
 
 HIDDEN_IN = Part(takes_hidden=True)
@@ -128,6 +130,14 @@ def test_stages_of_every_family_give_the_bits_of_the_whole(whole: Path) -> None:
         assert worst(whole, [whole, tail], [Part(after=k), HIDDEN_IN]) == 0
         final = Part(takes_hidden=True, after=layers - k)
         assert worst(whole, [head, tail, output], [Part(after=k), final, HIDDEN_IN]) == 0
+
+
+def test_layers_between_pass_on_what_gives_the_bits_of_the_whole(whole: Path) -> None:
+    layers, cuts = cuts_of(whole)
+    for k, m in sorted({cuts[:2], cuts[-2:], (cuts[0], cuts[-1])}):
+        files, between = stages(whole, [(0, k), (k, m), (m, layers)]), Part(takes_hidden=True, after=m - k)
+        for pads in (False, True):
+            assert worst(whole, files, [Part(after=k), between, HIDDEN_IN], 2, pads=pads) == 0
 
 
 @pytest.mark.parametrize(("family", "k"), [("gemma3", 4), ("smollm3", 3)])

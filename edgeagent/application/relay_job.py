@@ -1,0 +1,128 @@
+"""A split model's job that is passed on: layers between the device's and another peer's run here.
+
+To the next peer this one acts as a device does: it asks, sends hidden states and steps, and takes tokens (or final
+hidden states), which it hands down as they come.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+from edgeagent.application.split_job import Upward
+from edgeagent.core.errors import PassedOnError, PeerError, PeerRefusedError
+from edgeagent.core.stage_descriptor import StageDescriptor
+from edgeagent.execution.admission import Claim
+from edgeagent.execution.executors import PATIENCE_S
+from edgeagent.execution.peers import Peers
+from edgeagent.execution.session import BlockArrived, Session
+from edgeagent.execution.splitting import background, until_same
+from edgeagent.execution.stage_sessions import HiddenRows, StageSession
+from edgeagent.execution.stages import StageModel
+from edgeagent.wire.messages import Accepted, Done, Failed, Open, Stop, Token, chunks
+
+
+class RelayJob:
+    """`run` ends when the job has. `peers` are whom it may be passed on to."""
+
+    def __init__(self, session: Session, job: Open, stage: StageModel, upward: Upward, peers: Peers) -> None:
+        assert job.stage is not None
+        assert job.onward is not None
+        self._session, self._job, self._stage = session, job, stage
+        self._upward, self._peers = upward, peers
+        self._theirs: StageDescriptor = job.stage
+        self._next = job.onward
+
+    async def run(self, claim: Claim) -> None:
+        """Raises PassedOnError when the next peer refuses, fails or is lost; else as `SplitJob.run`."""
+        async with self._stage.admission.turn(claim):
+            ours = await self._stage.descriptor(self._job.model, self._theirs.hidden, k=self._theirs.k)
+            ours.check_same(self._theirs)
+            behind = await self._stage.descriptor(self._job.model, self._theirs.hidden, k=self._next.k)
+            room = self._job.prompt_tokens + self._job.max_tokens
+            opening = self._stage.session(room, self._theirs.hidden)
+            async with opening as sequence, self._passed_on() as onward:
+                accepted = await self._asked(onward, behind)
+                rows = self._stage.settings.draft_rows
+                self._session.expect_split(self._job)
+                self._session.send(
+                    Accepted(
+                        kv_bytes_per_token=sum(ours.kv_planes),
+                        stage=ours,
+                        max_rows=min(rows, accepted.max_rows or rows),
+                    )
+                )
+                async with background(self._pass_up(sequence, onward), "relay-up") as sending:
+                    while not sending.done():
+                        if await self._pass_down(onward):
+                            return
+
+    @contextlib.asynccontextmanager
+    async def _passed_on(self) -> AsyncIterator[Session]:
+        """A session with the next peer, which is told when nothing more is wanted."""
+        async with contextlib.AsyncExitStack() as stack:
+            with self._blaming():
+                onward = await stack.enter_async_context(self._peers.session(self._next.peer))
+            try:
+                yield onward
+            finally:
+                with contextlib.suppress(PeerError):
+                    onward.send(Stop())
+
+    async def _asked(self, onward: Session, stage: StageDescriptor) -> Accepted:
+        job = self._job.model_copy(update={"stage": stage, "onward": None})
+        onward.send(job)
+        if job.final_hidden:
+            onward.expect({len(job.block_sizes()) - 1: job.step_bytes(1)})
+        with self._blaming():
+            return await until_same(onward, stage, PATIENCE_S)
+
+    @contextlib.contextmanager
+    def _blaming(self) -> Iterator[None]:
+        """What goes wrong inside is the next peer's fault, and the device is to know that."""
+        peer = self._next.peer
+        try:
+            yield
+        except PeerRefusedError as error:
+            raise PassedOnError(f"peer {peer}: {error}", peer, is_refusal=True) from error
+        except PeerError as error:
+            self._peers.trip(peer)
+            raise PassedOnError(f"peer {peer}: {error}", peer) from error
+
+    async def _pass_up(self, sequence: StageSession, onward: Session) -> None:
+        """The prompt chunk by chunk, then steps, until it is cancelled."""
+        position = 0
+        for index, tokens in enumerate(chunks(self._job.prompt_tokens, self._theirs.chunk_tokens)):
+            rows = await self._upward.block(index)
+            onward.send_blocks([(index, await _evaluated(sequence, rows, position, tokens))], bulk=False)
+            position += tokens
+        while True:
+            step = await self._upward.step()
+            rows, tokens = await self._upward.block(step.block), 1 + len(step.guesses)
+            rows = await _evaluated(sequence, rows, step.position, tokens)
+            if self._job.final_hidden:
+                onward.receiver.expect({step.block: self._job.step_bytes(tokens)})
+            onward.send(step)
+            onward.send_blocks([(step.block, rows)], bulk=False)
+
+    async def _pass_down(self, onward: Session) -> bool:
+        """The next of what comes; whether it was the last."""
+        with self._blaming():
+            arrived = await onward.receive()
+            if isinstance(arrived, Failed):
+                raise PeerError(arrived.message)
+        match arrived:
+            case BlockArrived(index):
+                self._session.send_blocks([(index, onward.receiver.pop(index))], bulk=False)
+            case Token() | Done():
+                self._session.send(arrived)
+            case _:
+                pass
+        return isinstance(arrived, Done)
+
+
+async def _evaluated(sequence: StageSession, rows: bytes, position: int, tokens: int) -> bytes:
+    """Hidden states behind the layers here, of so many tokens in one batch."""
+    found = b""
+    async with contextlib.aclosing(sequence.run_hidden(rows, position, [tokens], all_rows=True)) as events:
+        async for event in events:
+            found = event.data if isinstance(event, HiddenRows) else found
+    return found
