@@ -111,11 +111,11 @@ def test_what_rules_the_second_peer_out_is_told(attic: PeerOption, reason: str) 
 
 
 def test_private_answers_are_drawn_here_behind_two_peers() -> None:
-    drawing = replace(LOCAL, head=HeadOption(6, "no file is here", draws=True))
+    drawing = replace(LOCAL, head=HeadOption(6, "no file is here"), draws=True)
     rules = Rules(text_may_leave=False)
     chosen = decide(ask(), Situation(drawing, [GARAGE, ATTIC], rules)).chosen
     assert chosen.peers == ("garage", "attic")
-    with pytest.raises(NoPlanError, match="hold the output head, too"):
+    with pytest.raises(NoPlanError, match="hold its output head, too"):
         decide(ask(), Situation(LOCAL, [GARAGE, ATTIC], rules))
 
 
