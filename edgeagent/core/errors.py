@@ -137,6 +137,8 @@ class PeerLostError(PeerError):
 class PassedOnError(PeerError):
     """A peer is well, and the one that it passed the job on to is not, or refuses it (`is_refusal`)."""
 
+    code = "next_peer_error"
+
     def __init__(self, message: str, peer: str, *, is_refusal: bool = False) -> None:
         super().__init__(message)
         self.peer = peer
