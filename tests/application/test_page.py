@@ -174,6 +174,8 @@ def test_page_lists_corrects_and_forgets_what_is_remembered_by_key(
     browser: Browser, base_url: str, backend: "Scripted"
 ) -> None:
     backend.remembered = {("owner", "m-7"): "The pump is <b>loud</b>.", ("owner", "m-8"): "Clara lives in Lisbon."}
+    browser.open("about:blank")
+    browser.complaints()  # of the tests before
     browser.open(base_url)
     browser.type("#memories-open", ENTER)
     browser.wait_for("document.querySelectorAll('#memory-list li').length == 2")

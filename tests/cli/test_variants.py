@@ -37,7 +37,7 @@ def env(smollm2: StoredVariant, tmp_path: Path) -> dict[str, str]:
         (("measure", MODEL, "--variant", "Q9", "--text", "TEXT"), 1, "has no variant 'Q9'"),
         (("slice", MODEL), 2, "Missing option '--layers'"),
         (("slice", MODEL, "--layers", "8"), 2, "'8' is not A:B, for instance 0:8"),
-        (("slice", MODEL, "--layers", "3:9"), 1, "no stage 3:9; legal are 0:K and K:30 with K one of 1, 2,"),
+        (("slice", MODEL, "--layers", "9:3"), 1, "no stage 9:3; legal are 0:K, K:30 and K:L with K and L out of 1, 2,"),
         (("slice", "minilm-l6-v2-int8", "--layers", "0:2"), 1, "has no layers to cut; slice a chat or base model"),
         (("quantize", MODEL, "Q2_K", "--imatrix", "TEXT", "--calibration", "TEXT"), 2, "give either"),
         (("quantize", MODEL, "Q2_K", "--imatrix", "TEXT"), 1, "is no importance matrix"),

@@ -137,7 +137,7 @@ def without(begin: str) -> Change:
         (saying(begin=True), ModelFileError, "metadata edgeagent.stage is damaged"),
         (saying(begin=5, end=3), ModelFileError, "5:3 are no layers of 30"),
         (saying(end=31), ModelFileError, "0:31 are no layers of 30"),
-        (saying(begin=1), RequestError, "has no stage 1:2; legal are 0:K and K:30"),
+        (saying(begin=1), ModelFileError, "1:2 have 1 layers, it says 2 and has 2"),
         (saying(end=5), ModelFileError, "0:5 have 5 layers, it says 2 and has 2"),
         (without("blk.1."), ModelFileError, "have 2 layers, it says 2 and has 1"),
         (without("blk.1.ffn_up"), ModelFileError, "its layers do not have the same tensors"),
