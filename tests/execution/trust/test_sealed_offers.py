@@ -49,8 +49,8 @@ def test_members_offer_and_claim_and_the_broker_sees_sizes_only(town: Town) -> N
     offers = [payload for topic, payload in town.broker.passed if "/offers/" in topic]
     assert len(offers) == 2
     told = json.loads(offers[0][offers[0].index(b'{"type":"offer"') :])
-    assert set(told) == {"type", "number", "device", "job", "model", "variant_sha256", "exact_key", "prompt_tokens",
-                         "answer_tokens"}  # fmt: skip
+    assert set(told) == {"type", "number", "device", "job", "runs", "model", "variant_sha256", "exact_key",
+                         "prompt_tokens", "answer_tokens"}  # fmt: skip
 
 
 def test_device_whose_credential_does_not_allow_it_is_refused(town: Town) -> None:
