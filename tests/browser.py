@@ -22,7 +22,7 @@ FLAGS = [
 ]  # fmt: skip
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of element references, W3C WebDriver §11
 ENTER, ESCAPE = "\ue007", "\ue00c"
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True)

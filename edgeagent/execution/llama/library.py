@@ -104,7 +104,8 @@ EXPERTS = rb"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 
 def expert_overrides() -> "ctypes.Array[TensorOverride]":
     """Overrides that keep experts in the machine's own memory; the last entry is the end."""
-    base = ctypes.CDLL(str(Path(str(llama().__file__)).parent / "lib" / "libggml-base.so"))
+    # What libllama depends on is found through it; libggml-base.so in a wheel is a copy, so another library.
+    base = ctypes.CDLL(str(Path(str(llama().__file__)).parent / "lib" / "libllama.so"))
     base.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
     return (TensorOverride * 2)(
         TensorOverride(EXPERTS, base.ggml_backend_cpu_buffer_type()), TensorOverride(None, None)
