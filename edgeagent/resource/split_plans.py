@@ -58,8 +58,8 @@ def chains(ask: Ask, prompt: PromptOption, first: PeerOption, situation: Situati
         facts = {"memory_bytes": local.memory_bytes, "k": k, "stages": stages, **_wire("f32")}
         candidate = candidate.model_copy(update=facts)
         fault = _chain_fault(chain, ask, local, (first, second), rules)
+        context = min(local.context_tokens, first.context_tokens, second.context_tokens)
         for peer in (second, first):
-            context = min(local.context_tokens, first.context_tokens, second.context_tokens)
             candidate = judged(candidate, ask, prompt, rules, context, peer, fault)
         yield candidate
 

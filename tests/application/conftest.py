@@ -43,6 +43,7 @@ from edgeagent.core.plan import (
     ReductionLevel,
     ReductionReport,
 )
+from edgeagent.execution.split_drafts import SplitDrafts
 
 MODEL = "smollm2-135m-instruct"
 
@@ -300,3 +301,14 @@ def guarded(start: Start) -> Running:
 @pytest.fixture
 def base_url(server: Running) -> str:
     return server.base_url
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guesses are made wherever the text has some: whether one pays hangs on times, which a test cannot know."""
+
+    def propose(drafts: SplitDrafts, max_tokens: int) -> tuple[int, ...]:
+        most = min(drafts._max_rows - 1, max_tokens)
+        return tuple(drafts._lookup.draft(most)) if drafts._lookup and most > 0 else ()
+
+    monkeypatch.setattr(SplitDrafts, "propose", propose)

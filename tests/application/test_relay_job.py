@@ -25,7 +25,6 @@ from edgeagent.execution.heads import Head, HeadOfFile, HeadOfWhole
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.split_decode import SplitDecodeExecutor
-from edgeagent.execution.split_drafts import SplitDrafts
 from edgeagent.execution.stage_trial import BATCHES, try_behind
 from edgeagent.execution.stages import StageModel
 from edgeagent.execution.transport.base import Transport
@@ -230,17 +229,6 @@ def test_chain_over_a_real_broker_gives_the_words_of_the_whole_model(town: Town,
         assert await tokens(complete(wanted, [ends.executor(Traffic())])) == await ends.alone(wanted)
 
     town.play_over(mosquitto.url, scene)
-
-
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guesses are made wherever the text has some: whether one pays hangs on times, which a test cannot know."""
-
-    def propose(drafts: SplitDrafts, max_tokens: int) -> tuple[int, ...]:
-        most = min(drafts._max_rows - 1, max_tokens)
-        return tuple(drafts._lookup.draft(most)) if drafts._lookup and most > 0 else ()
-
-    monkeypatch.setattr(SplitDrafts, "propose", propose)
 
 
 @pytest.mark.usefixtures("eager")

@@ -27,7 +27,6 @@ from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.session import Session
 from edgeagent.execution.split_decode import SplitDecodeExecutor
-from edgeagent.execution.split_drafts import SplitDrafts
 from edgeagent.execution.splitting import SplitPrefillExecutor
 from edgeagent.execution.stage_sessions import StageSession, open_head
 from edgeagent.execution.stage_trial import try_behind, try_head
@@ -143,17 +142,6 @@ def test_split_plan_gives_the_words_of_the_whole_model(
         assert got == await ends.alone(temperature)
 
     play(scene)
-
-
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guesses are made wherever the text has some: whether one pays hangs on times, which a test cannot know."""
-
-    def propose(drafts: SplitDrafts, max_tokens: int) -> tuple[int, ...]:
-        most = min(drafts._max_rows - 1, max_tokens)
-        return tuple(drafts._lookup.draft(most)) if drafts._lookup and most > 0 else ()
-
-    monkeypatch.setattr(SplitDrafts, "propose", propose)
 
 
 @pytest.mark.usefixtures("eager")
