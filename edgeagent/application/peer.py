@@ -225,7 +225,7 @@ class PeerService:
             log.info("session ended device=%s reason=%s", key[0], error)
         except PassedOnError as error:
             log.warning("session failed device=%s reason=%s", key[0], error)
-            code = PeerRefusedError.code if error.is_refusal else error.code
+            code = PeerRefusedError.code if error.is_refusal else PeerError.code
             with contextlib.suppress(PeerLostError):
                 session.send(Failed(code=code, message=str(error), peer=error.peer))
         except EdgeAgentError as error:
