@@ -15,7 +15,7 @@ from edgeagent.execution.executors import PATIENCE_S
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.session import BlockArrived, Session
 from edgeagent.execution.splitting import background, until_same
-from edgeagent.execution.stage_sessions import HiddenRows, StageSession
+from edgeagent.execution.stage_sessions import StageSession
 from edgeagent.execution.stages import StageModel
 from edgeagent.wire.messages import Accepted, Done, Failed, Open, Stop, Token, chunks
 
@@ -92,12 +92,12 @@ class RelayJob:
         position = 0
         for index, tokens in enumerate(chunks(self._job.prompt_tokens, self._theirs.chunk_tokens)):
             rows = await self._upward.block(index)
-            onward.send_blocks([(index, await _evaluated(sequence, rows, position, tokens))], bulk=False)
+            onward.send_blocks([(index, await sequence.hidden_states_behind(rows, position, tokens))], bulk=False)
             position += tokens
         while True:
             step = await self._upward.step()
             rows, tokens = await self._upward.block(step.block), 1 + len(step.guesses)
-            rows = await _evaluated(sequence, rows, step.position, tokens)
+            rows = await sequence.hidden_states_behind(rows, step.position, tokens)
             if self._job.final_hidden:
                 onward.receiver.expect({step.block: self._job.step_bytes(tokens)})
             onward.send(step)
@@ -117,12 +117,3 @@ class RelayJob:
             case _:
                 pass
         return isinstance(arrived, Done)
-
-
-async def _evaluated(sequence: StageSession, rows: bytes, position: int, tokens: int) -> bytes:
-    """Hidden states behind the layers here, of so many tokens in one batch."""
-    found = b""
-    async with contextlib.aclosing(sequence.run_hidden(rows, position, [tokens], all_rows=True)) as events:
-        async for event in events:
-            found = event.data if isinstance(event, HiddenRows) else found
-    return found

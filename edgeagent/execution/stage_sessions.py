@@ -108,11 +108,11 @@ class StageSession:
 
     async def hidden_states(self, tokens: Sequence[int], position: int) -> bytes:
         """Of a head: evaluate tokens, as one span from `position` on; their hidden states. Raises as `run_tokens`."""
-        rows = b""
-        async with contextlib.aclosing(self.run_tokens(tokens, position, [len(tokens)])) as events:
-            async for event in events:
-                rows = event.data if isinstance(event, HiddenRows) else rows
-        return rows
+        return await _hidden_in(self.run_tokens(tokens, position, [len(tokens)]))
+
+    async def hidden_states_behind(self, rows: bytes, position: int, num_tokens: int) -> bytes:
+        """Of a middle: the same of hidden states that come in, of so many tokens. Raises as `run_hidden`."""
+        return await _hidden_in(self.run_hidden(rows, position, [num_tokens], all_rows=True))
 
     def run_hidden(
         self,
@@ -188,3 +188,12 @@ async def open_head(model: LocalModel, k: int, context_tokens: int, hidden: Hidd
     """Layers `[0, k)` of a whole model, beside its answers: the head of `split-prefill`."""
     async with open_session(await model.worker(), SessionSpec(context_tokens, after=k, hidden=hidden)) as session:
         yield session
+
+
+async def _hidden_in(events: AsyncGenerator[StageEvent, None]) -> bytes:
+    """The hidden states that one span gives."""
+    rows = b""
+    async with contextlib.aclosing(events):
+        async for event in events:
+            rows = event.data if isinstance(event, HiddenRows) else rows
+    return rows
