@@ -158,7 +158,7 @@ def test_draining_waits_for_the_request_under_way_and_takes_no_other(store: Mode
     asyncio.run(body())
 
 
-@pytest.mark.parametrize("memory_bytes", [4000 * MB, 215 * MB, 195 * MB])
+@pytest.mark.parametrize("memory_bytes", [4000 * MB, 219 * MB, 199 * MB])
 def test_sequences_give_way_before_the_context_does(store: ModelStore, memory_bytes: int) -> None:
     async def body() -> tuple[int, int, int, int]:
         allowed = Limits(memory_bytes, 600, 1024, "q8_0", tpot_s=600)
@@ -171,7 +171,7 @@ def test_sequences_give_way_before_the_context_does(store: ModelStore, memory_by
     assert context == 1024
     assert memory <= memory_bytes
     assert (memory == single) is (sequences == 1)
-    assert sequences == {4000: 4, 215: 3, 195: 1}[memory_bytes // MB]
+    assert sequences == {4000: 4, 219: 3, 199: 1}[memory_bytes // MB]
 
 
 def test_four_sequences_compute_within_the_limits_of_their_worker(store: ModelStore) -> None:
