@@ -20,11 +20,9 @@ import psutil
 import pytest
 
 from edgeagent.execution.durable import Outbox
-from edgeagent.execution.trust.fleet import Fleet, enroll
-from edgeagent.execution.trust.membership import join
-from edgeagent.wire.credentials import Role
 from tests.browser import ENTER, Browser
 from tests.conftest import Mosquitto, free_port
+from tests.members import Members
 
 ROOT = Path(__file__).parent.parent
 START_S = 60.0
@@ -125,14 +123,8 @@ def daemon(ready_env: dict[str, str], tmp_path: Path) -> Iterator[Daemon]:
 @pytest.fixture
 def fleet(tmp_path: Path) -> dict[str, str]:
     """Folders with the keys of `garage`, a peer, and `shelf`, a device, by name."""
-    now, members = int(time.time()), {}
-    Fleet.init(tmp_path / "fleet", now)
-    roles: dict[str, Role] = {"garage": "peer", "shelf": "device"}
-    for name, role in roles.items():
-        bundle, _ = enroll(tmp_path / "fleet", name, role, now, days=1)
-        join(tmp_path / name, bundle, now)
-        members[name] = str(tmp_path / name)
-    return members
+    members = Members(tmp_path)
+    return {"garage": str(members.enroll("garage", "peer")), "shelf": str(members.enroll("shelf", "device"))}
 
 
 @pytest.fixture

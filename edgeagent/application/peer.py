@@ -221,8 +221,12 @@ class PeerService:
                 with self._counted(key[0], job):
                     onward = self._relay.peers if self._relay else None
                     await Job(session, job, self._offers, Claim(key[0]), onward).run()
-        except (PeerLostError, StoppedError) as error:
+        except StoppedError as error:
             log.info("session ended device=%s reason=%s", key[0], error)
+        except PeerLostError as error:
+            log.info("session ended device=%s reason=%s", key[0], error)
+            with contextlib.suppress(PeerLostError):  # it may hear us where we do not hear it, and need not wait then
+                session.send(Failed(code=error.code, message=str(error)))
         except PassedOnError as error:
             log.warning("session failed device=%s reason=%s", key[0], error)
             code = PeerRefusedError.code if error.is_refusal else PeerError.code

@@ -30,8 +30,6 @@ from edgeagent.execution.stages import StageModel
 from edgeagent.execution.transport.base import Transport
 from edgeagent.execution.transport.memory import MemoryBroker
 from edgeagent.execution.transport.mqtt import MqttTransport, parse_address
-from edgeagent.execution.trust import fleet as fleets
-from edgeagent.execution.trust.membership import join
 from edgeagent.execution.trust.sealed import SealedDevice, SealedPeer
 from edgeagent.execution.trust.standing import Standing, load_standing
 from edgeagent.execution.ways import DeviceWay, PeerWay
@@ -45,6 +43,7 @@ from edgeagent.wire.sealing import Aead
 from edgeagent.wire.topics import Topics
 from tests.conftest import Mosquitto
 from tests.machine import REPACKS
+from tests.members import Members
 
 K, M, LAYERS, CHUNK = 7, 19, 30, 64
 TEXT = "The ferry leaves the small harbour at nine and comes back before the storm. " * 8
@@ -357,24 +356,10 @@ class Fleet:
     """Members of one fleet, each with keys of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        fleets.Fleet.init(folder / "fleet", int(time.time()))
+        self._members = Members(folder)
 
     def member(self, name: str, *roles: Role, plans: tuple[str, ...] | None = None) -> Standing:
-        standing: Standing | None = None
-        for role in roles:
-            keys = standing.party("peer").identity.public if standing else None
-            bundle, _ = fleets.enroll(
-                self._folder / "fleet",
-                name,
-                role,
-                int(time.time()),
-                1,
-                asked_by=keys,
-                plans=plans,
-            )
-            join(self._folder / name, bundle, time.time())
-            standing = load_standing(self._folder / name, time.time)
+        standing = load_standing(self._members.enroll(name, *roles, plans=plans), time.time)
         assert standing is not None
         return standing
 
