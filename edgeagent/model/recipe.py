@@ -5,6 +5,7 @@ This is how size, memory and speed of a variant are known before it is downloade
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 
 from edgeagent.core.cards import Architecture, ModelCard, Variant
 from edgeagent.model.gguf_header import GgufHeader, TensorInfo
@@ -54,8 +55,14 @@ def load_of(shape: Architecture, file_type: str, *, imatrix: bool = False) -> Lo
 
 def output_share(card: ModelCard, variant: Variant) -> float:
     """The output head's part of the weights that one token of an answer passes through; 0 where nothing is known."""
+    return _output_share(card.shape(variant), variant.file_type)
+
+
+@cache
+def _output_share(shape: Architecture, file_type: str) -> float:
+    """Kept, as every request asks for it and it takes some milliseconds."""
     try:
-        load = load_of(card.shape(variant), variant.file_type)
+        load = load_of(shape, file_type)
     except ValueError:
         return 0.0
     head, layers = sum(load.head.values()), sum(load.layers.values())
