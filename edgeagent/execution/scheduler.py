@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-STALL = 1.3
+STALL = 1.4
 """A prompt's piece between two decode steps may take so many times as long as one: the slowest of these are then below
-3 idle steps apart (at 1.5 they were at 3), and the prompt still runs at more than 0.4 of its rate."""
+3 idle steps apart (at 1.5 they were at 3), and the prompt still runs at 0.4 of its rate (at 1.3 at 0.39)."""
 SLACK = 0.9
 """A piece that took less than this part of what it may take lets the next one be larger."""
 AGEING_S = 30.0
