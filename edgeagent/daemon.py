@@ -38,7 +38,7 @@ from edgeagent.parts import (
     embedder,
     governor_limits,
     kv_store,
-    memory_path,
+    memory_of,
     model_store,
     places,
     profile,
@@ -209,7 +209,7 @@ async def open_house(settings: Settings, *, role: str) -> AsyncIterator[House]:
         stack.push_async_callback(pool.drain, config.engine.drain_s)
         memory = None
         if config.memory.enabled:
-            memory = await Memory.open(memory_path(settings), vectors, time.time, config.memory.max_memories)
+            memory = await memory_of(settings, vectors, encoder)
             stack.push_async_callback(memory.close)
         peers, recorder = await stack.enter_async_context(_broker(settings, role))
         await stack.enter_async_context(background(pool.unload_idle(), "unload-idle"))

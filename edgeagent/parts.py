@@ -13,6 +13,7 @@ from edgeagent.agent.memory.memory import Memory
 from edgeagent.core.errors import ModelFileError
 from edgeagent.core.governor import Levers
 from edgeagent.core.hardware import Profile
+from edgeagent.core.memory import Embedder, WordMatcher
 from edgeagent.execution.embedding import CPU, Encoder, OnnxEmbedder, choose_provider
 from edgeagent.execution.kvstore.store import KvLimits, KvStore
 from edgeagent.execution.local import LocalModel
@@ -220,12 +221,19 @@ def memory_path(settings: Settings) -> Path:
     return Path(settings.config.memory.path) if settings.config.memory.path else settings.paths.memory
 
 
+async def memory_of(settings: Settings, vectors: Embedder, matcher: WordMatcher) -> Memory:
+    """The memory file. Raises MemoryStoreError."""
+    config = settings.config.memory
+    matching = matcher if config.rerank else None
+    return await Memory.open(memory_path(settings), vectors, time.time, config.max_memories, matcher=matching)
+
+
 @contextlib.asynccontextmanager
 async def open_memory(settings: Settings) -> AsyncIterator[Memory]:
     """The memory file with its encoder. Raises MemoryStoreError."""
     encoder = embedder(settings, model_store(settings))
     try:
-        memory = await Memory.open(memory_path(settings), encoder, time.time, settings.config.memory.max_memories)
+        memory = await memory_of(settings, encoder, encoder)
         try:
             yield memory
         finally:

@@ -21,11 +21,15 @@ import recall_data  # noqa: E402
 import recall_encoder  # noqa: E402
 import recall_fit  # noqa: E402
 
+from edgeagent.execution.onnx.engine import SentenceModel  # noqa: E402
+
 SHIPPED = ROOT / "edgeagent" / "agent" / "memory" / "recall.json"
 
 
 async def cases() -> dict[str, list[recall_data.Case]]:
     models = Path(os.environ.get("EDGEAGENT_STATE") or ROOT / ".state") / "models"
+    files = await recall_encoder.files(models)
+    matching = recall_data.Matching(SentenceModel.load(files.model, files.tokenizer, 1))
     async with recall_encoder.opened(models) as embedder:
         remembering = recall_data.Remembering(embedder, harness.progress)
         found = {}
@@ -33,20 +37,27 @@ async def cases() -> dict[str, list[recall_data.Case]]:
             path = Path(folder) / "memory.sqlite"
             for conversation in recall_data.load():
                 await recall_data.remember(path, remembering, conversation)
-                found[conversation.name] = await recall_data.cases(path, remembering, conversation)
+                found[conversation.name] = await recall_data.cases(path, remembering, conversation, matching)
         return found
 
 
-def document(by_conversation: Mapping[str, Sequence[recall_data.Case]], learned: recall_fit.Fit) -> harness.Json:
+def document(
+    by_conversation: Mapping[str, Sequence[recall_data.Case]], learned: recall_fit.Fit, second: recall_fit.Fit
+) -> harness.Json:
     """The file of weights, with what they were learned on."""
     return {
         "about": "Weights of recall's score (agent/memory/features.py says what each feature is): made by "
         "tools/learn_recall.py, which learns on LoCoMo questions and their evidence turns.",
         "conversations": list(by_conversation),
         "questions": sum(map(len, by_conversation.values())),
-        "offset": round(learned.offset, 4),
-        "weights": {name: round(weight, 4) for name, weight in learned.weights.items()},
+        **weights(learned),
+        "reranked": weights(second),
     }
+
+
+def weights(learned: recall_fit.Fit) -> harness.Json:
+    rounded = {name: round(weight, 4) for name, weight in learned.weights.items()}
+    return {"offset": round(learned.offset, 4), "weights": rounded}
 
 
 def main() -> None:
@@ -54,12 +65,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=SHIPPED)
     arguments = parser.parse_args()
     by_conversation = asyncio.run(cases())
-    judged = recall_fit.leave_one_out(by_conversation)
-    for k in (5, 10):
-        mean = sum(recall_fit.recall_at(case, scores, k) for case, scores in judged) / len(judged)
-        print(f"recall@{k}, leaving one conversation out: {mean:.4f}")
-    learned = recall_fit.fit([case for found in by_conversation.values() for case in found])
-    text = json.dumps(document(by_conversation, learned), indent=2)
+    for reranks in (False, True):
+        judged = recall_fit.leave_one_out(by_conversation, reranks=reranks)
+        for k in (5, 10):
+            mean = sum(recall_fit.recall_at(case, scores, k) for case, scores in judged) / len(judged)
+            print(f"recall@{k}{' reranked' * reranks}, leaving one conversation out: {mean:.4f}")
+    every = [case for found in by_conversation.values() for case in found]
+    learned = recall_fit.fit(every)
+    second = recall_fit.fit_second(every, learned.scorer())
+    text = json.dumps(document(by_conversation, learned, second), indent=2)
     arguments.out.write_text(text + "\n", encoding="utf-8")
     print(f"wrote {arguments.out}")
 

@@ -159,6 +159,9 @@ class MemoryConfig(Section):
     """Of each user, and of each agent of a user; 0: no limit."""
     write_back: bool = True
     """Whether the assistant remembers, without being told to, what a user tells of himself."""
+    rerank: bool = False
+    """Whether the best 16 memories are compared with the question word by word: finds more, and embeds 16 texts each
+    time."""
     idle_work: bool = True
     """Whether old turns are summed up and stored texts measured while nobody asks anything."""
 

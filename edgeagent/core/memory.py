@@ -1,4 +1,4 @@
-"""Memories as the rest of the house sees them, and the one thing a memory needs from an engine."""
+"""Memories as the rest of the house sees them, and what a memory needs from an engine."""
 
 from typing import Protocol
 
@@ -86,4 +86,15 @@ class Embedder(Protocol):
 
     async def embed(self, texts: list[str]) -> list[Vector]:
         """One vector a text, in order. Raises EngineError."""
+        ...
+
+
+class WordMatcher(Protocol):
+    """Compares a question with texts word by word (late interaction)."""
+
+    async def match_words(self, question: str, texts: list[str]) -> list[tuple[float, ...]]:
+        """Of each text, in order: for each token of the question the greatest cosine with a token of the text.
+
+        Raises EngineError.
+        """
         ...

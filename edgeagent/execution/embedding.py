@@ -1,14 +1,18 @@
 """Embeddings for the daemon: a worker that is started on first use and gone again when idle."""
 
 import asyncio
+from array import array
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from edgeagent.core.errors import EngineError, EngineLostError, ModelFileError
 from edgeagent.core.hardware import EngineFacts
 from edgeagent.core.memory import Vector
 from edgeagent.execution.supervisor import Worker
+
+_Result = TypeVar("_Result")
 
 MAX_CALL_TEXTS = 32
 """Texts of one call to the worker: keeps each call far below the stall limit, also on a slow board."""
@@ -45,7 +49,7 @@ Locate = Callable[[], Awaitable[Encoder]]
 
 
 class OnnxEmbedder:
-    """Implements `core.memory.Embedder` over one ONNX worker. Until the first use it needs no file.
+    """Implements `core.memory.Embedder` and `WordMatcher` over one ONNX worker. Until the first use it needs no file.
 
     A worker that died is replaced once per call. After `idle_unload_s` without a call the worker
     ends (0: never). Calls are served one after the other.
@@ -71,27 +75,42 @@ class OnnxEmbedder:
 
     async def embed(self, texts: list[str]) -> list[Vector]:
         """One unit vector a text, in order. Raises EngineError, EngineLostError, and what finding the files raises."""
-        vectors: list[Vector] = []
+        return await self._in_calls(texts, self._embed)
+
+    async def match_words(self, question: str, texts: list[str]) -> list[tuple[float, ...]]:
+        """See `core.memory.WordMatcher`. Raises what `embed` does."""
+
+        async def match(some: list[str]) -> list[tuple[float, ...]]:
+            reply, bulk = await (await self._loaded()).call("match", question=question, texts=some)
+            values = array("f", bulk)
+            count = int(reply["tokens"])
+            if len(values) != count * len(some):
+                raise EngineError(f"the embedding worker sent {len(bulk)} bytes for {len(some)} texts; try again")
+            return [tuple(values[i * count : (i + 1) * count]) for i in range(len(some))]
+
+        return await self._in_calls(texts, match)
+
+    async def _in_calls(self, texts: list[str], call: Callable[[list[str]], Awaitable[list[_Result]]]) -> list[_Result]:
+        """A few texts a call, each call once more when its worker is lost."""
+        found: list[_Result] = []
         async with self._turn:
             self._stop_idling()
             try:
                 for start in range(0, len(texts), MAX_CALL_TEXTS):
-                    vectors += await self._embed_once_more(texts[start : start + MAX_CALL_TEXTS])
+                    some = texts[start : start + MAX_CALL_TEXTS]
+                    try:
+                        found += await call(some)
+                    except EngineLostError:
+                        found += await call(some)
             finally:
                 self._start_idling()
-        return vectors
+        return found
 
     async def close(self) -> None:
         """End the worker. A later `embed` starts a new one."""
         async with self._turn:
             self._stop_idling()
             await self._unload()
-
-    async def _embed_once_more(self, texts: list[str]) -> list[Vector]:
-        try:
-            return await self._embed(texts)
-        except EngineLostError:
-            return await self._embed(texts)
 
     async def _embed(self, texts: list[str]) -> list[Vector]:
         worker = await self._loaded()

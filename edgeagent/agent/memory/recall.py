@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgeagent.agent.memory.cues import Wish, named_in, wishes_of
 from edgeagent.agent.memory.features import Asked, Entry, Features, Lexicon
@@ -64,11 +64,19 @@ def speakers(db: "apsw.Connection", namespace: Namespace) -> dict[str, int]:
     return {str(name): int(number) for name, number in found}
 
 
-def recall(db: "apsw.Connection", namespace: Namespace, question: Question, scorer: Scorer) -> list[tuple[int, float]]:
-    """Rows of the candidates and their scores, best first."""
+class Weighed(NamedTuple):
+    """A candidate; `features` are those of `features.NAMES`."""
+
+    row: int
+    score: float
+    features: tuple[float, ...]
+
+
+def weigh(db: "apsw.Connection", namespace: Namespace, question: Question, scorer: Scorer) -> list[Weighed]:
+    """The candidates, best first."""
     rows, features = candidates(db, namespace, question)
-    scored = zip(rows, scorer.scores(features), strict=True)
-    return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
+    scored = map(Weighed, rows, scorer.scores(features), features)
+    return sorted(scored, key=lambda each: (-each.score, each.row))
 
 
 def candidates(

@@ -7,23 +7,24 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from operator import mul
+from typing import Any
 
 from edgeagent.agent.memory.features import NAMES
 
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """`weights` belong to the features of NAMES, in order."""
+    """`weights` belong to features, in order: those of NAMES unless others are named."""
 
     weights: tuple[float, ...]
     offset: float
 
     @classmethod
-    def of(cls, weights: dict[str, float], offset: float) -> "Scorer":
+    def of(cls, weights: dict[str, float], offset: float, names: Sequence[str] = NAMES) -> "Scorer":
         """A feature without a weight does not count. Raises ValueError for an unknown one."""
-        if unknown := weights.keys() - set(NAMES):
+        if unknown := weights.keys() - set(names):
             raise ValueError(f"weights of unknown features {sorted(unknown)}; learn them again")
-        return cls(tuple(weights.get(name, 0.0) for name in NAMES), offset)
+        return cls(tuple(weights.get(name, 0.0) for name in names), offset)
 
     def score(self, features: Sequence[float]) -> float:
         """How likely the memory holds what was asked for: between 0 and 1."""
@@ -37,5 +38,11 @@ class Scorer:
 @cache
 def shipped() -> Scorer:
     """The weights that come with the program; `tools/learn_recall.py` made them."""
-    document = json.loads(resources.files(__package__).joinpath("recall.json").read_text(encoding="utf-8"))
-    return Scorer.of(document["weights"], document["offset"])
+    found = document()
+    return Scorer.of(found["weights"], found["offset"])
+
+
+def document() -> dict[str, Any]:
+    """The file of weights."""
+    found: dict[str, Any] = json.loads(resources.files(__package__).joinpath("recall.json").read_text(encoding="utf-8"))
+    return found

@@ -16,7 +16,7 @@ from edgeagent.agent.memory.database import open_database, store_errors, transac
 from edgeagent.agent.memory.forgetting import WIPE_ATTEMPTS, Gone, Wiper, remove
 from edgeagent.agent.memory.ids import new_ids
 from edgeagent.agent.memory.measures import Measure, Unmeasured
-from edgeagent.agent.memory.recall import Namespace, Question, candidates, recall, speakers
+from edgeagent.agent.memory.recall import Namespace, Question, candidates, speakers, weigh
 from edgeagent.agent.memory.records import digest_of
 from edgeagent.agent.memory.rows import Row, insert
 from edgeagent.agent.memory.scoring import Scorer, shipped
@@ -171,11 +171,15 @@ class MemoryStore:
 
     def search(self, user: str, question: Question, k: int) -> "list[MemoryHit]":
         """At most `k` memories by the learned score, best first."""
+        return [hit for hit, _ in self.weighed(user, question, k)]
+
+    def weighed(self, user: str, question: Question, k: int) -> "list[tuple[MemoryHit, tuple[float, ...]]]":
+        """The same, with what the score weighed of each (`features.NAMES`)."""
         with store_errors(self._path), self._snapshot():
             if (namespace := Namespace.find(self._db, user)) is None:
                 return []
-            best = recall(self._db, namespace, question, self._scorer)[:k]
-            return [MemoryHit(item=self._item(row), score=score) for row, score in best]
+            best = weigh(self._db, namespace, question, self._scorer)[:k]
+            return [(MemoryHit(item=self._item(each.row), score=each.score), each.features) for each in best]
 
     def _item(self, row: int) -> MemoryItem:
         return next(self._items("row = ?1", row))

@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine of a worker process: sentence embeddings on the CPU, and trials of other providers.
+"""The ONNX Runtime engine of a worker process: sentence embeddings, matches word by word, trials of other providers.
 
 The pooling is the one the model was trained with (sentence-transformers/all-MiniLM-L6-v2 model card): the mean of
 the last hidden states over the attention mask, scaled to unit length; texts are cut after 256 tokens.
@@ -38,7 +38,8 @@ def create() -> Engine:
 
 
 class OnnxEngine:
-    """Ops `load {model, tokenizer, threads, provider}`, `embed {texts}`, `requantize {source, target}`.
+    """Ops `load {model, tokenizer, threads, provider}`, `embed {texts}`, `match {question, texts}`,
+    `requantize {source, target}`.
 
     Also `voice_load {model}`, `voice`, and those of `trial`. Every request is answered before the next is read.
     """
@@ -52,6 +53,8 @@ class OnnxEngine:
             self._load(request)
         elif request.op == "embed":
             self._embed(request)
+        elif request.op == "match":
+            self._match(request)
         elif request.op == "requantize":
             _requantize(request)
         elif request.op == "voice_load":
@@ -97,6 +100,14 @@ class OnnxEngine:
         vectors = self._model.embed(list(request.params["texts"]))
         request.reply([vectors.tobytes()], count=len(vectors), dimensions=self._model.dimensions)
 
+    def _match(self, request: Request) -> None:
+        """Bulk: of each text, in order, one little-endian float32 value for each token of the question."""
+        if self._model is None:
+            raise EngineError("no embedding model is loaded; call load first")
+        question = self._model.tokens(str(request.params["question"]))
+        matches = [self._model.matches(question, self._model.tokens(text)) for text in request.params["texts"]]
+        request.reply([match.tobytes() for match in matches], tokens=len(question))
+
 
 @dataclass(frozen=True, slots=True)
 class SentenceModel:
@@ -131,6 +142,24 @@ class SentenceModel:
         if sum(lengths) > MAX_BATCH_TOKENS:
             _return_free_memory()
         return vectors
+
+    def tokens(self, text: str) -> "Floats":
+        """Unit vectors `[tokens, dimensions]` of a text's tokens, without the two that enclose it."""
+        import numpy as np
+
+        ids = np.array([self.tokenizer.encode(text).ids], np.int64)
+        hidden = self.session.run(None, self._inputs(ids, np.ones_like(ids)))[0][0, 1:-1]
+        unit: Floats = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
+        return unit
+
+    def matches(self, question: "Floats", text: "Floats") -> "Floats":
+        """For each token of the question the greatest cosine with one of the text's; 0 without any."""
+        import numpy as np
+
+        if not len(text):
+            return np.zeros(len(question), "<f4")
+        best: Floats = (question @ text.T).max(axis=1).astype("<f4")
+        return best
 
     def _run(self, rows: Sequence[Sequence[int]]) -> "Floats":
         import numpy as np
