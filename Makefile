@@ -18,7 +18,7 @@ export PROMPT
 .PHONY: help run serve test test-long check bench clean venv-run venv-dev test-tools
 
 help:
-	@echo 'make run [PROMPT="…"]   the main job, once, on this machine (first time: about 6 minutes)'
+	@echo 'make run [PROMPT="…"]   the main job, once, on this machine (first time: about 5 minutes)'
 	@echo 'make serve              the daemon and its page, on http://127.0.0.1:8477'
 	@echo 'make test               the test suite, after setting itself up'
 	@echo 'make test-long          the tests that take minutes each'
