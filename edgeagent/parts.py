@@ -7,14 +7,16 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from edgeagent.agent.memory.memory import Memory
-from edgeagent.core.errors import ModelFileError
+from edgeagent.core.errors import MemoryStoreError, ModelFileError
 from edgeagent.core.governor import Levers
 from edgeagent.core.hardware import Profile
 from edgeagent.core.memory import Embedder, WordMatcher
 from edgeagent.execution.embedding import CPU, Encoder, OnnxEmbedder, choose_provider
+from edgeagent.execution.kvstore.folder import forget_all
 from edgeagent.execution.kvstore.store import KvLimits, KvStore
 from edgeagent.execution.local import LocalModel
 from edgeagent.execution.supervisor import Worker
@@ -69,7 +71,11 @@ def kv_store(settings: Settings) -> KvStore | None:
     if not engine.kept_memory_bytes:
         return None
     limits = KvLimits(engine.kept_memory_bytes, engine.kept_disk_bytes)
-    return KvStore(settings.paths.state / "kv" if engine.kept_disk_bytes else None, limits, time.time)
+    return KvStore(kv_folder(settings) if engine.kept_disk_bytes else None, limits, time.time)
+
+
+def kv_folder(settings: Settings) -> Path:
+    return settings.paths.state / "kv"
 
 
 async def spawn_llama() -> Worker:
@@ -224,8 +230,24 @@ def memory_path(settings: Settings) -> Path:
 async def memory_of(settings: Settings, vectors: Embedder, matcher: WordMatcher) -> Memory:
     """The memory file. Raises MemoryStoreError."""
     config = settings.config.memory
-    matching = matcher if config.rerank else None
-    return await Memory.open(memory_path(settings), vectors, time.time, config.max_memories, matcher=matching)
+    return await Memory.open(
+        memory_path(settings),
+        vectors,
+        time.time,
+        config.max_memories,
+        matcher=matcher if config.rerank else None,
+        on_forget=partial(forget_kept, kv_folder(settings)),
+    )
+
+
+def forget_kept(folder: Path) -> None:
+    """Delete what the engine keeps of prompts: memories were in them. Raises MemoryStoreError."""
+    try:
+        forget_all(folder)
+    except OSError as error:
+        raise MemoryStoreError(
+            f"the memory is forgotten, but prompts with it are kept in {folder} ({error.strerror}); delete that folder"
+        ) from None
 
 
 @contextlib.asynccontextmanager

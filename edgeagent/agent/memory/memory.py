@@ -101,7 +101,9 @@ class Memory:
         clock: Clock,
         thread: ThreadPoolExecutor,
         matcher: WordMatcher | None = None,
+        on_forget: Callable[[], None] | None = None,
     ) -> None:
+        self._on_forget = on_forget
         self._store = store
         self._embedder = embedder
         self._matcher = matcher
@@ -118,9 +120,13 @@ class Memory:
         max_memories: int | None = None,
         *,
         matcher: WordMatcher | None = None,
+        on_forget: Callable[[], None] | None = None,
     ) -> "Memory":
         """The memory in the file at `path`, made when absent. With a `matcher` the best of what is found gets a second
-        score (`reranking`). Embedder and matcher stay the caller's to close."""
+        score (`reranking`). Embedder and matcher stay the caller's to close.
+
+        `on_forget` is called in a thread when a memory was forgotten or corrected, to remove what others keep of it.
+        """
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory")
         try:
             opening = thread.submit(MemoryStore.open, path, embedder.dimensions, None, max_memories)
@@ -128,7 +134,7 @@ class Memory:
         except BaseException:
             thread.shutdown(wait=False, cancel_futures=True)
             raise
-        return cls(store, embedder, clock, thread, matcher)
+        return cls(store, embedder, clock, thread, matcher, on_forget)
 
     async def close(self) -> None:
         await self._run(self._store.close)
@@ -174,7 +180,9 @@ class Memory:
         about = former.conversation
         draft = _Draft(former.kind, _checked_text(text), former.source, former.created_at, conversation=about)
         [vector] = await self._embedder.embed([_matter(draft)])
-        return await self._run(self._store.correct, user, id_, _memory(draft, vector))
+        gone = await self._run(self._store.correct, user, id_, _memory(draft, vector))
+        await self._have_forgotten()
+        return gone
 
     async def tidy(self, user: str, keep: int | None = None, *, only_look: bool = False) -> Tidied:
         """Forget what another memory says as well and, beyond `keep` memories, what has faded most."""
@@ -184,6 +192,8 @@ class Memory:
         faded = await self._run(self._store.faded, user, keep) if keep is not None else ()
         if faded and not only_look:
             await self._run(self._store.forget, user, *faded, with_summaries=False)
+        if (repeated or faded) and not only_look:
+            await self._have_forgotten()
         return Tidied(repeated, faded)
 
     async def unreflected(self, user: str, least: int) -> Sequence[tuple[str, Sequence[str]]]:
@@ -243,7 +253,13 @@ class Memory:
 
         Raises NotFoundError.
         """
-        return await self._run(self._store.forget, _checked_user(user), id_)
+        gone = await self._run(self._store.forget, _checked_user(user), id_)
+        await self._have_forgotten()
+        return gone
+
+    async def _have_forgotten(self) -> None:
+        if self._on_forget is not None:
+            await asyncio.to_thread(self._on_forget)
 
     async def holds(self, user: str, texts: Sequence[str]) -> tuple[bool, ...]:
         """Whether each text is stored, and not forgotten."""

@@ -29,6 +29,8 @@ from edgeagent.execution.kvstore.layout import (
 MAX_ENTRIES = 2**16
 """Names looked at in a folder; a cache of these many files would be 1 TB of full ones."""
 DRAFT_SUFFIX = ".new"
+MARK = "forget"
+"""A file that tells the folder's owner to forget what it has, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +135,32 @@ class KvFolder:
             with contextlib.suppress(OSError):
                 os.utime(self.path / name, (used_at, used_at))
 
+    def take_mark(self) -> bool:
+        """Whether another process, or another part of this one, wants all forgotten; told once, and to the owner."""
+        if not self.is_owned:
+            return False
+        try:
+            (self.path / MARK).unlink()
+        except OSError:
+            return False
+        return True
+
     def close(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def forget_all(path: Path) -> None:
+    """Delete every file of rows in a folder, whoever owns it; the owner forgets what it has in memory at its next look.
+
+    Raises OSError.
+    """
+    if not path.is_dir():
+        return
+    (path / MARK).touch(0o600)
+    for name in KvFolder(path).names():
+        (path / name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

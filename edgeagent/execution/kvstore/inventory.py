@@ -75,6 +75,11 @@ class Inventory:
         if not tree.root.children:
             del self.trees[block.key]
 
+    def forget_all(self) -> None:
+        for block in list(self.blocks):
+            if block.nodes:  # else it went with what it continued
+                self.forget(block)
+
     def drop_memory(self, block: Block) -> None:
         if block.memory is not None:
             os.close(block.memory)

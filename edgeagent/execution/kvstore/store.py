@@ -161,6 +161,7 @@ class KvStore:
         if self._reader:
             self._reader.inherit()
             await self._reader.load_in_thread()
+            self._heed()
         return await self._writer.persist()
 
     def stats(self) -> KvStats:
@@ -190,6 +191,12 @@ class KvStore:
     def _load(self) -> None:
         if self._reader:
             self._reader.load()
+            self._heed()
+
+    def _heed(self) -> None:
+        """Forget all if somebody forgot what may be in it (`folder.forget_all`)."""
+        if self._folder and self._folder.take_mark():
+            self._kept.forget_all()
 
     def _runs(self, key: str, path: CellPath) -> list[Run]:
         return self._kept.runs(key, path)[:MAX_PARTS]
