@@ -93,8 +93,6 @@ async def received(session: Session, sending: asyncio.Task[None]) -> object:
     """The next of the peer's that is no failure. Raises PeerError, and what `sending` ended with."""
     while True:
         match await session.receive():
-            case Failed(peer=None, message=message):
-                raise PeerError(f"the peer failed: {message}")
             case Failed() as failed:
                 raise failure(failed)
             case arrived:
