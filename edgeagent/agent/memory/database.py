@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 BUSY_MS = 5000
 """How long a statement waits for another process's write."""
+AGAIN_S = 0.01
+"""Opening is tried again after so long: two processes that make one file, or recover it, might wait for each other, so
+SQLite lets one of them fail at once."""
 
 PRAGMAS: dict[str, tuple[str, str | int]] = {
     "busy_timeout": (str(BUSY_MS), BUSY_MS),
@@ -41,21 +45,34 @@ def open_database(path: Path, dimensions: int) -> "apsw.Connection":
     """
     import apsw
 
+    deadline_s = time.monotonic() + BUSY_MS / 1000
     with store_errors(path):
-        _create(path)
-        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-        try:
-            connection.set_busy_timeout(BUSY_MS)
-            _load_vectors(connection)
-            _check_identity(connection, path)
-            _set_pragmas(connection)
-            if connection.pragma("user_version") < VERSION:
-                with transaction(connection):
-                    migrate(connection, dimensions)
-            _check_dimensions(connection, path, dimensions)
-        except BaseException:
-            connection.close()
-            raise
+        while True:
+            try:
+                return _opened(path, dimensions)
+            except apsw.BusyError:
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(AGAIN_S)
+
+
+def _opened(path: Path, dimensions: int) -> "apsw.Connection":
+    import apsw
+
+    _create(path)
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        connection.set_busy_timeout(BUSY_MS)
+        _load_vectors(connection)
+        _check_identity(connection, path)
+        _set_pragmas(connection)
+        if connection.pragma("user_version") < VERSION:
+            with transaction(connection):
+                migrate(connection, dimensions)
+        _check_dimensions(connection, path, dimensions)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
