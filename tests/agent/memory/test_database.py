@@ -32,7 +32,7 @@ def test_folders_made_for_the_file_are_synced_and_others_are_not(
 
 
 def test_several_that_make_one_file_at_the_same_time_all_open_it(tmp_path: Path) -> None:
-    """SQLite lets one of two that would wait for each other fail at once (5 % of such openings, before they tried again)."""
+    """SQLite lets one of two that would wait for each other fail at once: 5 % of such openings, tried once."""
 
     def opened(path: Path, start: threading.Barrier) -> int:
         start.wait()
