@@ -1,8 +1,6 @@
 """A device and two peers, one behind the other, as processes of one fleet."""
 
-import json
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -10,17 +8,11 @@ import pytest
 from tests.conftest import Mosquitto, free_port
 from tests.members import Members
 from tests.test_product import Daemon, Json, Program, environment, running, words
+from tests.test_product_served import fetch
 
 QUESTION = "Tell me about the sea. " * 240
 MAX_TOKENS = 8
 PLANNED_S = 240.0
-
-
-def post(url: str, body: Json) -> Json:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=240) as reply:
-        answer: Json = json.load(reply)
-    return answer
 
 
 def ask(daemon: Daemon, plan: str) -> Json:
@@ -29,12 +21,13 @@ def ask(daemon: Daemon, plan: str) -> Json:
         "messages": [{"role": "user", "content": QUESTION}], "max_tokens": MAX_TOKENS, "temperature": 0.8, "seed": 7,
         "edgeagent": {"plan": plan, "memory": False, "reduce": "L0"},
     }  # fmt: skip
-    return post(f"{daemon.url}/v1/chat/completions", body)
+    answer: Json = fetch(f"{daemon.url}/v1/chat/completions", body)
+    return answer
 
 
 def chains(daemon: Daemon) -> list[Json]:
     """What the planner would do with both peers for such a prompt."""
-    decision = post(f"{daemon.url}/api/edge/plan", {"prompt_tokens": 1500, "max_tokens": MAX_TOKENS})
+    decision = fetch(f"{daemon.url}/api/edge/plan", {"prompt_tokens": 1500, "max_tokens": MAX_TOKENS})
     return [row for row in decision["candidates"] if len(row["stages"]) == 3]
 
 

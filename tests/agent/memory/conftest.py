@@ -22,11 +22,19 @@ def open_memory(encoder: Encoder, tmp_path: Path) -> OpenMemory:
 
     @asynccontextmanager
     async def opened(
-        path: Path = tmp_path / "memory.sqlite", max_memories: int | None = None, step: int = 1
+        path: Path = tmp_path / "memory.sqlite",
+        max_memories: int | None = None,
+        step: int = 1,
+        *,
+        reranks: bool = False,
+        on_forget: Callable[[], None] | None = None,
     ) -> AsyncIterator[Memory]:
         ticks = itertools.count(1_700_000_000, step)
         embedder = OnnxEmbedder(locate, 384)
-        memory = await Memory.open(path, embedder, lambda: float(next(ticks)), max_memories)
+        matcher = embedder if reranks else None
+        memory = await Memory.open(
+            path, embedder, lambda: float(next(ticks)), max_memories, matcher=matcher, on_forget=on_forget
+        )
         try:
             yield memory
         finally:

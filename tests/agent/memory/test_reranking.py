@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeagent.agent.memory import features, reranking
-from edgeagent.agent.memory.memory import Memory
 from edgeagent.agent.memory.scoring import Scorer
 from edgeagent.core.errors import EngineError
 from edgeagent.core.memory import MemoryHit, MemoryItem
@@ -59,26 +58,19 @@ def test_shipped_weights_belong_to_its_features() -> None:
     assert len(reranking.shipped().weights) == len(reranking.NAMES)
 
 
-def test_recall_with_a_matcher_finds_the_same_memories_by_a_second_score(
-    encoder: Encoder, open_memory: OpenMemory
-) -> None:
+def test_recall_with_a_matcher_finds_the_same_memories_by_a_second_score(open_memory: OpenMemory) -> None:
     async def body() -> None:
         async with open_memory() as memory:
             for number, turn in enumerate((*TURNS, *(f"Ann: The weather was fine on day {i}" for i in range(30)))):
                 await memory.add("ann", turn, source=f"s{number // 8}", kind="turn")
             first = await memory.search("ann", "Who has pain in the leg?", 20)
-            words = OnnxEmbedder(locate, 384)
-            second_memory = Memory(memory._store, memory._embedder, memory._clock, memory._thread, words)
-            second = await second_memory.search("ann", "Who has pain in the leg?", 20)
-            await words.close()
+        async with open_memory(reranks=True) as memory:
+            second = await memory.search("ann", "Who has pain in the leg?", 20)
         assert len(second) == 20
         assert {each.item.id for each in first[:16]} == {each.item.id for each in second[:16]}
         assert [each.item.id for each in first[16:]] == [each.item.id for each in second[16:]]
         assert second[0].item.text == TURNS[1]
         assert [each.score for each in first[:16]] != [each.score for each in second[:16]]
-
-    async def locate() -> Encoder:
-        return encoder
 
     asyncio.run(body())
 
