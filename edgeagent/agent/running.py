@@ -21,7 +21,7 @@ from edgeagent.core.stages import WIRE_BITS
 from edgeagent.execution.admission import Claim, Turns
 from edgeagent.execution.executors import Executor, LocalExecutor, PeerModel, RemoteExecutor
 from edgeagent.execution.handover import complete
-from edgeagent.execution.heads import HeadOfFile, HeadOfWhole
+from edgeagent.execution.heads import HeadOfFile, HeadOfWhole, Output
 from edgeagent.execution.meeting import PrefillExecutor
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.split_decode import SplitDecodeExecutor
@@ -247,17 +247,17 @@ class Run:
     def _split(self, target: PeerModel) -> Executor:
         chosen, traffic = self._tally.decision.chosen, self._tally.traffic
         head, output = self._resident.head, self._resident.output
+        own = Output(output.stage, output.batch_rows or 0) if output else None
         assert self._peers is not None
         assert chosen.k is not None
         hidden = next(kind for kind, bits in WIRE_BITS.items() if bits == chosen.wire_bits)
         if head is not None:
-            of_file = HeadOfFile(head.stage, self._resident.card.id, head.max_rows, hidden)
-            return SplitDecodeExecutor(of_file, self._peers, target, traffic, output.stage if output else None)
-        most_rows = output.max_rows if output else None
-        of_whole = HeadOfWhole(self._resident.whole, self._resident.card.id, chosen.k, hidden, most_rows)
+            of_file = HeadOfFile(head.stage, self._resident.card.id, head.batch_rows, hidden)
+            return SplitDecodeExecutor(of_file, self._peers, target, traffic, own)
+        of_whole = HeadOfWhole(self._resident.whole, self._resident.card.id, chosen.k, hidden)
         if chosen.plan is PlanKind.SPLIT_PREFILL:
             return SplitPrefillExecutor(of_whole, self._peers, target, traffic, self._turns.urgency)
-        return SplitDecodeExecutor(of_whole, self._peers, target, traffic, output.stage if output else None)
+        return SplitDecodeExecutor(of_whole, self._peers, target, traffic, own)
 
     def _local(self, resident: Resident) -> Sequence[Executor]:
         return [LocalExecutor(resident.whole, self._tally.traffic, self._turns)] * LOCAL_TRIES

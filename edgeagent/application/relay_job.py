@@ -7,7 +7,7 @@ hidden states), which it hands down as they come.
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 
-from edgeagent.application.split_job import Upward
+from edgeagent.application.split_job import Upward, step_rows
 from edgeagent.core.errors import PassedOnError, PeerError, PeerRefusedError
 from edgeagent.core.stage_descriptor import StageDescriptor
 from edgeagent.execution.admission import Claim
@@ -41,13 +41,12 @@ class RelayJob:
             opening = self._stage.session(room, self._theirs.hidden)
             async with opening as sequence, self._passed_on() as onward:
                 accepted = await self._asked(onward, behind)
-                rows = self._stage.settings.draft_rows
                 self._session.expect_split(self._job)
                 self._session.send(
                     Accepted(
                         kv_bytes_per_token=sum(ours.kv_planes),
                         stage=ours,
-                        max_rows=min(rows, accepted.max_rows or rows),
+                        max_rows=min(step_rows(self._stage), accepted.max_rows or 1),
                     )
                 )
                 async with background(self._pass_up(sequence, onward), "relay-up") as sending:
@@ -97,7 +96,8 @@ class RelayJob:
         while True:
             step = await self._upward.step()
             rows, tokens = await self._upward.block(step.block), 1 + len(step.guesses)
-            rows = await sequence.hidden_states_behind(rows, step.position, tokens)
+            batch_rows = self._stage.settings.draft_rows
+            rows = await sequence.hidden_states_behind(rows, step.position, tokens, batch_rows)
             if self._job.final_hidden:
                 onward.receiver.expect({step.block: self._job.step_bytes(tokens)})
             onward.send(step)

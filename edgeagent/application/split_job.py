@@ -10,9 +10,9 @@ from edgeagent.core.stage_descriptor import StageDescriptor
 from edgeagent.execution.admission import Claim
 from edgeagent.execution.executors import token_of
 from edgeagent.execution.session import Session
-from edgeagent.execution.stage_sessions import CellRows, Draw, HiddenRows, Ran, StageEvent, StageSession
+from edgeagent.execution.stage_sessions import CellRows, Draw, HiddenRows, Ran, StageEvent, StageSession, batches
 from edgeagent.execution.stages import StageModel
-from edgeagent.wire.messages import Accepted, Done, Open, Step, chunks
+from edgeagent.wire.messages import STEP_ROWS, Accepted, Done, Open, Step, chunks
 
 BLOCK_S = 30.0
 """How long a device that is there may take for its next hidden states (a slow one computes layers of a long chunk), for
@@ -80,7 +80,7 @@ class SplitJob:
                     Accepted(
                         kv_bytes_per_token=sum(ours.kv_planes),
                         stage=ours,
-                        max_rows=self._stage.settings.draft_rows if is_answer else None,
+                        max_rows=step_rows(self._stage) if is_answer else None,
                     )
                 )
                 await self._work(sequence)
@@ -109,7 +109,8 @@ class SplitJob:
             step = await self._upward.step()
             rows, num_tokens = await self._upward.block(step.block), 1 + len(step.guesses)
             draw = Draw(self._job.max_tokens, step.guesses) if self._draws else None
-            run = sequence.run_hidden(rows, step.position, [num_tokens], all_rows=not self._draws, draw=draw)
+            spans = batches(num_tokens, self._stage.settings.draft_rows)
+            run = sequence.run_hidden(rows, step.position, spans, all_rows=not self._draws, draw=draw)
             is_over = await self._follow(step.block, run, gives_hidden=True)
 
     @property
@@ -119,7 +120,7 @@ class SplitJob:
 
     async def _follow(self, index: int, events: AsyncGenerator[StageEvent, None], *, gives_hidden: bool) -> bool:
         """Send what comes of a run; whether the answer is over."""
-        is_over = False
+        is_over, hidden = False, list[bytes]()
         async with contextlib.aclosing(events):
             async for event in events:
                 match event:
@@ -127,7 +128,7 @@ class SplitJob:
                         self._session.send_blocks([(index, data)], bulk=True)
                         await self._session.until_room(len(data), BLOCK_S)
                     case HiddenRows(data=data) if gives_hidden:
-                        self._session.send_blocks([(index, data)], bulk=False)
+                        hidden.append(data)
                     case TokenStep():
                         self._session.send(token_of(event))
                     case Ran(reason=reason) if reason is not None:
@@ -136,4 +137,11 @@ class SplitJob:
                         is_over = True
                     case _:
                         continue
+        if hidden:
+            self._session.send_blocks([(index, b"".join(hidden))], bulk=False)
         return is_over
+
+
+def step_rows(stage: StageModel) -> int:
+    """How many tokens a step of an answer may have here: more than a batch is evaluated in several."""
+    return STEP_ROWS if stage.settings.draft_rows else 1

@@ -15,8 +15,8 @@ class Head(Protocol):
     """The layers `[0, k)` of a model."""
 
     @property
-    def max_rows(self) -> int:
-        """The largest batch of one sequence's tokens that changes no bit."""
+    def batch_rows(self) -> int:
+        """So many tokens of one sequence share a batch, which changes no bit; 0: none may be guessed."""
         ...
 
     async def descriptor(self) -> StageDescriptor: ...
@@ -32,13 +32,10 @@ class HeadOfWhole:
     model_id: str
     k: int
     hidden: HiddenType = "f32"
-    most_rows: int | None = None
-    """What whoever draws takes at once; None: anything."""
 
     @property
-    def max_rows(self) -> int:
-        own = self.model.settings.draft_rows
-        return own if self.most_rows is None else min(own, self.most_rows)
+    def batch_rows(self) -> int:
+        return self.model.settings.draft_rows
 
     async def descriptor(self) -> StageDescriptor:
         return await describe_head(self.model, self.model_id, self.k, self.hidden)
@@ -53,7 +50,7 @@ class HeadOfFile:
 
     stage: StageModel
     model_id: str
-    max_rows: int = 1
+    batch_rows: int = 0
     hidden: HiddenType = "f32"
 
     async def descriptor(self) -> StageDescriptor:
@@ -61,3 +58,12 @@ class HeadOfFile:
 
     def session(self, context_tokens: int) -> AbstractAsyncContextManager[StageSession]:
         return self.stage.session(context_tokens, self.hidden)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The output head of a split model, on this machine: it draws tokens from final hidden states."""
+
+    stage: StageModel
+    batch_rows: int = 0
+    """Tokens whose draws share a batch; 0: none may be guessed."""

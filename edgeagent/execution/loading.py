@@ -46,9 +46,10 @@ class LoadSettings:
 
     @property
     def draft_rows(self) -> int:
-        """The largest batch of one sequence's tokens behind its prompt that may be tried; 1: none is."""
+        """The largest batch of one sequence's tokens behind its prompt that changes no bit; 0: no guesses may be tried,
+        as they are off, or as what was wrong could not be dropped."""
         if not self.speculation or not self.invariance.rewind:
-            return 1
+            return 0
         return min(self.invariance.draft_batch, self.chunk_tokens)
 
     def parameters(self) -> Message:

@@ -130,13 +130,25 @@ class Speculator:
         """A draft was made and not evaluated."""
         self._credit -= self._in_steps(draft_seconds)
 
-    def record(self, draft: Draft, num_accepted: int, seconds: float, draft_seconds: float = 0.0) -> None:
-        """The draft was evaluated in `seconds` (after `draft_seconds` of making it), and so many of it were right."""
+    def record(
+        self,
+        draft: Draft,
+        num_accepted: int,
+        seconds: float,
+        draft_seconds: float = 0.0,
+        *,
+        ended_early: bool = False,
+    ) -> None:
+        """The draft was evaluated in `seconds` (after `draft_seconds` of making it), and so many of it were right.
+
+        With `ended_early` not all of it was evaluated, so that the time says nothing of batches of this size.
+        """
         rows, offer = draft.num_tokens + 1, draft.offer
-        expected = self._costs.ratio(rows) + offer.cost(draft.num_tokens)
-        self._costs.observe(rows, seconds)
-        # The larger of the two, so that a batch timed too short by chance does not invite the next.
-        cost = max(expected, self._costs.in_steps(rows, seconds) + self._in_steps(draft_seconds))
+        cost = self._costs.in_steps(rows, seconds) + self._in_steps(draft_seconds)
+        if not ended_early:
+            # The larger of the two, so that a batch timed too short by chance does not invite the next.
+            cost = max(cost, self._costs.ratio(rows) + offer.cost(draft.num_tokens))
+            self._costs.observe(rows, seconds)
         self._credit += num_accepted + 1 - cost + SHARE * (num_accepted + 1)
         for i in range(min(num_accepted + 1, draft.num_tokens)):
             offer.acceptance.observe(offer.strength + i, is_hit=i < num_accepted)

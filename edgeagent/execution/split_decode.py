@@ -13,15 +13,14 @@ from edgeagent.core.errors import EngineLostError, PeerError
 from edgeagent.core.generation import Generation, TokenStep
 from edgeagent.core.stages import HiddenType
 from edgeagent.execution.executors import PeerModel, Steps, Traffic, peer_session
-from edgeagent.execution.heads import Head
+from edgeagent.execution.heads import Head, Output
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.session import Session
 from edgeagent.execution.split_drafts import SplitDrafts
 from edgeagent.execution.split_draws import OUTPUT_TOKENS, DrawnHere, DrawnThere, Draws
 from edgeagent.execution.splitting import HEAD_FAILURES, background, open_split, send_prompt, until_same
 from edgeagent.execution.stage_sessions import StageSession
-from edgeagent.execution.stages import StageModel
-from edgeagent.wire.messages import Open, Step
+from edgeagent.wire.messages import STEP_ROWS, Accepted, Open, Step
 
 
 class SplitDecodeExecutor:
@@ -31,7 +30,7 @@ class SplitDecodeExecutor:
     """
 
     def __init__(
-        self, head: Head, peers: Peers, target: PeerModel, traffic: Traffic, output: StageModel | None = None
+        self, head: Head, peers: Peers, target: PeerModel, traffic: Traffic, output: Output | None = None
     ) -> None:
         self._head, self._peers, self._target, self._traffic = head, peers, target, traffic
         self._output = output
@@ -60,12 +59,12 @@ class SplitDecodeExecutor:
                 peer_session(self._peers, self._target.peer, self._traffic, self._target.onward)
             )
             job = open_split(session, "split-decode", self._target, stage, generation, final_hidden=output is not None)
-            draws = (
-                DrawnThere(session, self._target, self._traffic) if output is None else DrawnHere(session, output, job)
-            )
+            draws: Draws = DrawnThere(session, self._target, self._traffic)
+            if output is not None and self._output is not None:
+                draws = DrawnHere(session, output, job, self._output.batch_rows)
             accepted = await until_same(session, stage, self._target.wait_s)
-            max_rows = min(self._head.max_rows, accepted.max_rows or self._head.max_rows)
-            answer = _Answer(head, session, job, SplitDrafts(generation, max_rows), draws, self._traffic)
+            drafts = SplitDrafts(generation, self._step_rows(accepted), ends_early=draws.ends_early)
+            answer = _Answer(head, self._head.batch_rows, session, job, drafts, draws, self._traffic)
             sending = await stack.enter_async_context(
                 background(send_prompt(head, session, generation, stage, job.job))
             )
@@ -79,12 +78,18 @@ class SplitDecodeExecutor:
                 await answer.step(drawn[-1])
             raise PeerError(f"peer {self._target.peer} ended the answer before its limit, and not by itself")
 
+    def _step_rows(self, accepted: Accepted) -> int:
+        """How many tokens a step may have. Each end evaluates them in batches that change no bit there."""
+        may_guess = self._head.batch_rows and (self._output is None or self._output.batch_rows)
+        return min(STEP_ROWS, accepted.max_rows or 1) if may_guess else 1
+
     async def _open_output(
         self, stack: AsyncExitStack, generation: Generation, hidden: HiddenType
     ) -> StageSession | None:
         if self._output is None:
             return None
-        opening = self._output.session(OUTPUT_TOKENS, hidden, sampling=generation.sampling, prompt=generation.prompt)
+        stage, sampling = self._output.stage, generation.sampling
+        opening = stage.session(OUTPUT_TOKENS, hidden, sampling=sampling, prompt=generation.prompt)
         return await stack.enter_async_context(opening)
 
 
@@ -92,9 +97,16 @@ class _Answer:
     """Steps of one answer: the newest token and guesses go up, what was right of them and one token more comes back."""
 
     def __init__(
-        self, head: StageSession, session: Session, job: Open, drafts: SplitDrafts, draws: Draws, traffic: Traffic
+        self,
+        head: StageSession,
+        batch_rows: int,
+        session: Session,
+        job: Open,
+        drafts: SplitDrafts,
+        draws: Draws,
+        traffic: Traffic,
     ) -> None:
-        self._head, self._session, self._job = head, session, job
+        self._head, self._batch_rows, self._session, self._job = head, batch_rows, session, job
         self._num_chunks = len(job.block_sizes())
         self._drafts, self._draws, self._traffic = drafts, draws, traffic
         self._guesses: tuple[int, ...] = ()
@@ -125,7 +137,7 @@ class _Answer:
         self._guesses = self._drafts.propose(self._job.max_tokens - newest.position - 2)
         self._traffic.drafted_tokens += len(self._guesses)
         position, block = self._job.prompt_tokens + newest.position, self._num_chunks + newest.position
-        rows = await self._head.hidden_states([newest.token, *self._guesses], position)
+        rows = await self._head.hidden_states([newest.token, *self._guesses], position, self._batch_rows)
         self._draws.expect(block, self._guesses)
         # Who takes hidden states back learns nothing of the guesses but their number.
         told = (0,) * len(self._guesses) if self._job.final_hidden else self._guesses

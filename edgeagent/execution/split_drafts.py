@@ -13,10 +13,13 @@ from edgeagent.execution.speculation import ROWS, Acceptance, Draft, Offer, Spec
 
 
 class SplitDrafts:
-    """Those of one answer. `max_rows` is the largest batch of one sequence that changes no bits; 1: none is made."""
+    """Those of one answer. `max_rows` is how many tokens a step may have; 1: no guess is made.
 
-    def __init__(self, generation: Generation, max_rows: int) -> None:
-        self._max_rows = max_rows
+    With `ends_early` nothing is evaluated behind a wrong guess, at the peer's end at least.
+    """
+
+    def __init__(self, generation: Generation, max_rows: int, *, ends_early: bool = False) -> None:
+        self._max_rows, self._ends_early = max_rows, ends_early
         self._costs = BatchCosts()
         self._speculator = Speculator(self._costs)
         self._acceptance = Acceptance()
@@ -44,7 +47,9 @@ class SplitDrafts:
         if self._draft is None:
             self._speculator.record_plain(seconds)
         else:
-            self._speculator.record(self._draft, len(drawn) - 1, seconds)
+            is_short = len(drawn) <= self._draft.num_tokens
+            ended_early = self._ends_early and is_short
+            self._speculator.record(self._draft, len(drawn) - 1, seconds, ended_early=ended_early)
         if self._lookup is not None:
             for token in drawn:
                 self._lookup.append(token)

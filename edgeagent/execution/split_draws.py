@@ -10,16 +10,21 @@ from edgeagent.core.generation import TokenStep
 from edgeagent.execution.executors import PeerModel, Traffic, step_of
 from edgeagent.execution.peers import failure
 from edgeagent.execution.session import BlockArrived, Session
-from edgeagent.execution.stage_sessions import Draw, StageSession
-from edgeagent.wire.messages import MAX_GUESSES, Done, Failed, Open, Token
+from edgeagent.execution.stage_sessions import Draw, StageSession, batches
+from edgeagent.wire.messages import STEP_ROWS, Done, Failed, Open, Token
 
-OUTPUT_TOKENS = 1 + MAX_GUESSES
+OUTPUT_TOKENS = STEP_ROWS
 """Context of an output head: each step begins at its first cell, as no token looks at another there."""
 
 Tokens = AsyncGenerator[TokenStep, None]
 
 
 class Draws(Protocol):
+    @property
+    def ends_early(self) -> bool:
+        """Whether nothing is evaluated behind a guess that was wrong."""
+        ...
+
     def expect(self, block: int, guesses: tuple[int, ...]) -> None:
         """A step was sent: the newest token and these behind it, as hidden states in this block."""
         ...
@@ -31,6 +36,8 @@ class Draws(Protocol):
 
 class DrawnThere:
     """The peer draws, and sends tokens."""
+
+    ends_early = True
 
     def __init__(self, session: Session, target: PeerModel, traffic: Traffic) -> None:
         self._session, self._target, self._traffic = session, target, traffic
@@ -54,10 +61,13 @@ class DrawnThere:
 
 
 class DrawnHere:
-    """The peer sends final hidden states; `output`, an output head here, draws from them. No token crosses."""
+    """The peer sends final hidden states; `output`, an output head here, draws from them, of at most `batch_rows`
+    tokens at once. No token crosses."""
 
-    def __init__(self, session: Session, output: StageSession, job: Open) -> None:
-        self._session, self._output, self._job = session, output, job
+    ends_early = False
+
+    def __init__(self, session: Session, output: StageSession, job: Open, batch_rows: int) -> None:
+        self._session, self._output, self._job, self._batch_rows = session, output, job, batch_rows
         self._block, self._guesses = len(job.block_sizes()) - 1, tuple[int, ...]()
         session.expect({self._block: job.step_bytes(1)})
 
@@ -79,7 +89,7 @@ class DrawnHere:
 
     async def _drawn(self, rows: bytes) -> Tokens:
         """What the newest step's final hidden states give. Raises PeerError for some that no model has."""
-        draw, spans = Draw(self._job.max_tokens, self._guesses), [1 + len(self._guesses)]
+        draw, spans = Draw(self._job.max_tokens, self._guesses), batches(1 + len(self._guesses), self._batch_rows)
         try:
             async with contextlib.aclosing(self._output.run_hidden(rows, 0, spans, draw=draw)) as events:
                 async for event in events:

@@ -14,6 +14,7 @@ from typing import Any
 from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Sampling, TokenStep
 from edgeagent.core.stages import HiddenType
+from edgeagent.execution import canonical
 from edgeagent.execution.channel import Buffers, Message
 from edgeagent.execution.local import LocalModel, token_step
 from edgeagent.execution.supervisor import Worker
@@ -81,9 +82,10 @@ class SessionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Draw tokens behind a run's last span; `guesses` are the tokens whose rows came behind its first.
+    """Draw tokens behind a run's last span; `guesses` are the tokens whose rows came behind the run's first.
 
-    The answer has `max_tokens` at most, with those drawn before.
+    With guesses, tokens are drawn behind each span, and the run ends at the first that was guessed wrong. The answer
+    has `max_tokens` at most, with those drawn before.
     """
 
     max_tokens: int
@@ -106,13 +108,16 @@ class StageSession:
         """
         return self._run((), tokens=list(tokens), position=position, spans=spans, cells=cells)
 
-    async def hidden_states(self, tokens: Sequence[int], position: int) -> bytes:
-        """Of a head: evaluate tokens, as one span from `position` on; their hidden states. Raises as `run_tokens`."""
-        return await _hidden_in(self.run_tokens(tokens, position, [len(tokens)]))
+    async def hidden_states(self, tokens: Sequence[int], position: int, batch_rows: int | None = None) -> bytes:
+        """Of a head: evaluate tokens from `position` on, in one span or in spans of at most `batch_rows`; their hidden
+        states. Raises as `run_tokens`."""
+        return await hidden_in(self.run_tokens(tokens, position, batches(len(tokens), batch_rows)))
 
-    async def hidden_states_behind(self, rows: bytes, position: int, num_tokens: int) -> bytes:
+    async def hidden_states_behind(
+        self, rows: bytes, position: int, num_tokens: int, batch_rows: int | None = None
+    ) -> bytes:
         """Of a middle: the same of hidden states that come in, of so many tokens. Raises as `run_hidden`."""
-        return await _hidden_in(self.run_hidden(rows, position, [num_tokens], all_rows=True))
+        return await hidden_in(self.run_hidden(rows, position, batches(num_tokens, batch_rows), all_rows=True))
 
     def run_hidden(
         self,
@@ -190,10 +195,12 @@ async def open_head(model: LocalModel, k: int, context_tokens: int, hidden: Hidd
         yield session
 
 
-async def _hidden_in(events: AsyncGenerator[StageEvent, None]) -> bytes:
-    """The hidden states that one span gives."""
-    rows = b""
+def batches(num_tokens: int, batch_rows: int | None) -> list[int]:
+    """Spans of at most so many tokens each."""
+    return canonical.spans(num_tokens, 0, batch_rows or num_tokens)
+
+
+async def hidden_in(events: AsyncGenerator[StageEvent, None]) -> bytes:
+    """The hidden states that a run gives, of all its spans."""
     async with contextlib.aclosing(events):
-        async for event in events:
-            rows = event.data if isinstance(event, HiddenRows) else rows
-    return rows
+        return b"".join([event.data async for event in events if isinstance(event, HiddenRows)])

@@ -1,8 +1,9 @@
-"""What a stage by itself can do on this machine: how many tokens may share a batch, and how fast a head is."""
+"""What a stage by itself can do on this machine: how many tokens had best share a batch, and how fast a head is."""
 
 import contextlib
+import math
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from edgeagent.core.generation import MAX_TOP_LOGPROBS, Sampling, TokenStep
@@ -13,7 +14,11 @@ from edgeagent.execution.stages import StageModel
 
 PROMPT_TOKENS = 320
 """Over 256: from there on ggml splits one token's attention among threads (`LoadSettings.is_thread_invariant`)."""
-BATCHES = (2, 4, 8, 16)
+BATCHES = (1, 2, 4, 8, 16)
+ROUNDS = 2
+"""Of each batch; the quickest counts."""
+WORTHWHILE = 0.95
+"""A larger batch whose tokens take more than so much of a smaller one's time is not worth what a wrong guess costs."""
 MAX_DRAWS = 1024
 GREEDY = Sampling(temperature=0.0, logprobs=MAX_TOP_LOGPROBS)
 ASKED = [
@@ -26,13 +31,14 @@ ASKED = [
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Tokens a second through the layers of this stage. `max_rows` tokens behind a prompt give, in one batch, the bits
-    that they give one by one."""
+    """Tokens a second through the layers of this stage. `batch_rows`: of the batches that give the bits that tokens
+    behind a prompt give one by one, the one whose tokens take the least time; 0: even one token alone does not, in
+    place of others that were dropped."""
 
     prompt_tokens: int
     prefill_tok_s: float
     decode_tok_s: float
-    max_rows: int
+    batch_rows: int
     rows: bytes = b""
     """Hidden states of BATCHES[-1] tokens, for trying what comes behind."""
 
@@ -51,17 +57,18 @@ async def try_head(stage: StageModel) -> Trial:
         def together(size: int) -> AsyncGenerator[StageEvent, None]:
             return session.run_tokens(behind[:size], num_prompt, [size])
 
-        max_rows = await _most_rows(together, singles, stage.settings.chunk_tokens)
-    return Trial(num_prompt, num_prompt / prefill_s, len(behind) / decode_s, max_rows, singles)
+        batch_rows = await _best_rows(together, singles, stage.settings.chunk_tokens)
+    return Trial(num_prompt, num_prompt / prefill_s, len(behind) / decode_s, batch_rows, singles)
 
 
 async def try_output(stage: StageModel, rows: bytes) -> int:
-    """How many tokens' draws from an output head may share a batch. `rows` are any hidden states of BATCHES[-1] tokens.
+    """How many tokens' draws from an output head had best share a batch (see `Trial`). `rows` are any hidden states of
+    BATCHES[-1] tokens.
 
     Raises as `try_head`.
     """
     async with stage.session(BATCHES[-1], sampling=GREEDY) as session:
-        return await _most_drawn(session, rows, [0] * BATCHES[-1])
+        return await _best_drawn(session, rows, [0] * BATCHES[-1])
 
 
 async def rows_of(whole: LocalModel) -> bytes:
@@ -84,29 +91,29 @@ async def try_behind(stage: StageModel, whole: LocalModel) -> int:
     async with stage.session(len(prompt) + len(behind), sampling=sampling) as session:
         await _timed(session.run_hidden(before, 0, [len(prompt)]))
         if sampling:
-            return await _most_drawn(session, rows, [len(prompt) + i for i in range(len(behind))])
+            return await _best_drawn(session, rows, [len(prompt) + i for i in range(len(behind))])
         _, singles = await _timed(session.run_hidden(rows, len(prompt), [1] * len(behind)))
         row_bytes = len(rows) // len(behind)
 
         def together(size: int) -> AsyncGenerator[StageEvent, None]:
             return session.run_hidden(rows[: size * row_bytes], len(prompt), [size], all_rows=True)
 
-        return await _most_rows(together, singles, chunk_tokens)
+        return await _best_rows(together, singles, chunk_tokens)
 
 
-async def _most_drawn(session: StageSession, rows: bytes, positions: Sequence[int]) -> int:
+async def _best_drawn(session: StageSession, rows: bytes, positions: Sequence[int]) -> int:
     """Log-probabilities are compared, which all logits go into."""
-    row_bytes, found = len(rows) // len(positions), 1
+    row_bytes = len(rows) // len(positions)
     singles: list[TokenStep] = []
     for i, position in enumerate(positions):
         singles += await _drawn(session, rows[i * row_bytes : (i + 1) * row_bytes], position, ())
-    for size in BATCHES:
+
+    async def is_same(size: int) -> bool:
         guesses = tuple(step.token for step in singles[: size - 1])
         together = await _drawn(session, rows[: size * row_bytes], positions[0], guesses)
-        if [_told(step) for step in together] != [_told(step) for step in singles[:size]]:
-            break
-        found = size
-    return found
+        return [_told(step) for step in together] == [_told(step) for step in singles[:size]]
+
+    return await _best(is_same, BATCHES)
 
 
 async def _drawn(session: StageSession, rows: bytes, position: int, guesses: tuple[int, ...]) -> list[TokenStep]:
@@ -119,15 +126,29 @@ def _told(step: TokenStep) -> tuple[object, ...]:
     return (step.token, step.logprob, step.top)
 
 
-async def _most_rows(run: Callable[[int], AsyncGenerator[StageEvent, None]], singles: bytes, chunk_tokens: int) -> int:
+async def _best_rows(run: Callable[[int], AsyncGenerator[StageEvent, None]], singles: bytes, chunk_tokens: int) -> int:
     """`run` evaluates a batch of so many tokens in place of those that gave `singles`: so dropping was tried, too."""
-    row_bytes, found = len(singles) // BATCHES[-1], 1
-    for size in (size for size in BATCHES if size <= chunk_tokens):
+    row_bytes = len(singles) // BATCHES[-1]
+
+    async def is_same(size: int) -> bool:
         _, together = await _timed(run(size))
-        if together != singles[: size * row_bytes]:
-            break
-        found = size
-    return found
+        return together == singles[: size * row_bytes]
+
+    return await _best(is_same, [size for size in BATCHES if size <= chunk_tokens])
+
+
+async def _best(is_same: Callable[[int], Awaitable[bool]], sizes: Sequence[int]) -> int:
+    """The size to take, of those up to the first that changes bits; 0 when that is the first."""
+    best, best_s = 0, math.inf
+    for size in sizes:
+        for _ in range(ROUNDS):
+            started = time.monotonic()
+            if not await is_same(size):
+                return best
+            row_s = (time.monotonic() - started) / size
+            if size == best or row_s < WORTHWHILE * best_s:
+                best, best_s = size, min(row_s, best_s)
+    return best
 
 
 async def _timed(events: AsyncGenerator[StageEvent, None]) -> tuple[float, bytes]:

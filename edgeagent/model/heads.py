@@ -162,8 +162,8 @@ class Heads:
         resident.single_bytes += fit.memory_bytes
 
     async def try_output(self, resident: Resident) -> None:
-        """Finds, once, how many tokens' draws from a whole model's output head may share a batch. One that fails is
-        given up."""
+        """Finds, once, how many tokens' draws from a whole model's output head share a batch. One that fails is given
+        up."""
         assert resident.output is not None
         held, settings = resident.output, resident.output.stage.settings
         key = f"{settings.variant_sha256} {settings.extra_buffers} {settings.threads}"
@@ -177,10 +177,10 @@ class Heads:
             await held.stage.close()
             held.hold.close()
             return
-        self._drawn_rows[key] = held.max_rows = rows
+        self._drawn_rows[key] = held.batch_rows = rows
 
     async def measure(self, resident: Resident) -> None:
-        """Tries a head once: its rates, as if all layers were here, and how many tokens may share a batch.
+        """Tries a head once: its rates, as if all layers were here, and how many tokens share a batch.
 
         Raises EngineError, ModelFileError, OutOfMemoryError.
         """
@@ -191,8 +191,7 @@ class Heads:
         if (trial := self._trials.get(key)) is None:
             trial = await try_head(stage)
             if output is not None:
-                rows = min(trial.max_rows, await try_output(output.stage, trial.rows))
-                trial = replace(trial, max_rows=rows)
+                output.batch_rows = await try_output(output.stage, trial.rows)
             self._trials[key] = trial
         share = stage.cut.num_blocks / stage.cut.layers
         resident.rates = Rates(
@@ -202,7 +201,7 @@ class Heads:
             prompt_tokens=trial.prompt_tokens,
         )
         resident.full_rates = None
-        head.max_rows = trial.max_rows if stage.settings.speculation else 1
+        head.batch_rows = trial.batch_rows if stage.settings.speculation else 0
         head.is_tried = True
 
     async def _profile(self, stored: StoredVariant) -> Profile:

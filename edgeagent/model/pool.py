@@ -119,7 +119,7 @@ class ModelPool:
                     await self.measure(resident)
         if resident.head is None and resident.output is not None:
             async with self._measuring:
-                if resident.output is not None and resident.output.max_rows is None:
+                if resident.output is not None and resident.output.batch_rows is None:
                     async with resident.local.admission.whole():
                         await self._heads.try_output(resident)
 

@@ -20,11 +20,12 @@ def _no_adapter(name: str) -> Adapter:
 
 @dataclass(slots=True)
 class HeldHead:
-    """The first layers of a model, alone. `why` the whole is not used; `max_rows` tokens may share a batch."""
+    """The first layers of a model, alone. `why` the whole is not used; `batch_rows` tokens share a batch (0: no guesses
+    are made)."""
 
     stage: StageModel
     why: str
-    max_rows: int = 1
+    batch_rows: int = 0
     is_tried: bool = False
 
     @property
@@ -41,8 +42,8 @@ class HeldOutput:
     """Keeps its file from eviction."""
     num_bytes: int
     """What it takes, part of the resident's `memory_bytes`."""
-    max_rows: int | None = None
-    """Tokens whose draws may share a batch; None: that was not tried yet."""
+    batch_rows: int | None = None
+    """Tokens whose draws share a batch; None: that was not tried yet."""
 
 
 @dataclass(slots=True)

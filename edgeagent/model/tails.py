@@ -161,7 +161,7 @@ class Tails:
             await stage.close()
             hold.close()
             raise
-        known = settings.invariance.model_copy(update={"draft_batch": rows, "rewind": True})
+        known = settings.invariance.model_copy(update={"draft_batch": max(rows, 1), "rewind": rows > 0})
         stage.settings = replace(settings, invariance=known)
         return _Held(stage, hold, num_bytes)
 

@@ -15,7 +15,9 @@ MAX_BLOCKS = 65_536
 LEASE_S = 2.0
 """Silence after which the other end is taken for lost; both send something at least each third of it."""
 MAX_SIGNED_CHARS = 60_000
-MAX_GUESSES = 31
+STEP_ROWS = 32
+"""Tokens of a step at most."""
+MAX_GUESSES = STEP_ROWS - 1
 MAX_DRAWN = 8_192
 """As JSON they and the rest of an Open fit one frame."""
 MAX_CUTS = 512
@@ -182,7 +184,7 @@ class Accepted(Numbered):
     stage: StageDescriptor | None = None
     """What the peer's tail is, as it describes it itself; the device compares it once more."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
-    """Of a `split-decode`: so many tokens of a step may be evaluated together there without a changed bit."""
+    """Of a `split-decode`: so many tokens a step may have."""
     note: Annotated[str, Field(max_length=500)] | None = None
     """What the caller should hear of how the prompt was made."""
 

@@ -21,7 +21,7 @@ from edgeagent.core.plan import Handover
 from edgeagent.core.stages import Cut
 from edgeagent.execution.executors import LocalExecutor, PeerModel, Traffic
 from edgeagent.execution.handover import complete
-from edgeagent.execution.heads import Head, HeadOfFile, HeadOfWhole
+from edgeagent.execution.heads import Head, HeadOfFile, HeadOfWhole, Output
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.split_decode import SplitDecodeExecutor
@@ -91,7 +91,7 @@ class Ends:
 
     def executor(self, traffic: Traffic, head: Head | None = None, *, draws: bool = False) -> SplitDecodeExecutor:
         head = head or HeadOfWhole(self.local, self.target.model, K)
-        output = self.stage(LAYERS, LAYERS) if draws else None
+        output = Output(self.stage(LAYERS, LAYERS), 8) if draws else None
         return SplitDecodeExecutor(head, self.peers, self.target, traffic, output)
 
     async def alone(self, generation: Generation) -> list[int]:
@@ -238,7 +238,7 @@ def test_head_alone_and_two_peers_are_the_whole_model(town: Town, draws_here: bo
     async def scene(ends: Ends) -> None:
         ends.prompt = await ends.local.encode([{"role": "user", "content": "Say it again: " + "one two three " * 30}])
         messages, traffic = ends.listen(), Traffic()
-        head = HeadOfFile(ends.stage(0, K), ends.target.model, max_rows=8)
+        head = HeadOfFile(ends.stage(0, K), ends.target.model, batch_rows=8)
         wanted = replace(ends.generation(0.0), max_tokens=32)
         got = await tokens(complete(wanted, [ends.executor(traffic, head, draws=draws_here)]))
         assert got == await ends.alone(wanted)

@@ -21,7 +21,7 @@ from edgeagent.core.plan import Handover
 from edgeagent.core.stages import Cut
 from edgeagent.execution.executors import Executor, LocalExecutor, PeerModel, Traffic
 from edgeagent.execution.handover import complete
-from edgeagent.execution.heads import HeadOfFile, HeadOfWhole
+from edgeagent.execution.heads import HeadOfFile, HeadOfWhole, Output
 from edgeagent.execution.llama.stage_jobs import MAX_SESSIONS
 from edgeagent.execution.local import LoadSettings, LocalModel
 from edgeagent.execution.peers import Peers
@@ -29,7 +29,7 @@ from edgeagent.execution.session import Session
 from edgeagent.execution.split_decode import SplitDecodeExecutor
 from edgeagent.execution.splitting import SplitPrefillExecutor
 from edgeagent.execution.stage_sessions import StageSession, open_head
-from edgeagent.execution.stage_trial import try_behind, try_head
+from edgeagent.execution.stage_trial import BATCHES, try_behind, try_head
 from edgeagent.execution.stages import StageModel
 from edgeagent.execution.transport.memory import MemoryBroker, MemoryTransport
 from edgeagent.model.slicing import Sliced, padding_of, slice_variant, stage_of
@@ -205,12 +205,14 @@ def test_head_alone_gives_the_words_of_the_whole_model(
 
         ends.broker.deliver = tapped  # type: ignore[method-assign]
         try:
-            rows = min((await try_head(stage)).max_rows, await try_behind(ends.tail, ends.local))
-            assert rows >= 2
+            rows = (await try_head(stage)).batch_rows
+            assert rows in BATCHES
+            assert await try_behind(ends.tail, ends.local) in BATCHES
             for temperature in (0.0, 0.8):
                 wanted, traffic = replace(ends.generation(temperature), max_tokens=16), Traffic()
                 head = HeadOfFile(stage, ends.target.model, rows)
-                executor = SplitDecodeExecutor(head, ends.peers, ends.target, traffic, output if draws_here else None)
+                own = Output(output, rows) if draws_here else None
+                executor = SplitDecodeExecutor(head, ends.peers, ends.target, traffic, own)
                 got = await tokens(complete(wanted, [executor]))
                 assert got == await tokens(complete(wanted, [LocalExecutor(ends.local, Traffic())]))
         finally:
@@ -226,6 +228,25 @@ def test_head_alone_gives_the_words_of_the_whole_model(
     play(scene)
 
 
+@pytest.mark.usefixtures("eager")
+def test_nothing_is_guessed_with_a_head_that_cannot_drop_what_was_wrong(
+    play: Callable[[Scene], None], parts: list[StoredVariant]
+) -> None:
+    async def scene(ends: Ends) -> None:
+        ends.tail.settings = replace(ends.tail.settings, invariance=Invariance(draft_batch=8, rewind=True))
+        ends.prompt = await ends.local.encode([{"role": "user", "content": "Say it again: " + "one two three " * 30}])
+        stage, traffic = stage_for(parts[0], ends.tail), Traffic()
+        try:
+            head = HeadOfFile(stage, ends.target.model, batch_rows=0)
+            executor = SplitDecodeExecutor(head, ends.peers, ends.target, traffic)
+            assert await tokens(complete(ends.generation(0.0), [executor])) == await ends.alone(0.0)
+        finally:
+            await stage.close()
+        assert traffic.drafted_tokens == 0
+
+    play(scene)
+
+
 def test_hidden_states_that_come_back_rounded_are_drawn_from(
     play: Callable[[Scene], None], parts: list[StoredVariant]
 ) -> None:
@@ -233,7 +254,7 @@ def test_hidden_states_that_come_back_rounded_are_drawn_from(
         stage, output = (stage_for(stored, ends.tail) for stored in parts)
         try:
             head = HeadOfFile(stage, ends.target.model, hidden="int8")
-            executor = SplitDecodeExecutor(head, ends.peers, ends.target, Traffic(), output)
+            executor = SplitDecodeExecutor(head, ends.peers, ends.target, Traffic(), Output(output))
             got = await tokens(complete(ends.generation(0.0), [executor]))
             alone = await ends.alone(0.0)
             assert got[0] == alone[0]
@@ -262,7 +283,7 @@ def test_peer_that_ends_an_answer_too_early_has_failed(
     async def scene(ends: Ends) -> None:
         output = stage_for(parts[1], ends.tail) if draws_here else None
         head = HeadOfWhole(ends.local, ends.target.model, K)
-        executor = SplitDecodeExecutor(head, ends.peers, ends.target, Traffic(), output)
+        executor = SplitDecodeExecutor(head, ends.peers, ends.target, Traffic(), Output(output) if output else None)
         try:
             with pytest.raises(PeerError, match="before its limit"):
                 await tokens(complete(ends.generation(0.0), [executor]))
@@ -288,7 +309,7 @@ def test_state_that_no_model_has_is_the_peers_fault(
     async def scene(ends: Ends) -> None:
         output = stage_for(parts[1], ends.tail)
         head = HeadOfWhole(ends.local, ends.target.model, K)
-        executor = SplitDecodeExecutor(head, ends.peers, ends.target, Traffic(), output)
+        executor = SplitDecodeExecutor(head, ends.peers, ends.target, Traffic(), Output(output))
         try:
             with pytest.raises(PeerError, match="nothing can be drawn"):
                 await tokens(complete(ends.generation(0.0), [executor]))

@@ -13,6 +13,8 @@ from edgeagent.execution.speculation import ROWS, Acceptance, Draft, Offer, Spec
 
 STEP_S = 0.012
 WORST_LOSS = 0.03
+MISJUDGED = 0.05
+"""Of what drafts cost, at a moment: their times are measured, with the noise."""
 CURVES = {
     # DESIGN §5: SmolLM2 Q4_1, one thread, a machine with wide vector units; 2 and 32 rows by the line through them.
     "wide": {2: 1.15, 4: 1.4, 8: 2.7, 16: 4.5, 32: 8.5},
@@ -119,7 +121,7 @@ def test_no_text_costs_more_than_three_percent(
         costs = warm(machine)
         for _ in range(2):  # a new engine, and one that has learned
             run = answer(machine, costs, text, num_tokens)
-            assert run.overdrawn <= 0.5, name
+            assert run.overdrawn <= 0.5 + MISJUDGED * sum(map(machine.steps, run.sizes)), name
             assert run.steps <= max(run.tokens, 50) * (1 + WORST_LOSS), name
 
 
@@ -200,3 +202,17 @@ def test_cost_of_a_batch_is_between_one_step_and_its_rows(seen: list[tuple[int, 
         costs.observe_chunk(rows, seconds)
     for rows in (1, *ROWS):
         assert 1 <= costs.ratio(rows) <= rows
+
+
+def test_draft_that_ended_early_costs_its_time_and_tells_nothing_of_its_size() -> None:
+    """Where nothing is evaluated behind a wrong guess, a long draft that fails costs hardly more than a step."""
+    costs = warm(Machine(CURVES["wide"], random.Random(1)))
+    for _ in range(LEAST_STEPS):
+        costs.observe(1, STEP_S)
+    expected, speculator, draft = costs.ratio(16), Speculator(costs), Draft(Offer(Acceptance(), 4, 15), 15)
+    speculator.record(draft, 0, 1.8 * STEP_S, ended_early=True)
+    assert -0.8 < speculator.credit < -0.7
+    assert costs.ratio(16) == expected
+    speculator.record(draft, 0, 1.8 * STEP_S)
+    assert speculator.credit < -0.8 - (expected - 1.1)
+    assert costs.ratio(16) < expected

@@ -23,6 +23,7 @@ from edgeagent.execution.stage_sessions import (
     Ran,
     SessionSpec,
     StageEvent,
+    batches,
     open_head,
     open_session,
 )
@@ -202,6 +203,28 @@ def test_guesses_are_checked_together_and_what_was_wrong_is_forgotten(split: Cal
                 run = tail.run_hidden(rows, position, [1 + len(guesses)], draw=Draw(MAX_TOKENS, guesses))
                 said += await drawn(run)
         assert said == words[:5]  # one of the prompt, two with the guess that was right, two with the other
+
+    split(use)
+
+
+@pytest.mark.parametrize(("batch_rows", "evaluated"), [(1, 4), (2, 4), (3, 6)])
+def test_guesses_in_several_batches_are_checked_no_further_than_the_first_wrong_one(
+    split: Callable[[Use], None], batch_rows: int, evaluated: int
+) -> None:
+    async def use(models: Split) -> None:
+        sampling = Sampling()
+        generation = await models.generation(sampling)
+        words, prompt = await models.expected(generation), generation.prompt
+        spans = canonical.spans(len(prompt), 0, CHUNK)
+        guesses = (*words[1:4], (words[4] + 1) % 1000, *words[:3])
+        async with models.head.session(512) as head, models.tail.session(512, sampling=sampling) as tail:
+            rows = await rows_of(head.run_tokens(prompt, 0, spans))
+            [first] = await drawn(tail.run_hidden(rows, 0, spans, draw=Draw(MAX_TOKENS)))
+            rows = await head.hidden_states([first, *guesses], len(prompt), batch_rows)
+            spans = batches(1 + len(guesses), batch_rows)
+            events = await all_of(tail.run_hidden(rows, len(prompt), spans, draw=Draw(MAX_TOKENS, guesses)))
+        assert [event.token for event in events if isinstance(event, TokenStep)] == words[1:5]
+        assert events[-1] == Ran(len(prompt) + evaluated, drawn=4)
 
     split(use)
 

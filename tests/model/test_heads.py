@@ -137,7 +137,7 @@ def test_head_is_leased_where_the_whole_is_not_here(head_only: Path, embedded_st
                 assert (resident.head.k, resident.variant.name) == (K, "Q4_1")
                 assert "no file of" in resident.head.why
                 assert resident.output is not None
-                assert resident.head.max_rows >= 2
+                assert resident.head.batch_rows >= 1
                 assert resident.rates.decode_tok_s > 1
                 assert len(resident.pids) == 2
                 assert len(await resident.local.encode([{"role": "user", "content": "Name a colour."}])) > 4
@@ -225,7 +225,7 @@ def test_whole_model_has_its_output_head_beside_it_where_no_text_may_leave_and_m
         async with pool_of(store, 600 * MB, draws_here=True) as pool, pool.lease(MODEL) as resident:
             assert resident.head is None
             assert resident.output is not None
-            assert (resident.output.max_rows or 0) >= 2
+            assert (resident.output.batch_rows or 0) >= 1
             assert resident.memory_bytes == alone + resident.output.num_bytes
             [whole, output] = resident.pids
             assert (whole, output) == (resident.local.pid, resident.output.stage.pid)

@@ -5,6 +5,7 @@ import contextlib
 from pathlib import Path
 
 from edgeagent.core.stages import Cut
+from edgeagent.execution.stage_trial import BATCHES
 from edgeagent.model.store import ModelStore, StoredVariant
 from edgeagent.model.tails import Tails
 from edgeagent.parts import spawn_llama
@@ -29,7 +30,7 @@ def test_layers_between_two_cuts_are_made_once_and_tried(
             async with tails.lease(resident, 8, 19) as stage:
                 assert stage.cut == Cut.of(8, 19, LAYERS)
                 assert stage.padding is not None
-                assert stage.settings.draft_rows > 1
+                assert stage.settings.draft_rows in BATCHES
             async with tails.lease(resident, 8, 19) as again:
                 assert again is stage
             small = Tails(store, spawn_llama, 120 * MB, NOTHING_REPACKED)

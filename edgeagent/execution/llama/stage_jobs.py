@@ -56,9 +56,10 @@ class Stages:
         Cells from `position` on are dropped, then the inputs are evaluated in `spans`: token ids, or as bulk hidden
         states in the session's type. Events after each span: `rows [first, count]` with hidden states as bulk (a tail's
         of the last token alone, unless `all_rows`), `cells [first, end]` with their rows as bulk,
-        if asked. To `draw` is to report `token`s behind the last span, as op `generate` does: one, then on as long as
-        `guesses` (the tokens whose hidden states came behind the first of that span) were right. Replies `tokens` in
-        the cache; after a draw, how many were `drawn`, and the `reason` when the answer is over.
+        if asked. To `draw` is to report `token`s as op `generate` does: one behind the last span, or, with `guesses`
+        (the tokens whose hidden states came behind the first), behind each span as long as they were right; the run
+        ends at the first that was wrong. Replies `tokens` in the cache; after a draw, how many were `drawn`, and the
+        `reason` when the answer is over.
         """
         session = self._session(request)
         self._running.append((request, _run(session, request, _inputs(session, request))))
@@ -148,19 +149,20 @@ def _run(session: StageSession, request: Request, inputs: Sequence[int] | FloatA
     spans, guesses = [int(n) for n in p["spans"]], ids(session.context.model, p.get("guesses", ()))
     if sum(spans) != len(inputs) or min(spans, default=0) < 1 or max(spans) > session.context.chunk_tokens:
         raise RequestError(f"{len(inputs)} tokens are not evaluated in spans {spans[:8]}; use the canonical ones")
-    if guesses and len(guesses) != spans[-1] - 1:
-        raise RequestError(f"{len(guesses)} guesses do not fit a last span of {spans[-1]}")
+    if guesses and len(guesses) != len(inputs) - 1:
+        raise RequestError(f"{len(guesses)} guesses do not fit {len(inputs)} tokens")
+    drawing = _Drawing(session, request, guesses) if p.get("draw") else None
     session.truncate(int(p["position"]))
-    begin = 0
+    end = 0
     for number, span in enumerate(spans, 1):
-        first, all_rows = session.context.num_tokens, bool(p.get("all_rows")) or bool(guesses)
-        rows = session.evaluate(inputs[begin : begin + span], all_rows=all_rows)
-        begin += span
+        first, begin, end = session.context.num_tokens, end, end + span
+        rows = session.evaluate(inputs[begin:end], all_rows=bool(p.get("all_rows")) or bool(guesses))
         _report(session, request, first, rows)
+        if drawing and (guesses or number == len(spans)) and not drawing.goes_on(begin, end):
+            break
         if number < len(spans):
             yield
-    drawn: Message = _draw(session, request, guesses) if p.get("draw") else {}
-    request.reply(tokens=session.context.num_tokens, **drawn)
+    request.reply(tokens=session.context.num_tokens, **(drawing.told() if drawing else {}))
 
 
 def _report(session: StageSession, request: Request, first: int, rows: bytes | None) -> None:
@@ -172,15 +174,26 @@ def _report(session: StageSession, request: Request, first: int, rows: bytes | N
         request.event([session.cells(first, end)], cells=[first, end])
 
 
-def _draw(session: StageSession, request: Request, guesses: list[int]) -> Message:
-    if session.sampler is None:
-        raise RequestError("this stage session has no sampling; open one with it")
-    answer = Answer(request, session.sampler, session.num_drawn)
-    if answer.is_over:
-        raise RequestError("the answer has all its tokens already; open another session")
-    drawn = answer.draw(0 if guesses else -1, guesses)
-    session.num_drawn += len(drawn)
-    return {"drawn": len(drawn), "reason": answer.reason if answer.is_over else None}
+class _Drawing:
+    """The draws of one run."""
+
+    def __init__(self, session: StageSession, request: Request, guesses: list[int]) -> None:
+        if session.sampler is None:
+            raise RequestError("this stage session has no sampling; open one with it")
+        self._session, self._guesses, self._num_before = session, guesses, session.num_drawn
+        self._answer = Answer(request, session.sampler, session.num_drawn)
+        if self._answer.is_over:
+            raise RequestError("the answer has all its tokens already; open another session")
+
+    def goes_on(self, begin: int, end: int) -> bool:
+        """Draws at the rows of the newest span, `[begin, end)` of the run; whether what comes behind it was right."""
+        drawn = self._answer.draw(0 if self._guesses else -1, self._guesses[begin : end - 1])
+        self._session.num_drawn += len(drawn)
+        return len(drawn) == end - begin and not self._answer.is_over and drawn[-1:] == self._guesses[end - 1 : end]
+
+    def told(self) -> Message:
+        reason = self._answer.reason if self._answer.is_over else None
+        return {"drawn": self._session.num_drawn - self._num_before, "reason": reason}
 
 
 def _whole_blocks(
