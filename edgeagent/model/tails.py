@@ -156,7 +156,7 @@ class Tails:
         )
         stage = StageModel(settings, cut, source, padding, slots=SLOTS, limits=resident.local.limits)
         try:
-            rows = await try_behind(stage, resident.whole)
+            rows = min(await try_behind(stage, resident.whole), settings.invariance.draft_batch)
         except BaseException:
             await stage.close()
             hold.close()
