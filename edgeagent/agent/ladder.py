@@ -156,6 +156,7 @@ class Ladder:
                 "level": level,
                 "tokens_kept": len(tokens),
                 "dropped": (*whole.report.dropped, *selection.report.dropped),
+                "order": selection.report.order,
             }
         )
         return Draft(level, turns, tokens, report, texts=selection.texts)

@@ -41,4 +41,6 @@ def _kept(reduction: dict[str, Any]) -> list[str]:
         return [f"reduction  {reduction['level']}: all {reduction['tokens_in']} tokens kept"]
     lines = [f"reduction  {reduction['level']}: {reduction['tokens_kept']} of {reduction['tokens_in']} tokens kept"]
     lines += [f"dropped    {d['tokens']} tokens of {d['source']}: {d['reason']}" for d in reduction["dropped"]]
+    if reduction["order"]:
+        lines.append(f"order      {', '.join(reduction['order'])}: what matters most stands next to the question")
     return lines

@@ -59,6 +59,8 @@ class ReductionReport(Value):
     dropped: tuple[Dropped, ...] = ()
     layout: Moved | None = None
     """None: every line is where it came."""
+    order: tuple[str, ...] = ()
+    """Sources as they stand in the prompt, where that is not as they came."""
 
 
 class Recalled(Value):

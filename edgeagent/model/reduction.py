@@ -1,7 +1,8 @@
 """Reduction level L2: keep the sentences that matter to the question, under a token budget; what all levels report.
 Pure.
 
-Extractive: kept text is the author's own, in the author's order, and every dropped span is reported.
+Extractive: kept text is the author's own, each source in the author's order, and every dropped span is reported. The
+source that matters most stands last, next to the question.
 """
 
 import math
@@ -45,7 +46,7 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What is kept, in the order given, and the kept text of each source that has any left."""
+    """What is kept, source by source, each in the order given, and the kept text of each source that has any left."""
 
     kept: tuple[Sentence, ...]
     texts: Mapping[str, str]
@@ -71,15 +72,33 @@ def select(
     """The most relevant sentences that fit `budget_tokens`; one similarity a sentence, in the same order.
 
     Repeats of a sentence are dropped first, whatever their source (or those in `gone`: index and reason); if the rest
-    fits, all of it is kept. Protected sentences are always kept, also when they alone exceed the budget.
+    fits, all of it is kept. Protected sentences are always kept, also when they alone exceed the budget. Where there
+    was no room for some, sources stand by their most relevant sentence, the best one last.
     """
     scores = _scores(sentences, query_similarity, neighbour_weight)
     reasons = dict.fromkeys(_duplicates(sentences), DUPLICATE) if gone is None else dict(gone)
     room = budget_tokens - sum(s.tokens for s in sentences if s.protected)
     candidates = [i for i, s in enumerate(sentences) if not s.protected and i not in reasons]
     by_relevance = sorted(candidates, key=lambda i: (-scores[i], i))
-    reasons |= _overflow(sentences, by_relevance, room)
-    return selection_without(sentences, reasons, ReductionLevel.L2, excess_tokens=max(0, -room))
+    overflow = _overflow(sentences, by_relevance, room)
+    reasons |= overflow
+    selection = selection_without(sentences, reasons, ReductionLevel.L2, max(0, -room))
+    if not overflow:
+        return selection
+    return _best_last(selection, [score for i, score in enumerate(scores) if i not in reasons])
+
+
+def _best_last(selection: Selection, scores: Sequence[float]) -> Selection:
+    """`scores` are those of what is kept."""
+    best: dict[str, float] = {}
+    for sentence, score in zip(selection.kept, scores, strict=True):
+        best[sentence.source] = max(score, best.get(sentence.source, score))
+    texts = {source: selection.texts[source] for source in sorted(selection.texts, key=best.__getitem__)}
+    order = tuple(texts)
+    if order == tuple(selection.texts):
+        return selection
+    kept = tuple(sorted(selection.kept, key=lambda s: order.index(s.source)))
+    return replace(selection, kept=kept, texts=texts, report=selection.report.model_copy(update={"order": order}))
 
 
 def selection_without(

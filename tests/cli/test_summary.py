@@ -19,10 +19,13 @@ def test_whole_prompt_is_told_as_such() -> None:
 
 def test_lost_part_of_a_conversation_and_moved_lines_are_told() -> None:
     gone = Dropped(source="conversation", tokens=900, reason="the oldest 6 messages: no room")
-    reduction = ReductionReport(tokens_in=1700, tokens_kept=800, dropped=(gone,), layout=Moved(lines=3, tokens=57))
+    reduction = ReductionReport(
+        tokens_in=1700, tokens_kept=800, dropped=(gone,), layout=Moved(lines=3, tokens=57), order=("b.txt", "a.txt")
+    )
     told = lines(reduction, MemoryReport(earlier=("abc",)))
     assert "reduction  L0: 800 of 1700 tokens kept" in told
     assert "dropped    900 tokens of conversation: the oldest 6 messages: no room" in told
+    assert "order      b.txt, a.txt: what matters most stands next to the question" in told
     assert "layout     3 changing lines (57 tokens) read last" in told
     assert "earlier    abc, in front of an earlier question" in told
 

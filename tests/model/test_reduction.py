@@ -55,7 +55,9 @@ def test_select_is_never_over_budget_except_for_the_protected(case: Case) -> Non
 def test_select_keeps_order_and_every_protected_sentence(case: Case) -> None:
     sentences, similarities, budget = case
     selection = select(sentences, similarities, budget)
-    assert kept_indices(selection) == sorted(kept_indices(selection))
+    for source in {s.source for s in sentences}:
+        kept = [s.index for s in selection.kept if s.source == source]
+        assert kept == sorted(kept)
     assert {s.index for s in sentences if s.protected} <= set(kept_indices(selection))
 
 
@@ -111,7 +113,21 @@ def test_select_lifts_the_neighbours_of_a_relevant_sentence() -> None:
 
 def test_select_does_not_lift_across_sources() -> None:
     sentences = [*prose("A. ", source="a"), *prose("B. ", "C. ", source="b")]
-    assert [s.text for s in select(sentences, [0.9, 0.1, 0.11], 20).kept] == ["A. ", "C. "]
+    assert {s.text for s in select(sentences, [0.9, 0.1, 0.11], 20).kept} == {"A. ", "C. "}
+
+
+def test_select_puts_the_source_that_matters_most_next_to_the_question_and_says_so() -> None:
+    sentences = [*prose("A1. ", "A2. ", source="a"), *prose("B1. ", "B2. ", source="b"), *prose("C1. ", source="c")]
+    selection = select(sentences, [0.2, 0.9, 0.1, 0.05, 0.5], 40, neighbour_weight=0.0)
+    assert list(selection.texts.items()) == [("b", "B1. "), ("c", "C1. "), ("a", "A1. A2. ")]
+    assert [s.text for s in selection.kept] == ["B1. ", "C1. ", "A1. ", "A2. "]
+    assert selection.report.order == ("b", "c", "a")
+
+
+def test_select_leaves_sources_as_they_came_where_all_have_room() -> None:
+    sentences = [*prose("A. ", source="a"), *prose("B. ", source="b")]
+    selection = select(sentences, [0.9, 0.1], 20)
+    assert (list(selection.texts), selection.report.order) == (["a", "b"], ())
 
 
 def test_select_long_sentence_that_gives_way_is_reported_as_too_long() -> None:

@@ -123,7 +123,9 @@ function prompt(reduction) {
     el("p", { class: "figure" }, el("strong", {}, count(kept)), ` of ${plural(all, "token")} read, level ${reduction.level}`),
     el("div", { class: "meter", "aria-hidden": "true" }, share(el("i"), kept / all)),
     el("ul", { class: "list" }, reduction.dropped.map((drop) =>
-      el("li", {}, el("span", {}, `${drop.source} `, el("small", {}, drop.reason)), el("b", {}, `\u2212${count(drop.tokens)}`)))), moved);
+      el("li", {}, el("span", {}, `${drop.source} `, el("small", {}, drop.reason)), el("b", {}, `\u2212${count(drop.tokens)}`)))),
+    reduction.order.length > 0 && el("p", { class: "note" }, `In the prompt: ${reduction.order.join(", ")}. What matters most stands next to the question.`),
+    moved);
 }
 
 function memory({ recalled, written }, texts) {
