@@ -55,6 +55,8 @@ class Trial:
     batch_rows: int
     rows: bytes = b""
     """Hidden states of BEHIND_TOKENS tokens, for trying what comes behind."""
+    drawn_rows: int = 0
+    """The batch of an output head beside it."""
 
 
 async def try_head(stage: StageModel) -> Trial:

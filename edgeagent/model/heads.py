@@ -191,8 +191,10 @@ class Heads:
         if (trial := self._trials.get(key)) is None:
             trial = await try_head(stage)
             if output is not None:
-                output.batch_rows = await try_output(output.stage, trial.rows)
+                trial = replace(trial, drawn_rows=await try_output(output.stage, trial.rows))
             self._trials[key] = trial
+        if output is not None:
+            output.batch_rows = trial.drawn_rows
         share = stage.cut.num_blocks / stage.cut.layers
         resident.rates = Rates(
             prefill_tok_s=trial.prefill_tok_s * share,

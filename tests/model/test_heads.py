@@ -137,7 +137,7 @@ def test_head_is_leased_where_the_whole_is_not_here(head_only: Path, embedded_st
                 assert (resident.head.k, resident.variant.name) == (K, "Q4_1")
                 assert "no file of" in resident.head.why
                 assert resident.output is not None
-                assert resident.head.batch_rows >= 1
+                assert min(resident.head.batch_rows, resident.output.batch_rows or 0) >= 1
                 assert resident.rates.decode_tok_s > 1
                 assert len(resident.pids) == 2
                 assert len(await resident.local.encode([{"role": "user", "content": "Name a colour."}])) > 4
