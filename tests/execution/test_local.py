@@ -104,14 +104,15 @@ def test_answer_under_which_two_workers_crash_goes_on_with_safer_settings_and_sa
     async def use(model: LocalModel) -> None:
         model.settings = replace(model.settings, threads=2)
         generation = await generation_for(model, STORY, Sampling())
-        traffic, num_tokens = Traffic(), 0
+        traffic, num_tokens, killed = Traffic(), 0, list[int]()
         async for step in complete(generation, [LocalExecutor(model, traffic)] * 3):
             if isinstance(step, TokenStep):
                 num_tokens += 1
-                if num_tokens in (3, 6):
-                    assert model.pid is not None
+                # Some tokens of a worker that is gone may still come: the next strike is for the one after it.
+                if num_tokens >= 3 and len(killed) < 2 and model.pid is not None and model.pid not in killed:
                     os.kill(model.pid, signal.SIGSEGV)
-        assert num_tokens == 24
+                    killed.append(model.pid)
+        assert (num_tokens, len(killed)) == (24, 2)
         assert not model.settings.extra_buffers
         assert model.settings.threads == (2 if REPACKS else 1)
         change = "weights are not repacked" if REPACKS else "one thread only"
