@@ -47,8 +47,7 @@ class SplitDrafts:
         if self._draft is None:
             self._speculator.record_plain(seconds)
         else:
-            is_short = len(drawn) <= self._draft.num_tokens
-            ended_early = self._ends_early and is_short
+            ended_early = self._ends_early and len(drawn) <= self._draft.num_tokens
             self._speculator.record(self._draft, len(drawn) - 1, seconds, ended_early=ended_early)
         if self._lookup is not None:
             for token in drawn:

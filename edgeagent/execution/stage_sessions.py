@@ -111,13 +111,13 @@ class StageSession:
     async def hidden_states(self, tokens: Sequence[int], position: int, batch_rows: int | None = None) -> bytes:
         """Of a head: evaluate tokens from `position` on, in one span or in spans of at most `batch_rows`; their hidden
         states. Raises as `run_tokens`."""
-        return await hidden_in(self.run_tokens(tokens, position, batches(len(tokens), batch_rows)))
+        return await _hidden_in(self.run_tokens(tokens, position, batches(len(tokens), batch_rows)))
 
     async def hidden_states_behind(
         self, rows: bytes, position: int, num_tokens: int, batch_rows: int | None = None
     ) -> bytes:
         """Of a middle: the same of hidden states that come in, of so many tokens. Raises as `run_hidden`."""
-        return await hidden_in(self.run_hidden(rows, position, batches(num_tokens, batch_rows), all_rows=True))
+        return await _hidden_in(self.run_hidden(rows, position, batches(num_tokens, batch_rows), all_rows=True))
 
     def run_hidden(
         self,
@@ -200,7 +200,7 @@ def batches(num_tokens: int, batch_rows: int | None) -> list[int]:
     return canonical.spans(num_tokens, 0, batch_rows or num_tokens)
 
 
-async def hidden_in(events: AsyncGenerator[StageEvent, None]) -> bytes:
+async def _hidden_in(events: AsyncGenerator[StageEvent, None]) -> bytes:
     """The hidden states that a run gives, of all its spans."""
     async with contextlib.aclosing(events):
         return b"".join([event.data async for event in events if isinstance(event, HiddenRows)])
