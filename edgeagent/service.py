@@ -14,7 +14,7 @@ from edgeagent.application.collecting import collect
 from edgeagent.application.http.server import start_http
 from edgeagent.application.notify import ServiceManager, watchdog
 from edgeagent.application.peer import PeerService
-from edgeagent.application.peer_job import Offer
+from edgeagent.application.peer_job import Offer, Ready
 from edgeagent.application.relaying import Relay
 from edgeagent.application.served_offers import served_offers
 from edgeagent.broker import Trust, background, connect_broker
@@ -144,8 +144,14 @@ async def _own_offers(settings: Settings, pool: ModelPool, tails: Tails) -> list
             )
         name = f"{model.model}/{model.variant}"
         stages = partial(_stage, pool, tails, name)
-        offers.append(Offer(model, partial(_engine, pool, name), stages, stages))
+        ready = partial(_ready, tails, model)
+        offers.append(Offer(model, partial(_engine, pool, name), stages, stages, ready=ready))
     return offers
+
+
+def _ready(tails: Tails, model: OfferedModel) -> Ready:
+    making_s = tails.making_s(model.model, model.variant, model.decode_tok_s)
+    return Ready(tails.loaded(model.model, model.variant), making_s)
 
 
 @contextlib.asynccontextmanager

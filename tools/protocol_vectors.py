@@ -183,6 +183,8 @@ def status() -> Iterator[str]:
         kv_bytes_per_token=12_240,
         cuts=(8, 15),
         most_between=12,
+        loaded=((8, 30),),
+        making_s=4.5,
     )
     link = messages.KnownLink(peer="attic", rtt_s=0.004, up_bytes_s=2.5e6, down_bytes_s=5e6)
     for state in (

@@ -381,7 +381,7 @@ def _target(chosen: Candidate, situation: Situation, *, is_named: bool) -> PeerM
         return None
     is_sooner_here = option.is_same_variant and situation.local.head is None and not is_named
     queues_s = [p.queue_s for p in situation.peers if p.peer in chosen.peers and p.model == chosen.model]
-    wait_s = LEASE_S + sum(queues_s) if is_sooner_here else PATIENCE_S
+    wait_s = (LEASE_S + sum(queues_s) if is_sooner_here else PATIENCE_S) + chosen.making_s
     num_vocab = situation.local.num_vocab if option.is_same_variant else None
     return PeerModel(
         option.peer, option.model, option.variant_sha256, option.exact_key, wait_s, num_vocab, _onward(chosen)

@@ -140,6 +140,8 @@ class Surroundings:
             cuts=model.cuts,
             final_hidden=model.final_hidden,
             most_between=model.most_between,
+            loaded=frozenset(model.loaded),
+            making_s=model.making_s,
             links={each.peer: LinkSpeeds(each.rtt_s, each.up_bytes_s, each.down_bytes_s) for each in view.status.links},
             barred=frozenset(p for p in PlanKind if not self.peers.may(view.status.id, p, model.model)),
             corrections=self.experience.factors(view.status.id, model, time.monotonic()),

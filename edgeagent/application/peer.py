@@ -125,7 +125,7 @@ class PeerService:
                 "id": self._peer,
                 "state": state,
                 "version": self._version,
-                "models": tuple(offer.model for offer in self._offers.values()),
+                "models": tuple(offer.told for offer in self._offers.values()),
                 "queue": len(self._sessions),
                 "capacity": self._workload.capacity,
                 "wait_s": round(self._workload.ahead_s, 3),

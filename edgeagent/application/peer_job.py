@@ -37,6 +37,14 @@ PROMPT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
+class Ready:
+    """Layers `[begin, end)` that are loaded by themselves, and how long a job on others waits until those are."""
+
+    loaded: tuple[tuple[int, int], ...]
+    making_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
     """A model this peer runs: what it says of it, and how a job gets its engine for as long as it needs it.
 
@@ -49,6 +57,16 @@ class Offer:
     between: Callable[[int, int], AbstractAsyncContextManager[StageModel]] | None = None
     served: ServedModel | None = None
     """Of somebody else's server, instead of an engine here."""
+    ready: Callable[[], Ready] | None = None
+    """Which layers are loaded by themselves just now."""
+
+    @property
+    def told(self) -> OfferedModel:
+        """What is said of the model now."""
+        if self.ready is None:
+            return self.model
+        now = self.ready()
+        return self.model.model_copy(update={"loaded": now.loaded, "making_s": round(now.making_s, 1)})
 
 
 class StoppedError(PeerError):

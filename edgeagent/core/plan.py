@@ -135,6 +135,8 @@ class Candidate(Value):
     wire: Literal["exact", "lossy"] = "exact"
     wire_kl: float | None = None
     """Of a lossy wire: mean KL divergence from the exact one, in nats, as measured with the embedded chat model."""
+    making_s: float = 0.0
+    """Part of the time to the first token: until peers have layers ready that they have not now."""
     correction: tuple[float, float] = (1.0, 1.0)
     """Factors in the time to the first token and in that between tokens: how far earlier predictions of this plan with
     this peer were off."""

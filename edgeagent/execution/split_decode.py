@@ -34,6 +34,7 @@ class SplitDecodeExecutor:
     ) -> None:
         self._head, self._peers, self._target, self._traffic = head, peers, target, traffic
         self._output = output
+        self._drawn_rows = STEP_ROWS if output is None else output.batch_rows
 
     @property
     def name(self) -> str:
@@ -59,9 +60,11 @@ class SplitDecodeExecutor:
                 peer_session(self._peers, self._target.peer, self._traffic, self._target.onward)
             )
             job = open_split(session, "split-decode", self._target, stage, generation, final_hidden=output is not None)
-            draws: Draws = DrawnThere(session, self._target, self._traffic)
-            if output is not None and self._output is not None:
-                draws = DrawnHere(session, output, job, self._output.batch_rows)
+            draws: Draws = (
+                DrawnHere(session, output, job, self._drawn_rows)
+                if output is not None
+                else DrawnThere(session, self._target, self._traffic)
+            )
             accepted = await until_same(session, stage, self._target.wait_s)
             drafts = SplitDrafts(generation, self._step_rows(accepted), ends_early=draws.ends_early)
             answer = _Answer(head, self._head.batch_rows, session, job, drafts, draws, self._traffic)
@@ -80,8 +83,7 @@ class SplitDecodeExecutor:
 
     def _step_rows(self, accepted: Accepted) -> int:
         """How many tokens a step may have. Each end evaluates them in batches that change no bit there."""
-        may_guess = self._head.batch_rows and (self._output is None or self._output.batch_rows)
-        return min(STEP_ROWS, accepted.max_rows or 1) if may_guess else 1
+        return min(STEP_ROWS, accepted.max_rows or 1) if self._head.batch_rows and self._drawn_rows else 1
 
     async def _open_output(
         self, stack: AsyncExitStack, generation: Generation, hidden: HiddenType

@@ -28,6 +28,8 @@ MAX_STAGES = 4
 """Loaded at once: each has weights of its own."""
 SLOTS = 2
 """Sessions of a stage at once, each with cells and buffers of its own."""
+LEAST_MAKING_S, TRIAL_TOKENS = 2.0, 200
+"""What making a stage is taken to cost before one was made: its file and its worker, and the trial's tokens."""
 
 _Key = tuple[str, str, int, int]
 
@@ -58,6 +60,16 @@ class Tails:
         self._held: dict[_Key, _Held] = {}
         self._making: dict[_Key, asyncio.Task[_Held]] = {}
         self._turn = asyncio.Lock()
+        self._made_s: dict[tuple[str, str], float] = {}
+
+    def loaded(self, card: str, variant: str) -> tuple[tuple[int, int], ...]:
+        """Layers `[begin, end)` of that variant that are ready."""
+        mine = (held.model for key, held in self._held.items() if key[:2] == (card, variant))
+        return tuple((model.cut.begin, model.cut.end) for model in mine if model.is_loaded)
+
+    def making_s(self, card: str, variant: str, decode_tok_s: float) -> float:
+        """How long it takes until others are: as the last time, or guessed by the rate of the whole."""
+        return self._made_s.get((card, variant), LEAST_MAKING_S + TRIAL_TOKENS / decode_tok_s)
 
     async def cuts(self, resident: Resident) -> tuple[int, ...]:
         """How many layers a head of this variant may have; none where it cannot be cut, or no tail has room.
@@ -134,7 +146,9 @@ class Tails:
     async def _keep(self, key: _Key, resident: Resident, k: int, end: int | None) -> _Held:
         try:
             async with self._turn:
+                began_s = time.monotonic()
                 held = self._held[key] = await self._made(resident, k, end)
+                self._made_s[key[:2]] = time.monotonic() - began_s
             return held
         finally:
             del self._making[key]

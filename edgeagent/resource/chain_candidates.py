@@ -4,7 +4,7 @@ The second peer gets hidden states from the first, and its tokens come back the 
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeagent.core.stages import hidden_row_bytes
 from edgeagent.resource.cost import (
@@ -33,6 +33,8 @@ class Chain:
     cuts: tuple[int, int]
     price: Price
     best: tuple[int, ...]
+    making_s: float
+    """Part of the time to the first token: until both peers have their layers, one after the other."""
 
 
 def chained(
@@ -49,9 +51,11 @@ def chained(
     if parts is None or free is None:
         return None
     _, middle, _ = parts
+    making_s = first.making_of(middle.begin, middle.end) + second.making_of(middle.end, shape.layers)
     price = _price(work, row, load, parts, shape, final_hidden=final_hidden)
+    price = replace(price, ttft_s=price.ttft_s + making_s, total_s=price.total_s + making_s)
     best = tuple(part.device for part in (parts if _is_as_good(row, load, parts, free) else free))
-    return Chain((middle.begin, middle.end), price, best)
+    return Chain((middle.begin, middle.end), price, best, making_s)
 
 
 def row_of(

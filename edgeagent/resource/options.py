@@ -73,12 +73,20 @@ class PeerOption:
     """Whether it can give final hidden states for this machine to draw from."""
     most_between: int = 0
     """How many layers it would run to pass hidden states on behind them."""
+    loaded: frozenset[tuple[int, int]] = frozenset()
+    """Layers `[begin, end)` that it has ready by themselves."""
+    making_s: float = 0.0
+    """How long it takes until it has others."""
     links: Mapping[str, LinkSpeeds] = field(default_factory=dict)
     """From it to peers that it would pass them on to, as it measured them."""
     barred: frozenset[PlanKind] = frozenset()
     """Plans that this device's credential, or the peer's, does not allow with this model."""
     corrections: Mapping[PlanKind, Factors] = field(default_factory=dict)
     """What earlier answers of these plans with this peer took, against their predictions."""
+
+    def making_of(self, begin: int, end: int) -> float:
+        """Seconds until it has these layers ready by themselves."""
+        return 0.0 if (begin, end) in self.loaded else self.making_s
 
     @property
     def own_speeds(self) -> Speeds:

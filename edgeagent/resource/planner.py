@@ -171,6 +171,8 @@ def _reason(chosen: Candidate, free: Sequence[Candidate], rules: Rules) -> str:
     parts = [f"first token in {_seconds(chosen.ttft_s)}, all in {_seconds(chosen.total_s)}"]
     if chosen.warm_tokens:
         parts.append(f"with {chosen.warm_tokens} prompt tokens already in the cache")
+    if chosen.making_s:
+        parts.append(f"with {_seconds(chosen.making_s)} for the peer to make its layers ready")
     if len(chosen.peers) > 1:
         parts.append(f"layers {', '.join(map(str, chosen.stages))}")
     plans = [c for c in free if c.reduction == chosen.reduction and (c.plan, c.peers) != (chosen.plan, chosen.peers)]

@@ -1,6 +1,6 @@
 """Where a model may be split between this machine and a peer, and what that would cost. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeagent.core.plan import PlanKind
@@ -48,13 +48,20 @@ def spread(cuts: Sequence[int]) -> tuple[int, ...]:
 
 
 def priced(
-    work: Work, here: Speeds, there: Speeds, link: LinkSpeeds, queue_s: float, shape: Shape, ways: Ways
+    work: Work,
+    here: Speeds,
+    there: Speeds,
+    link: LinkSpeeds,
+    begin_s: Callable[[int], float],
+    shape: Shape,
+    ways: Ways,
 ) -> Iterator[tuple[PlanKind, int, HiddenType, Price]]:
-    """Every split plan at some of the cuts.
+    """Every split plan at some of the cuts, where the peer begins so many seconds later.
 
     Lossy hidden states are for `split-decode` alone: cells made of them would be kept here as exact ones.
     """
     for k in spread([k for k in ways.cuts if k < shape.layers]):
+        queue_s = begin_s(k)
         yield PlanKind.SPLIT_PREFILL, k, "f32", price_split_prefill(work, here, there, link, queue_s, shape.split(k))
         for hidden in ways.wires:
             split = shape.split(k, hidden, final_hidden=ways.final_hidden)

@@ -26,11 +26,16 @@ def splits(ask: Ask, prompt: PromptOption, peer: PeerOption, situation: Situatio
         HIDDEN_TYPES if rules.lossy_wire else HIDDEN_TYPES[:1],
         final_hidden=not rules.text_may_leave,
     )
-    there = speeds_of_stage(peer.speeds, peer.num_beside)
-    for plan, k, hidden, price in priced(work, local.speeds, there, peer.link, peer.queue_s, local.shape, ways):
+    there, layers = speeds_of_stage(peer.speeds, peer.num_beside), local.shape.layers
+
+    def begin_s(k: int) -> float:
+        return peer.queue_s + peer.making_of(k, layers)
+
+    for plan, k, hidden, price in priced(work, local.speeds, there, peer.link, begin_s, local.shape, ways):
         candidate = candidate_of(plan, prompt, price, local.model, local.variant, peer=peer, quality=local.quality)
-        stages = (Held(begin=0, end=k), Held(peer=peer.peer, begin=k, end=local.shape.layers))
-        facts = {"memory_bytes": local.memory_bytes, "k": k, "stages": stages, **_wire(hidden)}
+        stages = (Held(begin=0, end=k), Held(peer=peer.peer, begin=k, end=layers))
+        making_s = peer.making_of(k, layers)
+        facts = {"memory_bytes": local.memory_bytes, "k": k, "stages": stages, "making_s": making_s, **_wire(hidden)}
         candidate = candidate.model_copy(update=facts)
         fault = _split_fault(candidate, ask, local, peer, rules)
         yield judged(candidate, ask, prompt, rules, context, peer, fault)
@@ -55,7 +60,13 @@ def chains(ask: Ask, prompt: PromptOption, first: PeerOption, situation: Situati
         candidate = candidate_of(
             PlanKind.SPLIT_DECODE, prompt, chain.price, local.model, local.variant, peer=first, quality=local.quality
         )
-        facts = {"memory_bytes": local.memory_bytes, "k": k, "stages": stages, **_wire("f32")}
+        facts = {
+            "memory_bytes": local.memory_bytes,
+            "k": k,
+            "stages": stages,
+            "making_s": chain.making_s,
+            **_wire("f32"),
+        }
         candidate = candidate.model_copy(update=facts)
         fault = _chain_fault(chain, ask, local, (first, second), rules)
         context = min(local.context_tokens, first.context_tokens, second.context_tokens)

@@ -22,6 +22,7 @@ MAX_DRAWN = 8_192
 """As JSON they and the rest of an Open fit one frame."""
 MAX_CUTS = 512
 MAX_LINKS = 16
+MAX_LOADED = 64
 MAX_PROMPT_TOKENS = 1_000_000
 MAX_PROMPT_BYTES = 4 * 2**20
 
@@ -237,6 +238,7 @@ _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
 Rate = Annotated[float, Field(ge=1e-6, le=1e9, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**40)]
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 """What a status tells is reckoned with, for every request: none of it may overflow or divide by nothing."""
 
 
@@ -262,13 +264,17 @@ class OfferedModel(Body):
     most_between: Count = 0
     """How many layers behind a device's head it runs at most, to pass hidden states on to another peer; 0: it passes
     none on."""
+    loaded: Annotated[tuple[tuple[Count, Count], ...], Field(max_length=MAX_LOADED)] = ()
+    """Layers `[begin, end)` that it has ready by themselves."""
+    making_s: Seconds = 0.0
+    """How much longer a job waits that needs others: until they are cut, loaded and tried."""
 
 
 class KnownLink(Body):
     """A peer's way to another one, as it has measured it: seconds there and back, bytes a second."""
 
     peer: Annotated[str, Field(pattern=f"^{ID_PATTERN}$")]
-    rtt_s: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+    rtt_s: Seconds
     up_bytes_s: Rate
     down_bytes_s: Rate
 
@@ -291,7 +297,7 @@ class PeerStatus(Body):
     """Sessions that are open."""
     capacity: Count | None = None
     """Jobs it takes at once; None: it claims no offers."""
-    wait_s: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    wait_s: Seconds | None = None
     """Until all that it has to do would be done, as it predicts: what an autoscaler looks at."""
     run: Run | None = None
     """Random, another one each time it starts. It claims offers that name it."""

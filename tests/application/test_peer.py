@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from edgeagent.application.peer import PeerService
-from edgeagent.application.peer_job import Offer
+from edgeagent.application.peer_job import Offer, Ready
 from edgeagent.broker import background
 from edgeagent.core.generation import Sampling
 from edgeagent.execution.local import LoadSettings, LocalModel
@@ -28,6 +28,7 @@ class Place:
 
     def __init__(self, engine: LocalModel, stored: StoredVariant) -> None:
         self.engine = engine
+        self.ready = Ready((), 4.51)
         self._broker = MemoryBroker()
         self._topics = Topics("test")
         self._model = OfferedModel(
@@ -37,7 +38,7 @@ class Place:
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        offers = [Offer(self._model, lambda: contextlib.nullcontext(self.engine))]
+        offers = [Offer(self._model, lambda: contextlib.nullcontext(self.engine), ready=lambda: self.ready)]
         service = PeerService("garage", "test", self._broker.connect(), self._topics, offers)
         async with background(service.run(), "peer"):
             await asyncio.sleep(0)
@@ -57,6 +58,14 @@ class Place:
                 session.send(wanted)
                 session.send_blocks([(0, PROMPT)], bulk=False)
                 yield session
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[Peers]:
+        """What a device hears of the peer."""
+        peers = Peers(self._broker.connect(), self._topics, "onlooker")
+        async with background(peers.run(), "onlooker"):
+            await peers.wait_for_peer(PATIENCE_S)
+            yield peers
 
     async def until(self, num_requests: int) -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -127,5 +136,21 @@ def test_device_that_leaves_while_it_waits_frees_its_place(at_peer: AtPeer) -> N
             async with place.job("kitchen"):
                 await place.until(2)
             await place.until(1)
+
+    at_peer(scene)
+
+
+def test_peer_tells_which_layers_it_has_ready_now(at_peer: AtPeer) -> None:
+    async def scene(place: Place) -> None:
+        async with place.watching() as peers:
+            (model,) = peers.views()[0].status.models
+            assert (model.loaded, model.making_s) == ((), 4.5)
+            place.ready = Ready(((8, 30),), 2.0)
+            async with place.job("kitchen") as session:
+                assert isinstance(await verdict(session), Accepted)
+                async with asyncio.timeout(PATIENCE_S):
+                    while not (model := peers.views()[0].status.models[0]).loaded:  # noqa: ASYNC110  (it has no event)
+                        await asyncio.sleep(0.01)
+            assert (model.loaded, model.making_s) == (((8, 30),), 2.0)
 
     at_peer(scene)

@@ -27,12 +27,19 @@ def test_layers_between_two_cuts_are_made_once_and_tried(
             tails = Tails(store, spawn_llama, 500 * MB, NOTHING_REPACKED)
             stack.push_async_callback(tails.close)
             assert await tails.most_between(resident) == LAYERS - 2
+            card, variant = resident.card.id, resident.variant.name
+            assert tails.loaded(card, variant) == ()
+            guessed_s = [tails.making_s(card, variant, rate) for rate in (5.0, 100.0)]
+            assert guessed_s[0] > 10 * guessed_s[1] / 2 > 10
             async with tails.lease(resident, 8, 19) as stage:
                 assert stage.cut == Cut.of(8, 19, LAYERS)
                 assert stage.padding is not None
                 assert stage.settings.draft_rows in BATCHES
             async with tails.lease(resident, 8, 19) as again:
                 assert again is stage
+            assert tails.loaded(card, variant) == ((8, 19),)
+            assert tails.loaded(card, "another") == ()
+            assert 0 < tails.making_s(card, variant, 1e-6) < 1e6  # measured now, not guessed
             small = Tails(store, spawn_llama, 120 * MB, NOTHING_REPACKED)
             few = await small.most_between(resident)
             assert 0 <= few < LAYERS - 2

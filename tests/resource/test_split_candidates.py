@@ -38,6 +38,26 @@ def test_where_text_may_not_leave_hidden_states_do_if_that_is_faster() -> None:
     assert decide(ask(), Situation(LOCAL, [slow], PRIVATE)).chosen.plan is PlanKind.LOCAL
 
 
+def test_layers_that_the_peer_has_ready_are_taken_before_better_ones_that_it_has_to_make() -> None:
+    free = decide(ask(), Situation(LOCAL, [PEER], PRIVATE)).chosen
+    assert free.k is not None
+    other = next(k for k in spread(PEER.cuts) if k > free.k)
+    busy = replace(PEER, making_s=20.0, loaded=frozenset({(other, SHAPE.layers)}))
+    ready = decide(ask(), Situation(LOCAL, [busy], PRIVATE)).chosen
+    assert (ready.k, ready.making_s) == (other, 0.0)
+
+
+def test_what_making_layers_ready_takes_is_part_of_the_price_and_told() -> None:
+    free = decide(ask(), Situation(LOCAL, [PEER], PRIVATE)).chosen
+    decision = decide(ask(), Situation(LOCAL, [replace(PEER, making_s=3.0)], PRIVATE))
+    assert decision.chosen.ttft_s == pytest.approx(free.ttft_s + 3)
+    assert decision.chosen.total_s == pytest.approx(free.total_s + 3)
+    assert decision.chosen.making_s == 3.0
+    assert "with 3.00 s for the peer to make its layers ready" in decision.why
+    never = decide(ask(), Situation(LOCAL, [replace(PEER, making_s=300.0)], PRIVATE)).chosen
+    assert never.plan is PlanKind.LOCAL
+
+
 def test_where_text_may_leave_it_is_cheaper_to_send_it() -> None:
     assert decide(ask(), Situation(LOCAL, [PEER])).chosen.plan is PlanKind.REMOTE
 

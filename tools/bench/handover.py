@@ -8,19 +8,27 @@ First every plan's words are compared over 20 prompts, greedy and seeded. Then, 
 - the peer gets SIGKILL as soon as so many tokens have been seen, for every number from 0 to 64;
 - the peer gets SIGKILL at a random moment before the first token, while a long prompt is read.
 
-Each answer is given undisturbed just before, for its words and its time.
+Answers with the same words are struck one after the other, and given undisturbed just before: for the words and for the
+time. `local` gives each of them once, too: a loss may cost the lease, and what `local` needs. A run that was broken off
+goes on behind its last blow when the program is still the same.
 """
 
 import contextlib
+import hashlib
+import json
 import random
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, replace
 
 import bad_link
 import harness
+
+from edgeagent.settings import load_settings
+from edgeagent.wire.messages import LEASE_S
 
 TOPICS = (
     "the sea", "a small garden", "bread", "the moon", "old bridges", "winter", "a violin", "bees", "maps", "tea",
@@ -30,6 +38,8 @@ FILLER = "Notes: the house is old, the cellar is dry, the roof was mended last y
 STORY = "Tell me a long story, with many details, about"
 MAX_TOKENS, STORY_TOKENS = 48, 72
 LAST_TOKEN = 64
+SAME_STORY, SAME_READING = 5, 4
+"""So many blows fall on one answer."""
 SEED = 20
 QUICK_PROMPTS = 2
 PARTS = ("peer", "broker", "engine")
@@ -70,7 +80,7 @@ def prompts() -> list[str]:
 
 
 def blows(sample: Sample) -> Iterator[Blow]:
-    """All runs, in a seeded random way."""
+    """All runs, in a seeded random way. Those on the same answer stand together."""
     draw = random.Random(SEED)
     questions = prompts()
     for run in range(sample.kills):
@@ -84,13 +94,13 @@ def blows(sample: Sample) -> Iterator[Blow]:
             "frozen", "link", PLANS[run % len(PLANS)], questions[-1 - run % len(questions)], temperature, draw.random()
         )
     for plan in PLANS:
-        for token in sample.tokens:
-            story = f"{STORY} {TOPICS[token % len(TOPICS)]}."
-            temperature = draw.choice((0.0, 0.8))
+        for run, token in enumerate(sample.tokens):
+            story, temperature = f"{STORY} {TOPICS[run // SAME_STORY]}.", 0.8 * (run // SAME_STORY % 2)
             yield Blow("at_token", "peer", plan, story, temperature, token=token, max_tokens=STORY_TOKENS)
-        for _ in range(sample.reading):
-            question = f"{FILLER * draw.randint(15, 45)}\nWrite two sentences about {draw.choice(TOPICS)}."
-            yield Blow("reading", "peer", plan, question, draw.choice((0.0, 0.8)), draw.random())
+        for run in range(sample.reading):
+            number = run // SAME_READING
+            question = f"{FILLER * (15 + 3 * number)}\nWrite two sentences about {TOPICS[number]}."
+            yield Blow("reading", "peer", plan, question, 0.8 * (number % 2), draw.random())
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +142,25 @@ def compare(client: harness.Client, questions: list[str]) -> tuple[int, int]:
     return compared, mismatches
 
 
-@dataclass(slots=True)
-class Results:
-    runs: int = 0
-    incomplete: int = 0
-    mismatches: int = 0
-    struck_in_time: int = 0
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a blow did. Without `disturbed_s` the answer did not complete."""
+
+    was_in_time: bool
     """Before the answer was whole."""
-    added_s: dict[str, list[float]] = field(default_factory=dict)
-    by_part: dict[str, int] = field(default_factory=dict)
+    undisturbed_s: float
+    local_s: float
+    disturbed_s: float | None = None
+    is_same: bool = False
+
+    @property
+    def added_s(self) -> float:
+        return (self.disturbed_s or 0.0) - self.undisturbed_s
+
+    @property
+    def over_s(self) -> float:
+        """Longer than the undisturbed answer, the lease and the whole answer of `local` together."""
+        return self.added_s - LEASE_S - self.local_s
 
 
 class Striking:
@@ -148,24 +168,35 @@ class Striking:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self.results = Results()
+        self._local: dict[tuple[str, float, int], Answered] = {}
+        self._last: tuple[str, str, float, int] | None = None
+        self._undisturbed: Answered | None = None
 
-    def run(self, blow: Blow) -> None:
-        parts, results = self._parts, self.results
+    def run(self, blow: Blow) -> Outcome:
+        parts = self._parts
+        undisturbed, local = self._once(blow)
         harness.wait_for_peer(parts.client)
-        undisturbed = self._answered(blow)
-        harness.wait_for_peer(parts.client)
-        results.runs += 1
-        results.by_part[blow.part] = results.by_part.get(blow.part, 0) + 1
+        disturbed = None
         try:
             disturbed = self._answered(blow, undisturbed)
         except (OSError, RuntimeError) as error:
-            results.incomplete += 1
             harness.progress(f"incomplete: {blow.part} {blow.plan}: {error}")
-        else:
-            results.mismatches += disturbed.text != undisturbed.text
-            results.added_s.setdefault(blow.kind, []).append(disturbed.took_s - undisturbed.took_s)
-        parts.mend()
+        finally:
+            parts.mend()
+        if disturbed is None:
+            return Outcome(was_in_time=True, undisturbed_s=undisturbed.took_s, local_s=local.took_s)
+        is_same = disturbed.text == undisturbed.text == local.text
+        return Outcome(disturbed.was_struck, undisturbed.took_s, local.took_s, disturbed.took_s, is_same)
+
+    def _once(self, blow: Blow) -> tuple["Answered", "Answered"]:
+        """The answer undisturbed, anew for each run of blows on it, and by `local`."""
+        words = (blow.question, blow.temperature, blow.max_tokens)
+        if self._undisturbed is None or self._last != (blow.plan, *words):
+            harness.wait_for_peer(self._parts.client)
+            self._undisturbed, self._last = self._answered(blow), (blow.plan, *words)
+        if words not in self._local:
+            self._local[words] = self._answered(replace(blow, plan="local"))
+        return self._undisturbed, self._local[words]
 
     def _answered(self, blow: Blow, undisturbed: "Answered | None" = None) -> "Answered":
         """Struck when it is known how long it takes undisturbed."""
@@ -187,8 +218,8 @@ class Striking:
             started = time.monotonic()
             answer = harness.stream(f"http://127.0.0.1:{self._parts.client.port}", _body(blow), seen)
             ended = time.monotonic()
-            self.results.struck_in_time += bool(struck_at and struck_at[0] < ended)
-        return Answered(answer.text, ended - started, answer.ttft_s)
+            was_struck = bool(struck_at and struck_at[0] < ended)
+        return Answered(answer.text, ended - started, answer.ttft_s, was_struck)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +227,7 @@ class Answered:
     text: str
     took_s: float
     ttft_s: float
+    was_struck: bool
 
 
 @contextlib.contextmanager
@@ -244,37 +276,90 @@ def standing() -> Iterator[Parts]:
             yield Parts(client, daemon, peer, broker, link)
 
 
+class Kept:
+    """Outcomes by blow in a file of the state folder, of this program and machine only."""
+
+    def __init__(self) -> None:
+        program = hashlib.sha256(harness.cpu_model().encode())
+        for file in sorted((harness.ROOT / "edgeagent").rglob("*.py")):
+            program.update(file.read_bytes())
+        state = load_settings(environment=harness.state_env()).paths.state
+        self._file = state / f"bench-handover-{program.hexdigest()[:12]}.jsonl"
+        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        self._found = {key: Outcome(**outcome) for key, outcome in map(json.loads, lines)}
+
+    def find(self, blow: Blow) -> Outcome | None:
+        return self._found.get(repr(astuple(blow)))
+
+    def keep(self, blow: Blow, outcome: Outcome) -> None:
+        with self._file.open("a") as file:
+            file.write(json.dumps([repr(astuple(blow)), asdict(outcome)]) + "\n")
+
+
+def strike_all(parts: Parts, wanted: Sequence[Blow], kept: Kept) -> list[tuple[Blow, Outcome]]:
+    striking, done = Striking(parts), list[tuple[Blow, Outcome]]()
+    for blow in wanted:
+        outcome = kept.find(blow)
+        if outcome is None:
+            outcome = striking.run(blow)
+            kept.keep(blow, outcome)
+            harness.progress(
+                f"{len(done) + 1} of {len(wanted)}: {blow.part} {blow.plan} {blow.kind} {blow.token}: {outcome}"
+            )
+        done.append((blow, outcome))
+    return done
+
+
+def figures_of(done: Sequence[tuple[Blow, Outcome]]) -> tuple[harness.Json, harness.Json]:
+    """Figures, and conditions."""
+    whole = [(blow, outcome) for blow, outcome in done if outcome.disturbed_s is not None]
+    lost = [(blow, outcome) for blow, outcome in whole if blow.part != "engine"]
+    added_s = [outcome.added_s for _, outcome in whole]
+    over_s = [outcome.over_s for _, outcome in lost]
+    figures = {
+        "runs": len(done),
+        "incomplete": len(done) - len(whole),
+        "mismatches": sum(not outcome.is_same for _, outcome in whole),
+        "added_wait_p95_s": round(harness.percentile(added_s, 0.95), 3),
+        "over_lease_and_local": sum(seconds > 0 for seconds in over_s),
+        "over_lease_and_local_max_s": round(max(over_s), 3),
+    }
+    conditions = {
+        "struck": dict(Counter(blow.part for blow, _ in done)),
+        "struck_before_the_answer_ended": sum(outcome.was_in_time for _, outcome in done),
+        "lease_s": LEASE_S,
+        "added_wait_s": harness.spread(added_s),
+        "added_wait_s_by_kind": {
+            kind: harness.spread([o.added_s for blow, o in whole if blow.kind == kind])
+            for kind in dict.fromkeys(blow.kind for blow, _ in whole)
+        },
+        "longest_over": [
+            {"kind": blow.kind, "part": blow.part, "plan": blow.plan, "token": blow.token, "moment": blow.moment}
+            | asdict(outcome)
+            for blow, outcome in sorted(lost, key=lambda one: -one[1].over_s)[:5]
+        ],
+    }
+    return figures, conditions
+
+
 def main() -> None:
     options = harness.options(__doc__)
     started = time.monotonic()
     questions = prompts()
     asked = questions[:: len(questions) // QUICK_PROMPTS] if options.quick else questions
+    wanted = list(blows(QUICK if options.quick else WHOLE))
+    kept = Kept()
+    num_before = sum(kept.find(blow) is not None for blow in wanted)
     with standing() as parts:
         compared, different = compare(parts.client, asked)
-        striking = Striking(parts)
-        results = striking.results
-        for blow in blows(QUICK if options.quick else WHOLE):
-            striking.run(blow)
-            harness.progress(
-                f"{results.runs} blows ({blow.part} {blow.plan} {blow.kind} {blow.token}): "
-                f"{results.incomplete} incomplete, {results.mismatches} differ"
-            )
-    added_s = [seconds for kind in results.added_s.values() for seconds in kind]
-    figures = {
-        "runs": results.runs,
-        "incomplete": results.incomplete,
-        "mismatches": results.mismatches + different,
-        "added_wait_p95_s": round(harness.percentile(added_s, 0.95), 3),
-        "identity_answers": compared,
-        "identity_mismatches": different,
-    }
-    conditions = {
+        done = strike_all(parts, wanted, kept)
+    figures, conditions = figures_of(done)
+    figures["mismatches"] += different
+    figures |= {"identity_answers": compared, "identity_mismatches": different}
+    conditions |= {
         "prompts": len(asked),
         "seed": SEED,
-        "struck": results.by_part,
-        "struck_before_the_answer_ended": results.struck_in_time,
-        "added_wait_s": harness.spread(added_s),
-        "added_wait_s_by_kind": {kind: harness.spread(values) for kind, values in results.added_s.items()},
+        "of_an_earlier_run": num_before,
         "threads": 1,
         "caches": "one sequence, nothing kept: every prompt is evaluated whole at both ends",
         "placement": "daemon, peer and broker on one machine, a proxy between daemon and broker",

@@ -293,14 +293,14 @@ async def _answering(local: LocalModel, text: tuple[int, ...], num_beside: int) 
 def _pinned(core: int) -> Iterator[None]:
     """This process and its workers on one core while inside."""
     me = psutil.Process()
-    pids = [me.pid, *(child.pid for child in me.children(recursive=True))]
+    pids, before = [me.pid, *(child.pid for child in me.children(recursive=True))], set(harness.cores())
     pin(pids, core)
     try:
         yield
     finally:
         for pid in pids:
             with contextlib.suppress(psutil.NoSuchProcess):
-                _place(pid, set(harness.cores()))
+                _place(pid, before)
 
 
 def pin(pids: Sequence[int], core: int) -> None:

@@ -1,6 +1,6 @@
 """Every capability of every engine, tried in order of worth within a budget; what is known is not tried again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -48,22 +48,27 @@ class _Pass:
     facts: dict[str, EngineFacts]
     trials: dict[str, Trials] = field(default_factory=dict)
     todo: list[tuple[str, str]] = field(default_factory=list)
+    absent: list[tuple[str, str]] = field(default_factory=list)
+    """What was not there the last time, which costs nothing to see (a library's file)."""
     left: list[str] = field(default_factory=list)
 
     def plan(self, engine: str, trials: Trials | None, names: Sequence[str]) -> None:
-        """Queue what is not known. An absence that costs nothing to see (a library's file) is looked at again."""
-        known = {c.name for c in self.facts[engine].capabilities if engine == "llama" or c.verdict != "absent"}
+        """Queue what is not known."""
+        known = {c.name: c.verdict for c in self.facts[engine].capabilities}
         missing = [name for name in names if name not in known]
         if trials is None:
             self.left += [f"{engine} {name}" for name in missing]
             return
         self.trials[engine] = trials
         self.todo += [(engine, name) for name in missing]
+        if engine != llama.ENGINE:
+            self.absent += [(engine, name) for name in names if known.get(name) == "absent"]
 
-    def record(self, engine: str, capability: Capability, flags: Mapping[str, bool]) -> None:
+    def record(self, engine: str, name: str, judged: Judged, today: str) -> None:
+        capability = Capability(name=name, verdict=judged.verdict, reason=judged.reason, at=today)
         before = self.facts[engine]
         kept = tuple(c for c in before.capabilities if c.name != capability.name)
-        update = {"capabilities": (*kept, capability), "flags": {**before.flags, **flags}}
+        update = {"capabilities": (*kept, capability), "flags": {**before.flags, **judged.flags}}
         after = before.model_copy(update=update)
         if capability.name == CPU_CAPABILITY.get(engine):
             after = _with_verdict(after, capability)
@@ -89,10 +94,10 @@ async def probe_capabilities(
     """`engines` with a verdict for each capability, those of ONNX Runtime and LiteRT added when they are not there.
 
     No trial starts after `budget_s`; one that has started may take `trial_s`, and then counts as hung. A capability
-    that has a verdict under the same engine version is not tried again, whatever the verdict. `progress` hears of every
-    trial before it, and which part of them is done; `keep` sees the survey after it, so that an interrupted pass loses
-    one. Without a model, or with an unusable engine,
-    llama.cpp's are left.
+    that has a verdict under the same engine version is not tried again, whatever the verdict, but for libraries that
+    are there now and were not. `progress` hears of every trial before it, and which part of them is done; `keep` sees
+    the survey after it, so that an interrupted pass loses one. Without a model, or with an unusable engine, llama.cpp's
+    are left.
     """
     deadline = clock() + budget_s
     state = _Pass({engine.name: engine for engine in engines})
@@ -104,10 +109,10 @@ async def probe_capabilities(
     while todo and clock() < deadline:
         progress("{} {}".format(*todo[0]), 1 - len(todo) / num_trials)
         engine, name = todo.pop(0)
-        judged = await state.trials[engine].judge(name)
-        verdict = Capability(name=name, verdict=judged.verdict, reason=judged.reason, at=today)
-        state.record(engine, verdict, judged.flags)
+        state.record(engine, name, await state.trials[engine].judge(name), today)
         keep(state.survey(todo))
+    for engine, name in state.absent:
+        state.record(engine, name, await state.trials[engine].judge(name), today)
     return state.survey(todo)
 
 
