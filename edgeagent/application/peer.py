@@ -111,10 +111,10 @@ class PeerService:
     async def _announce(self) -> None:
         """Keep the retained status true, also after the broker forgot it in a restart."""
         while True:
+            self._changed.clear()
             with contextlib.suppress(PeerLostError):
                 self._publish_status("online")
             await asyncio.sleep(CHANGED_S)
-            self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ANNOUNCE_S - CHANGED_S):
                     await self._changed.wait()
@@ -126,7 +126,7 @@ class PeerService:
                 "state": state,
                 "version": self._version,
                 "models": tuple(offer.told for offer in self._offers.values()),
-                "queue": len(self._sessions),
+                "queue": self._workload.num_jobs,
                 "capacity": self._workload.capacity,
                 "wait_s": round(self._workload.ahead_s, 3),
                 "run": self._run,

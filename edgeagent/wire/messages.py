@@ -294,7 +294,7 @@ class PeerStatus(Body):
     version: str = ""
     models: tuple[OfferedModel, ...] = ()
     queue: Count = 0
-    """Sessions that are open."""
+    """Jobs that are under way, or wait."""
     capacity: Count | None = None
     """Jobs it takes at once; None: it claims no offers."""
     wait_s: Seconds | None = None

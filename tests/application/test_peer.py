@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from edgeagent.application.peer import PeerService
+from edgeagent.application.peer import CHANGED_S, PeerService
 from edgeagent.application.peer_job import Offer, Ready
 from edgeagent.broker import background
 from edgeagent.core.generation import Sampling
@@ -152,5 +152,35 @@ def test_peer_tells_which_layers_it_has_ready_now(at_peer: AtPeer) -> None:
                     while not (model := peers.views()[0].status.models[0]).loaded:  # noqa: ASYNC110  (it has no event)
                         await asyncio.sleep(0.01)
             assert (model.loaded, model.making_s) == (((8, 30),), 2.0)
+
+    at_peer(scene)
+
+
+def test_queue_is_jobs_alone_and_the_last_change_of_many_is_told(
+    at_peer: AtPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeagent.application.peer.ANNOUNCE_S", 3600.0)  # but for changes, nothing is told
+
+    async def scene(place: Place) -> None:
+        async with place.watching() as peers:
+
+            async def until(queue: int) -> None:
+                async with asyncio.timeout(PATIENCE_S):
+                    while peers.views()[0].status.queue != queue:  # noqa: ASYNC110  (it has no event)
+                        await asyncio.sleep(0.01)
+
+            told = [peers.views()[0].status.queue]
+            await peers.measure_link("garage")
+            told.append(peers.views()[0].status.queue)
+            async with place.engine.lease(), place.job("kitchen"):
+                await until(1)
+            await until(0)
+            for _ in range(3):  # each is over before the one before was told
+                async with place.job("kitchen") as session:
+                    while not isinstance(await verdict(session), Done):
+                        pass
+            await asyncio.sleep(2 * CHANGED_S)
+            await until(0)
+            assert told == [0, 0]
 
     at_peer(scene)

@@ -262,7 +262,7 @@ def _body(blow: Blow) -> harness.Json:
 @contextlib.contextmanager
 def standing() -> Iterator[Parts]:
     """Broker, link, peer and daemon."""
-    env = harness.state_env() | harness.COLD | {"EDGEAGENT__ENGINE__THREADS": "1"}
+    env = harness.state_env() | harness.UNGOVERNED | harness.COLD | {"EDGEAGENT__ENGINE__THREADS": "1"}
     port = harness.free_port()
     with harness.broker() as (broker, url), bad_link.bad_link(int(url.rpartition(":")[2])) as link:
         there = env | {"EDGEAGENT__MQTT__URL": url, "EDGEAGENT__MQTT__DEVICE_ID": "bench-peer"}

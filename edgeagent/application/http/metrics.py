@@ -16,7 +16,7 @@ def metrics(load: Load, peers: Sequence[PeerFacts]) -> str:
         ("edgeagent_turns_waiting", "Turns that wait for them.", [({}, load.waiting)]),
         ("edgeagent_peer_up", "1: online and not left alone after a failure.",
          [(_of(p), float(p.state == "online" and not p.is_broken)) for p in peers]),
-        ("edgeagent_peer_queue", "Sessions that a peer has open.", [(_of(p), p.queue) for p in peers]),
+        ("edgeagent_peer_queue", "Jobs under way at a peer, or waiting there.", [(_of(p), p.queue) for p in peers]),
         ("edgeagent_peer_capacity", "Jobs that a peer takes at once.",
          [(_of(p), p.capacity) for p in peers if p.capacity is not None]),
         ("edgeagent_peer_wait_seconds", "Until a peer would have done all that it has to do, as it predicts.",
