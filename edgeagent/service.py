@@ -27,6 +27,7 @@ from edgeagent.execution.peers import Peers
 from edgeagent.execution.served import ServerAddress, open_server
 from edgeagent.execution.stages import StageModel
 from edgeagent.execution.transport.mqtt import LastWill
+from edgeagent.model.beside import measure_beside
 from edgeagent.model.pool import ModelPool
 from edgeagent.model.tails import Tails
 from edgeagent.parts import device_id, known_profile, selection_limits, selection_machine, spawn_llama
@@ -140,6 +141,7 @@ async def _own_offers(settings: Settings, pool: ModelPool, tails: Tails) -> list
                 cuts=await tails.cuts(resident),
                 final_hidden=True,
                 slots=resident.whole.settings.sequences,
+                beside=tuple((each.prompt, each.answer) for each in await measure_beside(resident)),
                 most_between=await tails.most_between(resident) if settings.config.peer.relay else 0,
             )
         name = f"{model.model}/{model.variant}"

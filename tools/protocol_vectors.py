@@ -182,6 +182,7 @@ def status() -> Iterator[str]:
         context_tokens=4096,
         kv_bytes_per_token=12_240,
         cuts=(8, 15),
+        beside=((3.25, 1.5),),
         most_between=12,
         loaded=((8, 30),),
         making_s=4.5,

@@ -18,6 +18,7 @@ from edgeagent.model.recipe import output_share
 from edgeagent.model.resident import HeldHead, Resident
 from edgeagent.resource.cost import LinkSpeeds, Speeds
 from edgeagent.resource.options import HeadOption, LocalOption, Objective, PeerOption, Rules, Situation
+from edgeagent.resource.sharing import Slowdown
 from edgeagent.resource.split_candidates import Shape
 from edgeagent.wire.messages import OfferedModel
 
@@ -133,6 +134,7 @@ class Surroundings:
             variant_sha256=model.variant_sha256 or "",
             queue_s=_queue_s(view, model),
             num_beside=min(view.status.queue, model.slots - 1),
+            beside=[Slowdown(*each) for each in model.beside],
             quality=quality.perplexity if quality else None,
             is_broken=self.peers.is_broken(view),
             is_same_variant=is_same,

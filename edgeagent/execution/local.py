@@ -202,6 +202,15 @@ class LocalModel(LoadedModel):
         reply, _ = await worker.call("bench", prompt_tokens=prompt_tokens, decode_tokens=decode_tokens)
         return float(reply["prefill_tok_s"]), float(reply["decode_tok_s"])
 
+    async def time_batches(self, spans: Sequence[int], past: int) -> list[float]:
+        """Seconds of batches of so many tokens, one after the other behind `past` tokens, each with one token's logits.
+
+        Nobody else may use the engine meanwhile. Raises RequestError when they do not fit the context.
+        """
+        worker = await self.worker()
+        reply, _ = await worker.call("time", spans=list(spans), past=past)
+        return [float(seconds) for seconds in reply["seconds"]]
+
     async def close(self) -> None:
         """End the worker, when what it evaluated is kept."""
         if self._worker is not None and self._keeping is not None and self._worker.is_alive:

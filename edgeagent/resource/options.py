@@ -7,7 +7,7 @@ from typing import Literal
 from edgeagent.core.plan import Candidate, PlanKind, ReductionLevel
 from edgeagent.resource.corrections import Factors
 from edgeagent.resource.cost import LinkSpeeds, Speeds
-from edgeagent.resource.sharing import speeds_beside
+from edgeagent.resource.sharing import Slowdown, speeds_beside
 from edgeagent.resource.split_candidates import Shape
 
 Objective = Literal["latency", "energy", "quality"]
@@ -62,6 +62,8 @@ class PeerOption:
     """Until a job may begin."""
     num_beside: int = 0
     """Answers that the peer writes for others meanwhile, from the same engine."""
+    beside: Sequence[Slowdown] = ()
+    """What it says of one job more beside 1, 2, … of them."""
     quality: float | None = None
     is_broken: bool = False
     is_same_variant: bool = False
@@ -91,7 +93,7 @@ class PeerOption:
     @property
     def own_speeds(self) -> Speeds:
         """What others leave to one job more in the same engine."""
-        return speeds_beside(self.speeds, self.num_beside)
+        return speeds_beside(self.speeds, self.num_beside, self.beside)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ MAX_DRAWN = 8_192
 MAX_CUTS = 512
 MAX_LINKS = 16
 MAX_LOADED = 64
+MAX_BESIDE = 64
 MAX_PROMPT_TOKENS = 1_000_000
 MAX_PROMPT_BYTES = 4 * 2**20
 
@@ -238,6 +239,7 @@ _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
 Rate = Annotated[float, Field(ge=1e-6, le=1e9, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**40)]
+Times = Annotated[float, Field(ge=1, le=1e6, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 """What a status tells is reckoned with, for every request: none of it may overflow or divide by nothing."""
 
@@ -261,6 +263,8 @@ class OfferedModel(Body):
     """Whether it can give final hidden states instead of tokens (`Open.final_hidden`)."""
     slots: Annotated[Count, Field(ge=1)] = 1
     """Answers of it that are written together; further jobs wait."""
+    beside: Annotated[tuple[tuple[Times, Times], ...], Field(max_length=MAX_BESIDE)] = ()
+    """How many times as long one job more takes beside 1, 2, … answers: its prompt, and each token. Empty: not told."""
     most_between: Count = 0
     """How many layers behind a device's head it runs at most, to pass hidden states on to another peer; 0: it passes
     none on."""

@@ -9,6 +9,7 @@ fastest allowed one, minus 1.
 """
 
 import asyncio
+import hashlib
 import itertools
 import math
 import multiprocessing
@@ -24,7 +25,7 @@ from dataclasses import asdict, dataclass, replace
 import harness
 import regret_real
 from regret_measure import can_hold, measure, settings_of_bench
-from regret_pieces import Measured
+from regret_pieces import KeptPieces, Measured
 from regret_world import Case, Ran, World
 
 from edgeagent.core.plan import Candidate, Decision
@@ -182,19 +183,15 @@ def conditions_of(verdicts: Sequence[Verdict]) -> harness.Json:
 
 
 def pieces(shares: Sequence[float], most_tokens: int) -> Measured:
-    """Measured on a quiet machine; a run that was broken off finds them in the state folder."""
+    """Measured on a quiet machine; a run that was broken off finds those that it had in the state folder."""
     settings = settings_of_bench()
-    kept = settings.paths.state / "bench-regret-pieces.pickle"
-    wanted = (harness.cpu_model(), tuple(shares), most_tokens)
-    if kept.is_file() and time.time() - kept.stat().st_mtime < KEEP_S:
-        found, measured = pickle.loads(kept.read_bytes())  # noqa: S301  (written below)
-        if found == wanted and isinstance(measured, Measured):
-            harness.progress(f"pieces of an earlier run: {kept}")
-            return measured
+    of_what = f"{harness.cpu_model()} {most_tokens}".encode()
+    kept = KeptPieces(settings.paths.state / f"bench-regret-pieces-{hashlib.sha256(of_what).hexdigest()[:12]}.pickle")
+    if kept.file.is_file() and time.time() - kept.file.stat().st_mtime < KEEP_S:
+        kept.known = pickle.loads(kept.file.read_bytes())  # noqa: S301  (written by such a run)
+        harness.progress(f"pieces of an earlier run: {', '.join(f'{end} {of:g}' for end, of in kept.known)}")
     with harness.broker() as (_, url):
-        measured = asyncio.run(measure(settings, shares, most_tokens, url))
-    kept.write_bytes(pickle.dumps((wanted, measured)))
-    return measured
+        return asyncio.run(measure(settings, shares, most_tokens, url, kept))
 
 
 def main() -> None:

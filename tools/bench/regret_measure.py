@@ -11,11 +11,12 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 
 import harness
 import psutil
 import quota
-from regret_pieces import Line, Measured, Part, Pieces, Template
+from regret_pieces import KeptPieces, Line, Measured, Part, Pieces, Template
 
 from edgeagent.core.generation import Generation, Sampling, TokenStep
 from edgeagent.daemon import House, open_house
@@ -24,6 +25,7 @@ from edgeagent.execution.local import Exported, LocalModel
 from edgeagent.execution.stage_sessions import CellRows, Draw, HiddenRows, StageSession, open_head
 from edgeagent.execution.stages import StageFacts
 from edgeagent.execution.transport.mqtt import MqttTransport, parse_address
+from edgeagent.model.beside import measure_beside
 from edgeagent.model.resident import Resident
 from edgeagent.model.tails import Tails
 from edgeagent.parts import known_profile, selection_machine, spawn_llama
@@ -58,14 +60,16 @@ OWN = {
 }
 
 
-async def measure(settings: Settings, shares: Sequence[float], most_tokens: int, address: str) -> Measured:
+async def measure(
+    settings: Settings, shares: Sequence[float], most_tokens: int, address: str, kept: KeptPieces
+) -> Measured:
     """All pieces. `address`: a broker, for what a hop takes."""
     async with open_house(settings, role="bench") as house, house.pool.lease(harness.CHAT_MODEL) as resident:
         await resident.whole.facts()
         repacked = selection_machine(settings, known_profile(settings)).repacked
         tails = Tails(house.store, spawn_llama, TAILS_BYTES, repacked)
         try:
-            return await _Measuring(house, resident, tails, most_tokens).all(shares, address)
+            return await _Measuring(house, resident, tails, most_tokens).all(shares, address, kept)
         finally:
             await tails.close()
 
@@ -79,14 +83,17 @@ class _Measuring:
         self._rows: dict[int, list[bytes]] = {}
         self._stage_facts: dict[int, StageFacts] = {}
 
-    async def all(self, shares: Sequence[float], address: str) -> Measured:
+    async def all(self, shares: Sequence[float], address: str, kept: KeptPieces) -> Measured:
         facts, cuts = await self._local.facts(), await self._tails.cuts(self._resident)
         self._text = tuple((await self._local.encode([{"role": "user", "content": STORY * 80}]))[:1400])
         cores = harness.cores()
         with _pinned(cores[0]):
-            edges = {share: await self._edge(share, cuts) for share in shares}
+            edges = {share: await kept.get(("edge", share), partial(self._edge, share, cuts)) for share in shares}
         with _pinned(cores[-1]):
-            peers = {num_beside: await self._peer(num_beside, cuts) for num_beside in (0, 1)}
+            peers = {num: await kept.get(("peer", num), partial(self._peer, num, cuts)) for num in (0, 1)}
+            for k in cuts:
+                async with self._tails.lease(self._resident, k) as stage:
+                    self._stage_facts[k] = await stage.facts()
         hop_s = await _hop_s(address)
         here = self._resident
         template = Template(here.card, here.variant, self._local.settings, here.memory_bytes)
@@ -120,12 +127,14 @@ class _Measuring:
         before = self._resident.rates
         await self._house.pool.measure(self._resident)  # as it was when the peer began: beside nobody
         rates, self._resident.rates = self._resident.rates, before
+        beside = tuple((each.prompt, each.answer) for each in await measure_beside(self._resident))
         for k in cuts:
-            async with self._tails.lease(self._resident, k) as stage:
-                self._stage_facts[k] = await stage.facts()
+            async with self._tails.lease(self._resident, k):
+                if k not in self._rows:
+                    await self._head(k, [])
         tails: dict[int, Part] = {}
         opened: list[float] = []
-        async with _answering(self._local, self._text, num_beside):
+        async with _answering(self._local, num_beside):
             for k in cuts:
                 tails[k] = await self._tail(k, opened)
             pieces = Pieces(
@@ -135,6 +144,7 @@ class _Measuring:
                 open_s=min(opened),
                 rates=rates,
                 position_s=self._resident.position_s,
+                beside=beside,
             )
         harness.progress(f"peer beside {num_beside}: {pieces.whole}, {rates.prefill_tok_s:.0f} tok/s alone")
         return pieces
@@ -267,21 +277,25 @@ async def _step(head: StageSession, token: int, past: int) -> tuple[float, float
 
 
 @contextlib.asynccontextmanager
-async def _answering(local: LocalModel, text: tuple[int, ...], num_beside: int) -> AsyncIterator[None]:
-    """So many answers are written beside, one after the other each."""
+async def _answering(local: LocalModel, num_beside: int) -> AsyncIterator[None]:
+    """So many long answers are written beside, one after the other each, and have begun."""
+    begun = [asyncio.Event() for _ in range(num_beside)]
 
     async def answer(number: int) -> None:
         for turn in range(10_000):
-            prompt = (2000 + number, 3000 + turn % 1000, *text[:62])
-            sampling = Sampling(temperature=1.0, seed=turn)
+            prompt = await local.encode([{"role": "user", "content": f"{turn}, {number}. {STORY}"}])
+            sampling = Sampling(temperature=0.8, seed=turn)
             generation = Generation(
                 f"beside-{number}-{turn}", local.settings.variant_sha256, prompt, sampling, BESIDE_TOKENS
             )
-            async for _event in local.generate(generation):
-                pass
+            async for event in local.generate(generation):
+                if isinstance(event, TokenStep):
+                    begun[number].set()
 
     tasks = [asyncio.create_task(answer(number), name=f"beside-{number}") for number in range(num_beside)]
     try:
+        for each in begun:
+            await each.wait()
         yield
     finally:
         for task in tasks:

@@ -1,7 +1,9 @@
 """What bench `regret` measures once and replays often: how long each part of an answer takes at one end."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import pickle
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from edgeagent.core.cards import ModelCard, Variant
 from edgeagent.core.hardware import Rates
@@ -63,8 +65,24 @@ class Pieces:
     rates: Rates
     """As the product measures them, the edge's under this condition; the peer's when it began, beside nobody."""
     position_s: tuple[float, float]
+    beside: tuple[tuple[float, float], ...] = ()
+    """What a peer says of one job more beside answers, as the product measures it."""
     splice_s: Line = Line(0.0)
     """Over bytes of blocks."""
+
+
+@dataclass
+class KeptPieces:
+    """Pieces of each end in each condition, in a file: what was measured is not measured again."""
+
+    file: Path
+    known: dict[tuple[str, float], Pieces] = field(default_factory=dict)
+
+    async def get(self, key: tuple[str, float], measured: Callable[[], Awaitable[Pieces]]) -> Pieces:
+        if key not in self.known:
+            self.known[key] = await measured()
+            self.file.write_bytes(pickle.dumps(self.known))
+        return self.known[key]
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,6 +154,7 @@ class World:
             kv_bytes_per_token=measured.facts.kv_bytes_per_token,
             cuts=measured.cuts,
             slots=settings.sequences,
+            beside=pieces.beside,
         )
 
         @contextlib.asynccontextmanager

@@ -230,10 +230,14 @@ def bench(context: Context, request: Request) -> Steps:
 
 
 def time_spans(context: Context, request: Request) -> Steps:
-    """Op `time {spans, past, threads}`: seconds of each of these batches, one after the other behind `past` tokens."""
+    """Op `time {spans, past, threads}`: seconds of each of these batches, one after the other behind `past` tokens.
+
+    Without `threads`, with as many as are set.
+    """
     spans, past = [int(n) for n in request.params["spans"]], int(request.params.get("past", 0))
     check_fits(context, past + sum(spans), 0)
-    context.set_threads(int(request.params["threads"]))
+    if "threads" in request.params:
+        context.set_threads(int(request.params["threads"]))
     slot = context.slots[0]
     slot.clear()
     seconds: list[float] = []
