@@ -143,7 +143,10 @@ def _compared(world: World, want: Wanted, report: harness.Json) -> harness.Json:
 
 @contextlib.contextmanager
 def _real() -> Iterator[tuple[Real, harness.Client]]:
-    """The device under test behind a link, on one core; peer and another device on the other, without."""
+    """The device under test behind a link, on one core; the peer on the other, without.
+
+    So is another device, on the first core: what it does for tokens that come is not the peer's work.
+    """
     cores, env = harness.cores(), harness.state_env() | harness.UNGOVERNED | OWN
     ports = harness.free_port(), harness.free_port()
     with harness.broker() as (_, url), bad_link.bad_link(int(url.rpartition(":")[2])) as link:
@@ -159,9 +162,9 @@ def _real() -> Iterator[tuple[Real, harness.Client]]:
             for client in clients:
                 harness.wait_for_peer(client)
                 client.ask("Say yes.", "local", max_tokens=2)
-            for program in (peer, other):
-                pin(_pids(program), cores[-1])
-            pin(_pids(edge), cores[0])
+            pin(_pids(peer), cores[-1])
+            for program in (edge, other):
+                pin(_pids(program), cores[0])
             yield Real(clients[0], link, _pids(edge)), clients[1]
 
 
