@@ -82,26 +82,29 @@ def slowdowns(batches: Batches, slots: int, decode_batch: int, *, is_cut: bool) 
 
 def speeds_beside(speeds: Speeds, num_answers: int, told: Sequence[Slowdown] = ()) -> Speeds:
     """Of one job more in an engine that writes so many answers already; `told`: how much slower it says that it is
-    beside 1, 2, … of them (the last of these: beside more)."""
+    beside 1, 2, … of them (the last of these: beside more).
+
+    What others' steps take is added to each token's time, so what attention to the own context adds stays the same.
+    """
     if not num_answers:
         return speeds
-    if told:
-        slowdown = told[min(num_answers, len(told)) - 1]
-        return _slowed(speeds, slowdown.prompt, slowdown.answer)
-    return _slowed(speeds, USUAL_PROMPT, 1 + USUAL_ROW * num_answers)
+    usual = Slowdown(USUAL_PROMPT, 1 + USUAL_ROW * num_answers)
+    slowdown = told[min(num_answers, len(told)) - 1] if told else usual
+    return replace(
+        speeds,
+        prefill_tok_s=speeds.prefill_tok_s / slowdown.prompt,
+        decode_tok_s=speeds.decode_tok_s / slowdown.answer,
+    )
 
 
 def speeds_of_stage(speeds: Speeds, num_answers: int) -> Speeds:
     """Of a stage, which has a process of its own: it shares the cores with the engine that writes the answers, so many
     they are, since these are evaluated together."""
-    return _slowed(speeds, 2.0, 2.0) if num_answers else speeds
-
-
-def _slowed(speeds: Speeds, prompt: float, answer: float) -> Speeds:
-    return replace(
-        speeds,
-        prefill_tok_s=speeds.prefill_tok_s / prompt,
-        decode_tok_s=speeds.decode_tok_s / answer,
-        chunk_position_s=speeds.chunk_position_s * prompt,
-        token_position_s=speeds.token_position_s * answer,
+    if not num_answers:
+        return speeds
+    return Speeds(
+        speeds.prefill_tok_s / 2,
+        speeds.decode_tok_s / 2,
+        speeds.chunk_position_s * 2,
+        speeds.token_position_s * 2,
     )
