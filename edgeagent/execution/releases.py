@@ -19,13 +19,15 @@ class Release:
     """A model's parameters have one `load_mode`; before, they have `use_mmap` and `use_mlock`."""
     penalties_take_vocabulary: bool = True
     """`llama_sampler_init_penalties` takes the size of the vocabulary first."""
+    copies_penalise: bool = True
+    """A copy of a penalties part knows the tokens that its original was given; before, it penalises nothing."""
 
 
 PINNED = "0.3.36"
 """The one that is installed with this program (pyproject.toml)."""
 
 RELEASES = {
-    "0.3.34": Release(has_load_mode=False, penalties_take_vocabulary=False),
+    "0.3.34": Release(has_load_mode=False, penalties_take_vocabulary=False, copies_penalise=False),
     "0.3.35": Release(),
     PINNED: Release(),
 }

@@ -62,12 +62,19 @@ def adjusted(raw: "Floats", adjustments: Sequence[object]) -> "Floats":
     """`raw` after bias and penalties, which see every candidate."""
     import numpy as np
 
-    table = _table(np.arange(len(raw)), raw)
+    table = whole(raw)
     for part in adjustments:
         _apply(part, table)
     by_id = np.empty(len(raw), dtype=np.float32)
     by_id[table["id"]] = table["logit"]
     return by_id
+
+
+def whole(values: "Floats") -> "Table":
+    """The whole vocabulary, by id."""
+    import numpy as np
+
+    return _table(np.arange(len(values)), values)
 
 
 def allowed(values: "Floats", grammar: object, sampling: Sampling) -> "Table":

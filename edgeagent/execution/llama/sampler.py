@@ -15,7 +15,7 @@ from edgeagent.core.errors import EngineError
 from edgeagent.core.generation import Sampling
 from edgeagent.execution.llama import candidates, parts
 from edgeagent.execution.llama.candidates import HasLogits
-from edgeagent.execution.llama.library import llama
+from edgeagent.execution.llama.library import llama, release
 from edgeagent.execution.llama.model import Model
 
 
@@ -64,6 +64,8 @@ class Sampler:
     def _draw_free(self, position: int, row: int) -> int:
         if self._sampling.temperature == 0 and self._penalties is None:
             return candidates.likeliest(self._logits(row), self._sampling.logit_bias)
+        if self._penalties is not None and not release().copies_penalise:
+            return self._select(candidates.whole(self._adjusted(row)), position)
         chain = self._chain([*self._adjustments, *self._filters], position)
         try:
             return int(llama().llama_sampler_sample(chain, self._context.handle, row))
@@ -105,10 +107,15 @@ class Sampler:
         return not math.isinf(one[0].logit)
 
     def _draw_allowed(self, position: int, row: int) -> int:
-        adjusted = candidates.adjusted(self._logits(row), self._adjustments)
-        table = candidates.allowed(adjusted, self._grammar, self._sampling)
+        table = candidates.allowed(self._adjusted(row), self._grammar, self._sampling)
         if not len(table):
             raise EngineError("no token of this model's vocabulary continues the grammar here; loosen the grammar")
+        return self._select(table, position)
+
+    def _adjusted(self, row: int) -> "candidates.Floats":
+        return candidates.adjusted(self._logits(row), self._adjustments)
+
+    def _select(self, table: "candidates.Table", position: int) -> int:
         chain = self._chain(self._filters, position)
         try:
             return candidates.selected(table, chain)

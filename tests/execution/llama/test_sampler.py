@@ -1,6 +1,7 @@
 """The sampler on the real model's logits: formulas checked against numpy, shortcuts against the long way."""
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from edgeagent.core.errors import EngineError, RequestError
 from edgeagent.core.generation import Sampling
 from edgeagent.execution.llama import candidates, parts
 from edgeagent.execution.llama.context import Context, ContextSettings
-from edgeagent.execution.llama.library import llama
+from edgeagent.execution.llama.library import llama, release
 from edgeagent.execution.llama.model import Model
 from edgeagent.execution.llama.sampler import Sampler
 
@@ -158,3 +159,22 @@ def test_grammar_that_no_token_continues_is_an_error(context: Context) -> None:
     with pytest.raises(EngineError, match="vocabulary"):
         sampler.draw(0)
     sampler.close()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+def test_draws_with_penalties_are_the_same_where_copies_forget_them(
+    context: Context, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    sampling = Sampling(
+        temperature=temperature, seed=9, frequency_penalty=1.5, presence_penalty=1.0, penalty_window=64,
+        logit_bias=((17, 3.0),),
+    )  # fmt: skip
+    drawn: list[list[int]] = []
+    for copies_penalise in (True, False):
+        known = replace(release(), copies_penalise=copies_penalise)
+        monkeypatch.setattr("edgeagent.execution.llama.sampler.release", lambda known=known: known)
+        sampler = Sampler(context, sampling)
+        drawn.append([sampler.draw(position) for position in range(20)])
+        sampler.close()
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) > 5  # at the same logits each time: without penalties a greedy draw never changes
