@@ -141,7 +141,7 @@ async def _own_offers(settings: Settings, pool: ModelPool, tails: Tails) -> list
                 cuts=await tails.cuts(resident),
                 final_hidden=True,
                 slots=resident.whole.settings.sequences,
-                beside=tuple((each.prompt, each.answer) for each in await measure_beside(resident)),
+                beside=await measure_beside(resident),
                 most_between=await tails.most_between(resident) if settings.config.peer.relay else 0,
             )
         name = f"{model.model}/{model.variant}"

@@ -46,6 +46,8 @@ from edgeagent.resource.options import Ask, PeerOption, PromptOption, Situation
 from edgeagent.resource.planner import decide
 from edgeagent.wire.messages import LEASE_S, Onward
 
+MOST_MAKING_S = 300.0
+"""A peer that says it needs longer to make layers ready is not waited for longer."""
 ANSWER_ROOM = 512
 """Tokens of the context that a shifted conversation leaves to an answer without a limit of its own."""
 LEAST_ANSWER = 16
@@ -381,7 +383,8 @@ def _target(chosen: Candidate, situation: Situation, *, is_named: bool) -> PeerM
         return None
     is_sooner_here = option.is_same_variant and situation.local.head is None and not is_named
     queues_s = [p.queue_s for p in situation.peers if p.peer in chosen.peers and p.model == chosen.model]
-    wait_s = (LEASE_S + sum(queues_s) if is_sooner_here else PATIENCE_S) + chosen.making_s
+    making_s = min(chosen.making_s, MOST_MAKING_S)
+    wait_s = (LEASE_S + sum(queues_s) if is_sooner_here else PATIENCE_S) + making_s
     num_vocab = situation.local.num_vocab if option.is_same_variant else None
     return PeerModel(
         option.peer, option.model, option.variant_sha256, option.exact_key, wait_s, num_vocab, _onward(chosen)

@@ -3,13 +3,13 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from edgeagent.execution.scheduler import STALL
 from edgeagent.resource.cost import Speeds
 
 
-@dataclass(frozen=True, slots=True)
-class Slowdown:
+class Slowdown(NamedTuple):
     """How many times as long one job more takes beside so many answers: its prompt, and each token of its answer."""
 
     prompt: float
@@ -47,8 +47,7 @@ class Batches:
 
     def piece_of(self, seconds: float) -> float:
         """How many tokens of a prompt are read in so long, in one batch; at least one, and at most a chunk."""
-        points = [(1, self.rows_s[1]), *self._points[1:]]
-        for (low, low_s), (high, high_s) in itertools.pairwise(points):
+        for (low, low_s), (high, high_s) in itertools.pairwise(self._points):
             if seconds < high_s:
                 return max(1.0, low + (high - low) * (seconds - low_s) / (high_s - low_s))
         return float(self.chunk_tokens)

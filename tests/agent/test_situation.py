@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgeagent.agent.answering import _target
+from edgeagent.agent.answering import MOST_MAKING_S, _target
 from edgeagent.agent.situation import _queue_s
 from edgeagent.core.plan import PlanKind, ReductionLevel
 from edgeagent.execution.peers import PeerView
@@ -45,11 +45,11 @@ def test_peer_is_waited_for_as_long_as_it_needs_to_make_layers_ready_and_a_lease
         queue_s=1.5, is_same_variant=True, cuts=(8,), loaded=frozenset({(8, 30)}), making_s=7.0,
     )  # fmt: skip
     waits_s: list[float] = []
-    for option in (peer, replace(peer, loaded=frozenset())):
+    for option in (peer, replace(peer, loaded=frozenset()), replace(peer, loaded=frozenset(), making_s=1e9)):
         situation = Situation(local, [option], Rules(text_may_leave=False, plans=frozenset({PlanKind.SPLIT_PREFILL})))
         ask = Ask([PromptOption(ReductionLevel.L0, 2000)], max_tokens=8, expected_tokens=8)
         chosen = decide(ask, situation).chosen
         target = _target(chosen, situation, is_named=False)
         assert target is not None
         waits_s.append(target.wait_s)
-    assert waits_s == pytest.approx([LEASE_S + 1.5, LEASE_S + 1.5 + 7])
+    assert waits_s == pytest.approx([LEASE_S + 1.5, LEASE_S + 1.5 + 7, LEASE_S + 1.5 + MOST_MAKING_S])

@@ -127,7 +127,7 @@ class _Measuring:
         before = self._resident.rates
         await self._house.pool.measure(self._resident)  # as it was when the peer began: beside nobody
         rates, self._resident.rates = self._resident.rates, before
-        beside = tuple((each.prompt, each.answer) for each in await measure_beside(self._resident))
+        beside = await measure_beside(self._resident)
         for k in cuts:
             async with self._tails.lease(self._resident, k):
                 if k not in self._rows:
