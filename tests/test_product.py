@@ -62,10 +62,12 @@ class Program:
             self.process.wait()
 
     def stop(self) -> int:
-        """SIGTERM; its exit status."""
+        """SIGTERM; its exit status. Its log is printed if that is not 0."""
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(40)
+        if status := self.process.wait(40):
+            sys.stderr.write(self.log.read_text())
+        return status
 
     def workers(self) -> list[psutil.Process]:
         assert self.process is not None

@@ -40,14 +40,13 @@ from edgeagent.core.plan import (
 )
 from edgeagent.execution.admission import ANYONE, Claim, Urgency
 from edgeagent.execution.executors import PATIENCE_S, PeerModel
+from edgeagent.execution.peers import MOST_MAKING_S
 from edgeagent.model.resident import Resident
 from edgeagent.resource.cost import EXPECTED_TOKENS
 from edgeagent.resource.options import Ask, PeerOption, PromptOption, Situation
 from edgeagent.resource.planner import decide
 from edgeagent.wire.messages import LEASE_S, Onward
 
-MOST_MAKING_S = 300.0
-"""A peer that says it needs longer to make layers ready is not waited for longer."""
 ANSWER_ROOM = 512
 """Tokens of the context that a shifted conversation leaves to an answer without a limit of its own."""
 LEAST_ANSWER = 16

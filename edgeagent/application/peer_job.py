@@ -18,6 +18,7 @@ from edgeagent.execution.executors import token_of
 from edgeagent.execution.local import Exported, LocalModel
 from edgeagent.execution.peers import Peers
 from edgeagent.execution.session import BlockArrived, Session
+from edgeagent.execution.splitting import background
 from edgeagent.execution.stages import StageModel
 from edgeagent.wire.messages import (
     Accepted,
@@ -170,8 +171,11 @@ class Job:
             )
         if not self._onward.may(onward.peer, self._job.job, self._job.model):
             raise RequestError(f"no credential allows this peer {self._job.job} with peer '{onward.peer}'")
-        async with offer.between(k, onward.k) as stage:
-            await RelayJob(self._session, self._job, stage, self._upward, self._onward).run(self._claim)
+        job = RelayJob(self._session, self._job, self._upward, self._onward)
+        is_ready = (k, onward.k) in offer.told.loaded
+        rousing = contextlib.nullcontext() if is_ready else background(job.rouse(), "relay-rouse")
+        async with rousing, offer.between(k, onward.k) as stage:
+            await job.run(stage, self._claim)
 
     async def _answer(self, engine: LocalModel, variant_sha256: str, claim: Claim) -> None:
         await self._prompt()

@@ -23,36 +23,47 @@ from edgeagent.wire.messages import Accepted, Done, Failed, Open, Stop, Token, c
 class RelayJob:
     """`run` ends when the job has. `peers` are whom it may be passed on to."""
 
-    def __init__(self, session: Session, job: Open, stage: StageModel, upward: Upward, peers: Peers) -> None:
+    def __init__(self, session: Session, job: Open, upward: Upward, peers: Peers) -> None:
         assert job.stage is not None
         assert job.onward is not None
-        self._session, self._job, self._stage = session, job, stage
+        self._session, self._job = session, job
         self._upward, self._peers = upward, peers
         self._theirs: StageDescriptor = job.stage
         self._next = job.onward
 
-    async def run(self, claim: Claim) -> None:
+    async def rouse(self) -> None:
+        """Have the next peer make its layers ready if they are not. What goes wrong is told by `run`."""
+        if self._next_making_s:
+            with contextlib.suppress(PeerError):
+                async with self._passed_on() as onward:
+                    await self._asked(onward)
+
+    async def run(self, stage: StageModel, claim: Claim) -> None:
         """Raises PassedOnError when the next peer refuses, fails or is lost; else as `SplitJob.run`."""
-        async with self._stage.admission.turn(claim):
-            ours = await self._stage.descriptor(self._job.model, self._theirs.hidden, k=self._theirs.k)
+        async with stage.admission.turn(claim):
+            ours = await stage.descriptor(self._job.model, self._theirs.hidden)
             ours.check_same(self._theirs)
-            behind = await self._stage.descriptor(self._job.model, self._theirs.hidden, k=self._next.k)
             room = self._job.prompt_tokens + self._job.max_tokens
-            opening = self._stage.session(room, self._theirs.hidden)
+            opening = stage.session(room, self._theirs.hidden)
             async with opening as sequence, self._passed_on() as onward:
-                accepted = await self._asked(onward, behind)
+                accepted = await self._asked(onward)
                 self._session.expect_split(self._job)
                 self._session.send(
                     Accepted(
                         kv_bytes_per_token=sum(ours.kv_planes),
                         stage=ours,
-                        max_rows=min(step_rows(self._stage), accepted.max_rows or 1),
+                        max_rows=min(step_rows(stage), accepted.max_rows or 1),
                     )
                 )
-                async with background(self._pass_up(sequence, onward), "relay-up") as sending:
+                passing = self._pass_up(sequence, onward, stage.settings.draft_rows)
+                async with background(passing, "relay-up") as sending:
                     while not sending.done():
                         if await self._pass_down(onward):
                             return
+
+    @property
+    def _next_making_s(self) -> float:
+        return self._peers.making_s(self._next.peer, self._job.model, self._next.k, self._theirs.layers)
 
     @contextlib.asynccontextmanager
     async def _passed_on(self) -> AsyncIterator[Session]:
@@ -66,13 +77,14 @@ class RelayJob:
                 with contextlib.suppress(PeerError):
                     onward.send(Stop())
 
-    async def _asked(self, onward: Session, stage: StageDescriptor) -> Accepted:
+    async def _asked(self, onward: Session) -> Accepted:
+        stage, wait_s = self._theirs.behind(self._next.k), PATIENCE_S + self._next_making_s
         job = self._job.model_copy(update={"stage": stage, "onward": None})
         onward.send(job)
         if job.final_hidden:
             onward.expect({len(job.block_sizes()) - 1: job.step_bytes(1)})
         with self._blaming():
-            return await until_same(onward, stage, PATIENCE_S)
+            return await until_same(onward, stage, wait_s)
 
     @contextlib.contextmanager
     def _blaming(self) -> Iterator[None]:
@@ -86,7 +98,7 @@ class RelayJob:
             self._peers.trip(peer)
             raise PassedOnError(f"peer {peer}: {error}", peer) from error
 
-    async def _pass_up(self, sequence: StageSession, onward: Session) -> None:
+    async def _pass_up(self, sequence: StageSession, onward: Session, batch_rows: int) -> None:
         """The prompt chunk by chunk, then steps, until it is cancelled."""
         position = 0
         for index, tokens in enumerate(chunks(self._job.prompt_tokens, self._theirs.chunk_tokens)):
@@ -96,7 +108,6 @@ class RelayJob:
         while True:
             step = await self._upward.step()
             rows, tokens = await self._upward.block(step.block), 1 + len(step.guesses)
-            batch_rows = self._stage.settings.draft_rows
             rows = await sequence.hidden_states_behind(rows, step.position, tokens, batch_rows)
             if self._job.final_hidden:
                 onward.receiver.expect({step.block: self._job.step_bytes(tokens)})

@@ -42,6 +42,14 @@ class StageDescriptor(BaseModel):
     system: str = Field(max_length=2048)
     """Instruction sets and switches, as the engine reports them."""
 
+    def behind(self, k: int) -> "StageDescriptor":
+        """Of the same model, where its layers from `k` on begin. Raises ValueError for a `k` before these layers."""
+        skipped, half = k - self.k, len(self.kv_planes) // 2
+        if skipped < 0:
+            raise ValueError(f"layers from {k} on do not begin behind {self.k}")
+        planes = self.kv_planes[skipped:half] + self.kv_planes[half + skipped :]
+        return self.model_copy(update={"k": k, "kv_planes": planes})
+
     def check_same(self, theirs: "StageDescriptor") -> None:
         """Raises PeerError, naming the first difference."""
         ours = self.model_dump()

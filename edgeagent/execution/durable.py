@@ -6,6 +6,7 @@ Every change is on the disk before its call returns (SQLite in WAL mode with `sy
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -46,36 +47,51 @@ class Kept:
     body: str
 
 
-class Outbox:
+class _Table:
+    """One connection for all threads: each call waits for the one before it, and so does `close`."""
+
+    def __init__(self, path: Path, table: str) -> None:
+        self._path, self._lock = path, threading.RLock()
+        self._db = _open(path, table)
+
+    def close(self) -> None:
+        """Later calls raise RecordsError."""
+        with self._lock:
+            self._db.close()
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator["apsw.Connection"]:
+        with self._lock, _errors(self._path):
+            yield self._db
+
+
+class Outbox(_Table):
     """Records that no receipt has come for, in the order in which they were put."""
 
     def __init__(self, path: Path) -> None:
         """Raises RecordsError."""
-        self._path = path
-        self._db = _open(path, "CREATE TABLE IF NOT EXISTS outbox(place INTEGER PRIMARY KEY, number TEXT UNIQUE, body)")
+        super().__init__(path, "CREATE TABLE IF NOT EXISTS outbox(place INTEGER PRIMARY KEY, number TEXT UNIQUE, body)")
 
     def put(self, record: Kept) -> None:
         """Raises RecordsError, also when MAX_WAITING wait: nothing is dropped for it."""
-        with _errors(self._path):
+        with self._using() as db:
             if self.num_waiting >= MAX_WAITING:
                 raise RecordsError(f"{MAX_WAITING} records wait in {self._path}; start a peer that collects them")
-            self._db.execute("INSERT INTO outbox(number, body) VALUES(?, ?)", (record.number, record.body))
+            db.execute("INSERT INTO outbox(number, body) VALUES(?, ?)", (record.number, record.body))
 
     def oldest(self, limit: int) -> list[Kept]:
-        with _errors(self._path):
-            rows = self._db.execute("SELECT number, body FROM outbox ORDER BY place LIMIT ?", (limit,))
+        with self._using() as db:
+            rows = db.execute("SELECT number, body FROM outbox ORDER BY place LIMIT ?", (limit,))
             return [Kept(number, body) for number, body in rows]
 
     def remove(self, number: str) -> None:
-        with _errors(self._path):
-            self._db.execute("DELETE FROM outbox WHERE number = ?", (number,))
+        with self._using() as db:
+            db.execute("DELETE FROM outbox WHERE number = ?", (number,))
 
     @property
     def num_waiting(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM outbox").get)
-
-    def close(self) -> None:
-        self._db.close()
+        with self._using() as db:
+            return int(db.execute("SELECT count(*) FROM outbox").get)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +116,7 @@ class Census:
     bytes: int
 
 
-class Collection:
+class Collection(_Table):
     """Records of devices, each once however often it came, as long as it is here.
 
     What was marked as read makes room when the quota is reached, and goes when it is old. What was not read is never
@@ -109,8 +125,8 @@ class Collection:
 
     def __init__(self, path: Path, keeping: Keeping = KEEPING, now: Callable[[], float] = time.time) -> None:
         """`now` gives seconds since 1970. Raises RecordsError."""
-        self._path, self._keeping, self._now = path, keeping, now
-        self._db = _open(
+        self._keeping, self._now = keeping, now
+        super().__init__(
             path,
             "CREATE TABLE IF NOT EXISTS collected(place INTEGER PRIMARY KEY, device TEXT, number TEXT, body,"
             " UNIQUE(device, number))",
@@ -135,45 +151,45 @@ class Collection:
 
     def add(self, device: str, record: Kept) -> bool:
         """Whether it is new. Raises RecordsError, also when all that is here was not read and there is no room."""
-        with _errors(self._path):
+        with self._using() as db:
             own = (device, record.number)
-            if self._db.execute("SELECT 1 FROM collected WHERE device = ? AND number = ?", own).fetchone():
+            if db.execute("SELECT 1 FROM collected WHERE device = ? AND number = ?", own).fetchone():
                 return False
             self._make_room()
             row = (*own, record.body, self._now())
-            self._db.execute("INSERT OR IGNORE INTO collected(device, number, body, at) VALUES(?, ?, ?, ?)", row)
-            return bool(self._db.changes())
+            db.execute("INSERT OR IGNORE INTO collected(device, number, body, at) VALUES(?, ?, ?, ?)", row)
+            return bool(db.changes())
 
     def newest(self, limit: int) -> list[tuple[str, Kept]]:
         """With their devices, the newest first."""
-        with _errors(self._path):
-            rows = self._db.execute("SELECT device, number, body FROM collected ORDER BY place DESC LIMIT ?", (limit,))
+        with self._using() as db:
+            rows = db.execute("SELECT device, number, body FROM collected ORDER BY place DESC LIMIT ?", (limit,))
             return [(device, Kept(number, body)) for device, number, body in rows]
 
     def unread(self, limit: int) -> dict[int, tuple[str, Kept]]:
         """By their places, with their devices, the oldest first."""
-        with _errors(self._path):
+        with self._using() as db:
             query = "SELECT place, device, number, body FROM collected WHERE is_read = 0 ORDER BY place LIMIT ?"
-            rows = self._db.execute(query, (limit,))
+            rows = db.execute(query, (limit,))
             return {place: (device, Kept(number, body)) for place, device, number, body in rows}
 
     def mark_read(self, places: Iterable[int]) -> None:
         """Those may be dropped."""
-        with _errors(self._path), self._db:
-            self._db.executemany("UPDATE collected SET is_read = 1 WHERE place = ?", [(place,) for place in places])
+        with self._using() as db, db:
+            db.executemany("UPDATE collected SET is_read = 1 WHERE place = ?", [(place,) for place in places])
 
     def drop_old(self) -> int:
         """How many were dropped: read, and here for longer than they may stay."""
         if not self._keeping.days:
             return 0
-        with _errors(self._path):
+        with self._using():
             before = self._now() - self._keeping.days * DAY_S
             return self._drop(DROP_AGED, before, f"they are older than {self._keeping.days:g} days")
 
     def census(self) -> Census:
-        with _errors(self._path):
+        with self._using() as db:
             total, unread, dropped = (
-                int(self._db.execute(query).get)
+                int(db.execute(query).get)
                 for query in (
                     "SELECT count(*) FROM collected",
                     "SELECT count(*) FROM collected WHERE is_read = 0",
@@ -181,9 +197,6 @@ class Collection:
                 )
             )
             return Census(total, unread, dropped, self._used_bytes)
-
-    def close(self) -> None:
-        self._db.close()
 
     @property
     def _used_bytes(self) -> int:

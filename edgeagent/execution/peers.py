@@ -46,6 +46,8 @@ SAMPLE_S = 0.01
 LINK_STALE_S = 120.0
 """A request that finds an older estimate has it measured again, for the next one."""
 REFRESH_S = 5.0
+MOST_MAKING_S = 300.0
+"""A peer that says it needs longer to make layers ready is not waited for longer."""
 MAX_PEERS = 256
 MAX_MET = 4096
 """Variants that are remembered as offered by somebody."""
@@ -106,6 +108,12 @@ class Peers:
         if not self._transport.is_connected:
             return []
         return [v for v in self._views.values() if v.status.state == "online"]
+
+    def making_s(self, peer: str, model: str, begin: int, end: int) -> float:
+        """How long a job waits there for these layers, as that peer says, and as long as it is waited for."""
+        view = self._views.get(peer)
+        offered = next((m for m in view.status.models if m.model == model), None) if view else None
+        return 0.0 if offered is None or (begin, end) in offered.loaded else min(offered.making_s, MOST_MAKING_S)
 
     def is_broken(self, view: PeerView) -> bool:
         return time.monotonic() < view.broken_until

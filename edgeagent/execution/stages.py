@@ -62,13 +62,13 @@ class StageModel(LoadedModel):
         assert self._facts is not None
         return self._facts
 
-    async def descriptor(self, model_id: str, hidden: HiddenType, *, k: int | None = None) -> StageDescriptor:
-        """To be compared with the other end's, `k` layers deep: of a middle, where it begins or where it ends.
+    async def descriptor(self, model_id: str, hidden: HiddenType) -> StageDescriptor:
+        """To be compared with the other end's, where they meet: of a middle, where it begins.
 
         Raises as `facts`, and EngineError for layers of different caches.
         """
         facts, cut = await self.facts(), self.cut
-        k = k or (cut.end if cut.is_head else cut.begin)
+        k = cut.end if cut.is_head else cut.begin
         planes = _extended(facts.kv_planes, cut.layers - k) if cut.ends_inside else facts.kv_planes
         return _describe(model_id, self.settings, self.source_sha256, k, cut.layers, facts, planes, hidden)
 

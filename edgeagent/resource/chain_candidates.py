@@ -34,7 +34,7 @@ class Chain:
     price: Price
     best: tuple[int, ...]
     making_s: float
-    """Part of the time to the first token: until both peers have their layers, one after the other."""
+    """Part of the time to the first token: until both peers have their layers, which they make at the same time."""
 
 
 def chained(
@@ -51,7 +51,7 @@ def chained(
     if parts is None or free is None:
         return None
     _, middle, _ = parts
-    making_s = first.making_of(middle.begin, middle.end) + second.making_of(middle.end, shape.layers)
+    making_s = max(first.making_of(middle.begin, middle.end), second.making_of(middle.end, shape.layers))
     price = _price(work, row, load, parts, shape, final_hidden=final_hidden)
     price = replace(price, ttft_s=price.ttft_s + making_s, total_s=price.total_s + making_s)
     best = tuple(part.device for part in (parts if _is_as_good(row, load, parts, free) else free))

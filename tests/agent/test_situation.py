@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from edgeagent.agent.answering import MOST_MAKING_S, _target
+from edgeagent.agent.answering import _target
 from edgeagent.agent.situation import _queue_s
 from edgeagent.core.plan import PlanKind, ReductionLevel
-from edgeagent.execution.peers import PeerView
+from edgeagent.execution.peers import MOST_MAKING_S, PeerView
 from edgeagent.resource.cost import LinkSpeeds, Speeds
 from edgeagent.resource.options import Ask, LocalOption, PeerOption, PromptOption, Rules, Situation
 from edgeagent.resource.planner import decide

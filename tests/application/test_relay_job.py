@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeagent.application.peer import PeerService
-from edgeagent.application.peer_job import Offer
+from edgeagent.application.peer_job import Offer, Ready
 from edgeagent.application.relaying import Relay
 from edgeagent.broker import background
 from edgeagent.core.errors import PassedOnError, PeerError, PeerRefusedError, WireError
@@ -121,21 +121,55 @@ async def tokens(steps: AsyncIterator[TokenStep | Handover]) -> list[int]:
 Scene = Callable[[Ends], Awaitable[None]]
 
 
+class Making:
+    """Peers whose layers are ready once both of them make theirs: one after the other, they never are."""
+
+    def __init__(self) -> None:
+        self._begun = [asyncio.Event(), asyncio.Event()]
+        self.is_done = False
+
+    def offers(self, ready: tuple[Offer, Offer]) -> tuple[Offer, Offer]:
+        first, second = ready
+        assert first.between is not None
+        assert second.tail is not None
+        middle, tail = first.between(K, M), second.tail(M)
+
+        def told() -> Ready:
+            return Ready(((K, M), (M, LAYERS)), 60.0) if self.is_done else Ready((), 60.0)
+
+        return (
+            replace(first, between=lambda _k, _end: self._made(0, middle), ready=told),
+            replace(second, tail=lambda _k: self._made(1, tail), ready=told),
+        )
+
+    @contextlib.asynccontextmanager
+    async def _made(
+        self, index: int, stage: contextlib.AbstractAsyncContextManager[StageModel]
+    ) -> AsyncIterator[StageModel]:
+        self._begun[index].set()
+        async with asyncio.timeout(10):
+            for each in self._begun:
+                await each.wait()
+        self.is_done = True
+        async with stage as model:
+            yield model
+
+
 class Town:
     """Engines of one process, and how they are joined."""
 
     def __init__(self, smollm2: StoredVariant, files: list[StoredVariant]) -> None:
         self._smollm2, self._files = smollm2, files
 
-    def play(self, scene: Scene, ways: Ways = PLAIN) -> None:
-        """Over the in-memory transport."""
+    def play(self, scene: Scene, ways: Ways = PLAIN, making: Making | None = None) -> None:
+        """Over the in-memory transport. Layers are ready unless `making` has them made."""
         broker = MemoryBroker()
 
         async def connect(name: str) -> Transport:
             del name
             return broker.connect()
 
-        asyncio.run(self._play(scene, connect, Topics("test"), ways, broker))
+        asyncio.run(self._play(scene, connect, Topics("test"), ways, broker, making))
 
     def play_over(self, address: str, scene: Scene) -> None:
         """Over a real broker."""
@@ -163,6 +197,7 @@ class Town:
         topics: Topics,
         ways: Ways,
         broker: MemoryBroker,
+        making: Making | None = None,
     ) -> None:
         local = LocalModel(self._settings(self._smollm2))
         stages = {stage.cut: stage for stage in map(self._stage, self._files)}
@@ -177,10 +212,10 @@ class Town:
                 stack.push_async_callback(engine.close)
             kitchen_end, garage_end, attic_end = [await connect(name) for name in ("kitchen", "garage", "attic")]
             relay = Relay(Peers(garage_end, topics, "garage", ways.garage_as_device), "garage", [model.variant_sha256])
-            offers = (
-                Offer(first, between=lambda _k, _end: contextlib.nullcontext(middle)),
-                Offer(model, tail=lambda _k: contextlib.nullcontext(tail)),
-            )
+            between, behind = contextlib.nullcontext(middle), contextlib.nullcontext(tail)
+            offers = (Offer(first, between=lambda _k, _end: between), Offer(model, tail=lambda _k: behind))
+            if making:
+                offers = making.offers(offers)
             garage = PeerService("garage", "1", garage_end, topics, [offers[0]], ways.garage, relay=relay)
             attic = PeerService("attic", "1", attic_end, topics, [offers[1]], ways.attic)
             peers = Peers(kitchen_end, topics, "kitchen", ways.device)
@@ -252,6 +287,17 @@ def test_head_alone_and_two_peers_are_the_whole_model(town: Town, draws_here: bo
         assert all(each.sampling == Sampling() for each in opened) is draws_here
 
     town.play(scene)
+
+
+def test_both_peers_make_their_layers_at_the_same_time(town: Town) -> None:
+    async def scene(ends: Ends) -> None:
+        messages, wanted = ends.listen(), ends.generation(0.8)
+        assert ends.relay.peers.making_s("attic", ends.target.model, M, LAYERS) == 60
+        assert await tokens(complete(wanted, [ends.executor(Traffic())])) == await ends.alone(wanted)
+        assert sum(isinstance(each, Open) and each.onward is None for each in messages) == 2  # roused, then asked
+        assert ends.broken() == set()
+
+    town.play(scene, making=Making())
 
 
 def test_layers_between_are_tried_for_how_many_tokens_may_share_a_batch(town: Town) -> None:

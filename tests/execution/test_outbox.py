@@ -1,11 +1,13 @@
 """Records that were promised arrive, each once, whatever is killed: a real broker, real files, real processes."""
 
 import asyncio
+import contextlib
 import os
 import random
 import secrets
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -272,3 +274,29 @@ def test_file_that_is_no_database_is_one_clear_error(tmp_path: Path) -> None:
     path.write_text("not a database " * 100)
     with pytest.raises(RecordsError, match="move the file away"):
         Outbox(path)
+
+
+@pytest.mark.parametrize("kind", [Collection, Outbox])
+def test_close_waits_for_what_another_thread_writes(tmp_path: Path, kind: type[Collection] | type[Outbox]) -> None:
+    for turn in range(30):
+        path = tmp_path / f"{turn}.sqlite"
+        table = kind(path)
+        began, taken = threading.Event(), list[str]()
+
+        def write(table: Collection | Outbox = table, began: threading.Event = began, taken: list[str] = taken) -> None:
+            began.set()
+            with contextlib.suppress(RecordsError):  # it is closed by now
+                while True:
+                    record = Kept(f"{len(taken):032x}", "x" * 1000)
+                    table.add("shelf", record) if isinstance(table, Collection) else table.put(record)
+                    taken.append(record.number)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        began.wait()
+        table.close()
+        writer.join(10)
+        assert not writer.is_alive()
+        with contextlib.closing(kind(path)) as again:
+            num = again.census().num_records if isinstance(again, Collection) else again.num_waiting
+            assert num == len(taken)

@@ -262,7 +262,7 @@ def test_two_ends_agree_and_name_what_differs(split: Callable[[Use], None]) -> N
         (await describe_head(models.whole, "m", K, "f32")).check_same(tail)
         assert len(tail.kv_planes) == 2 * (LAYERS - K)
         head.check_same(await models.middle.descriptor("m", "f32"))
-        (await models.middle.descriptor("m", "f32", k=L)).check_same(await models.rest.descriptor("m", "f32"))
+        (await models.middle.descriptor("m", "f32")).behind(L).check_same(await models.rest.descriptor("m", "f32"))
         other = StageModel(replace(models.tail.settings, kv_type="f16"), models.tail.cut, models.tail.source_sha256)
         try:
             with pytest.raises(PeerError, match="kv_type is 'q8_0' here and 'f16' there"):
