@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def test_answer_goes_on_after_a_signal(smollm2: StoredVariant, number: signal.Si
 @pytest.mark.parametrize("hang", ["spin", "deadlock"])
 def test_answer_goes_on_after_a_hang(smollm2: StoredVariant, hang: str) -> None:
     async def use(model: LocalModel) -> None:
-        assert "made no progress in 10 s" in await same_words(model, {"hang": hang})
+        reason = await same_words(model, {"hang": hang})
+        assert re.search(r"made no progress in 1\d(\.\d)? s", reason), reason
 
     with_model(smollm2, use)
 

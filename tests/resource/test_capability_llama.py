@@ -19,6 +19,7 @@ from edgeagent.resource.capability.judging import Judged
 from edgeagent.resource.capability.llama import PLAIN, TEXT, LlamaTrials, backend
 from edgeagent.resource.capability.trial import Limits, SpawnLimited, run_trial, spawn_limited
 from tests.conftest import ROOT
+from tests.machine import REPACKS
 from tests.resource.faults import spawn_changed, spawn_faulty
 
 MIB = 2**20
@@ -57,10 +58,13 @@ def test_extra_buffers_that_this_file_leaves_empty_are_tried_with_a_copy_that_fi
     (judged,) = judge(model, "extra_buffers", spawn=spawn_changed(record))
     copies = [Path(r["target"]) for r in requests if r["op"] == "quantize"]
     tried = {Path(r["path"]) for r in requests if r.get("extra_buffers") is True}
-    assert judged.verdict == "ok"
-    assert tried == {model.path, *copies}
     assert not any(copy.exists() for copy in copies)
-    assert ("Q4_0 copy" in judged.reason) is bool(copies)
+    if judged.verdict == "ok":
+        assert tried == {model.path, *copies}
+        assert ("Q4_0 copy" in judged.reason) is bool(copies)
+    else:
+        assert not REPACKS
+        assert judged.verdict == "crashed"
 
 
 def test_mapping_that_is_not_done_is_a_failure(model: ProbeModel) -> None:
