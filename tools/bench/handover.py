@@ -1,7 +1,7 @@
 """Answers while parts are killed: do they complete, are they the same words, and what does a loss cost?
 
-Daemon and peer are processes on a real broker on one machine; the daemon reaches it over a link that can be frozen.
-First every plan's words are compared over 20 prompts, greedy and seeded. Then, in the middle of an answer,
+Daemon and peer are processes on a real broker on one machine; the daemon reaches it over a link that can be frozen. In
+the middle of an answer,
 
 - the peer, the broker or the engine worker gets SIGKILL at a random moment;
 - the link is frozen at a random moment, until the answer is there;
@@ -9,8 +9,11 @@ First every plan's words are compared over 20 prompts, greedy and seeded. Then, 
 - the peer gets SIGKILL at a random moment before the first token, while a long prompt is read.
 
 Answers with the same words are struck one after the other, and given undisturbed just before: for the words and for the
-time. `local` gives each of them once, too: a loss may cost the lease, and what `local` needs. A run that was broken off
-goes on behind its last blow when the program is still the same.
+time. A peer that was started again makes the layers of split plans before its next answer is timed. `local` gives each
+of them once, too: a loss may cost the lease, and what `local` needs. A run that was broken off goes on behind its last
+blow when the program is still the same.
+
+At the end every plan's words are compared over 20 prompts, greedy and seeded.
 """
 
 import contextlib
@@ -23,6 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
+from pathlib import Path
 
 import bad_link
 import harness
@@ -43,7 +47,8 @@ SAME_STORY, SAME_READING = 5, 4
 SEED = 20
 QUICK_PROMPTS = 2
 PARTS = ("peer", "broker", "engine")
-PLANS = ("prefill", "remote", "split-prefill", "split-decode")
+SPLITS = ("split-prefill", "split-decode")
+PLANS = ("prefill", "remote", *SPLITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +207,8 @@ class Striking:
         """Struck when it is known how long it takes undisturbed."""
         # Another question in between empties the cache of an engine with one sequence: this one is evaluated whole.
         self._parts.client.ask("Say no.", "local", max_tokens=2)
+        if blow.plan in SPLITS:
+            harness.make_layers(self._parts.client, blow.plan)
         struck_at: list[float] = []
 
         def strike() -> None:
@@ -281,7 +288,7 @@ class Kept:
 
     def __init__(self) -> None:
         program = hashlib.sha256(harness.cpu_model().encode())
-        for file in sorted((harness.ROOT / "edgeagent").rglob("*.py")):
+        for file in (Path(__file__), *sorted((harness.ROOT / "edgeagent").rglob("*.py"))):
             program.update(file.read_bytes())
         state = load_settings(environment=harness.state_env()).paths.state
         self._file = state / f"bench-handover-{program.hexdigest()[:12]}.jsonl"
@@ -351,8 +358,8 @@ def main() -> None:
     kept = Kept()
     num_before = sum(kept.find(blow) is not None for blow in wanted)
     with standing() as parts:
-        compared, different = compare(parts.client, asked)
         done = strike_all(parts, wanted, kept)
+        compared, different = compare(parts.client, asked)
     figures, conditions = figures_of(done)
     figures["mismatches"] += different
     figures |= {"identity_answers": compared, "identity_mismatches": different}

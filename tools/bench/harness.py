@@ -226,17 +226,25 @@ class Client:
 
     def ask(self, question: str, plan: str, *, temperature: float = 0.0, max_tokens: int = 48) -> Json:
         """The completion. Raises urllib.error.HTTPError."""
-        body = {
-            "messages": [{"role": "user", "content": question}],
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "seed": 7,
-            "edgeagent": {"plan": plan, "memory": False, "reduce": "L0"},
-        }
+        return self._post(
+            "/v1/chat/completions",
+            {
+                "messages": [{"role": "user", "content": question}],
+                "max_tokens": max_tokens,
+                "temperature": temperature,
+                "seed": 7,
+                "edgeagent": {"plan": plan, "memory": False, "reduce": "L0"},
+            },
+        )
+
+    def candidates(self, prompt_tokens: int, max_tokens: int) -> list[Json]:
+        """The planner's table for such a prompt. Raises urllib.error.HTTPError."""
+        decision = self._post("/api/edge/plan", {"prompt_tokens": prompt_tokens, "max_tokens": max_tokens})
+        return list(decision["candidates"])
+
+    def _post(self, path: str, body: Json) -> Json:
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/v1/chat/completions",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
+            f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=300) as reply:
             answer: Json = json.load(reply)
@@ -285,6 +293,19 @@ def stream(base_url: str, body: Json, seen: Callable[[int], None] = lambda _num_
 
 def words(answer: Json) -> str:
     return str(answer["choices"][0]["message"]["content"])
+
+
+def make_layers(client: Client, plan: str) -> None:
+    """Until the peer says that it has layers ready for that split plan."""
+
+    def are_ready() -> bool:
+        if any(row["plan"] == plan and not row["making_s"] for row in client.candidates(200, 48)):
+            return True
+        client.ask("Say no.", plan, max_tokens=2)
+        time.sleep(0.6)  # until its next status
+        return False
+
+    wait_for(are_ready, "the peer's layers")
 
 
 def wait_for_peer(client: Client) -> None:
