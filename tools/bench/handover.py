@@ -42,6 +42,7 @@ FILLER = "Notes: the house is old, the cellar is dry, the roof was mended last y
 STORY = "Tell me a long story, with many details, about"
 MAX_TOKENS, STORY_TOKENS = 48, 72
 LAST_TOKEN = 64
+STRUCK_SENTENCES, COMPARED_SENTENCES = 2, 5
 SAME_STORY, SAME_READING = 5, 4
 """So many blows fall on one answer."""
 SEED = 20
@@ -79,15 +80,15 @@ class Blow:
     max_tokens: int = MAX_TOKENS
 
 
-def prompts() -> list[str]:
-    """Twenty questions, behind none to 45 sentences of notes: about 40 to 1,100 tokens."""
-    return [FILLER * (5 * (i % 10)) + f"\nWrite two sentences about {topic}." for i, topic in enumerate(TOPICS)]
+def prompts(sentences: int) -> list[str]:
+    """Twenty questions, behind none to nine times so many sentences of notes, each some 25 tokens."""
+    return [FILLER * (sentences * (i % 10)) + f"\nWrite two sentences about {topic}." for i, topic in enumerate(TOPICS)]
 
 
 def blows(sample: Sample) -> Iterator[Blow]:
     """All runs, in a seeded random way. Those on the same answer stand together."""
     draw = random.Random(SEED)
-    questions = prompts()
+    questions = prompts(STRUCK_SENTENCES)
     for run in range(sample.kills):
         part = PARTS[run % len(PARTS)]
         plan = draw.choice(("local", "prefill") if part == "engine" else PLANS)
@@ -104,7 +105,7 @@ def blows(sample: Sample) -> Iterator[Blow]:
             yield Blow("at_token", "peer", plan, story, temperature, token=token, max_tokens=STORY_TOKENS)
         for run in range(sample.reading):
             number = run // SAME_READING
-            question = f"{FILLER * (15 + 3 * number)}\nWrite two sentences about {TOPICS[number]}."
+            question = f"{FILLER * (8 + 2 * number)}\nWrite two sentences about {TOPICS[number]}."
             yield Blow("reading", "peer", plan, question, 0.8 * (number % 2), draw.random())
 
 
@@ -352,7 +353,7 @@ def figures_of(done: Sequence[tuple[Blow, Outcome]]) -> tuple[harness.Json, harn
 def main() -> None:
     options = harness.options(__doc__)
     started = time.monotonic()
-    questions = prompts()
+    questions = prompts(COMPARED_SENTENCES)
     asked = questions[:: len(questions) // QUICK_PROMPTS] if options.quick else questions
     wanted = list(blows(QUICK if options.quick else WHOLE))
     kept = Kept()
