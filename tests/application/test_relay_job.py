@@ -126,7 +126,6 @@ class Making:
 
     def __init__(self) -> None:
         self._begun = [asyncio.Event(), asyncio.Event()]
-        self.is_done = False
 
     def offers(self, ready: tuple[Offer, Offer]) -> tuple[Offer, Offer]:
         first, second = ready
@@ -135,7 +134,8 @@ class Making:
         middle, tail = first.between(K, M), second.tail(M)
 
         def told() -> Ready:
-            return Ready(((K, M), (M, LAYERS)), 60.0) if self.is_done else Ready((), 60.0)
+            is_done = all(each.is_set() for each in self._begun)
+            return Ready(((K, M), (M, LAYERS)) if is_done else (), 60.0)
 
         return (
             replace(first, between=lambda _k, _end: self._made(0, middle), ready=told),
@@ -150,7 +150,6 @@ class Making:
         async with asyncio.timeout(10):
             for each in self._begun:
                 await each.wait()
-        self.is_done = True
         async with stage as model:
             yield model
 
