@@ -9,15 +9,16 @@ the middle of an answer,
 - the peer gets SIGKILL at a random moment before the first token, while a long prompt is read.
 
 Answers with the same words are struck one after the other, and given undisturbed just before: for the words and for the
-time. A peer that was started again makes the layers of split plans before its next answer is timed. `local` gives each
-of them once, too: a loss may cost the lease, and what `local` needs. A run that was broken off goes on behind its last
-blow when the program is still the same.
+time. A peer that was started again makes the layers of split plans before its next answer is timed. A loss may cost the
+lease, and what `local` needs: it gives the same answer right behind each struck one, as machines change speed. A run
+that was broken off goes on behind its last blow when the program is still the same.
 
 At the end every plan's words are compared over 20 prompts, greedy and seeded.
 """
 
 import contextlib
 import hashlib
+import itertools
 import json
 import random
 import signal
@@ -158,6 +159,13 @@ class Outcome:
     local_s: float
     disturbed_s: float | None = None
     is_same: bool = False
+    struck_s: float | None = None
+    """From the question to the blow."""
+    first_s: float | None = None
+    pause_s: float | None = None
+    """To the first word of the disturbed answer, and the longest wait between two of its words."""
+    reasons: tuple[str, ...] = ()
+    """Of its handovers."""
 
     @property
     def added_s(self) -> float:
@@ -174,35 +182,41 @@ class Striking:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._local: dict[tuple[str, float, int], Answered] = {}
         self._last: tuple[str, str, float, int] | None = None
         self._undisturbed: Answered | None = None
 
     def run(self, blow: Blow) -> Outcome:
-        parts = self._parts
-        undisturbed, local = self._once(blow)
-        harness.wait_for_peer(parts.client)
+        undisturbed = self._once(blow)
+        harness.wait_for_peer(self._parts.client)
         disturbed = None
         try:
             disturbed = self._answered(blow, undisturbed)
         except (OSError, RuntimeError) as error:
             harness.progress(f"incomplete: {blow.part} {blow.plan}: {error}")
         finally:
-            parts.mend()
+            self._parts.mend()
+        local = self._answered(replace(blow, plan="local"))
         if disturbed is None:
             return Outcome(was_in_time=True, undisturbed_s=undisturbed.took_s, local_s=local.took_s)
-        is_same = disturbed.text == undisturbed.text == local.text
-        return Outcome(disturbed.was_struck, undisturbed.took_s, local.took_s, disturbed.took_s, is_same)
+        return Outcome(
+            was_in_time=disturbed.struck_s is not None and disturbed.struck_s < disturbed.took_s,
+            undisturbed_s=undisturbed.took_s,
+            local_s=local.took_s,
+            disturbed_s=disturbed.took_s,
+            is_same=disturbed.text == undisturbed.text == local.text,
+            struck_s=disturbed.struck_s,
+            first_s=disturbed.first_s,
+            pause_s=disturbed.pause_s,
+            reasons=disturbed.reasons,
+        )
 
-    def _once(self, blow: Blow) -> tuple["Answered", "Answered"]:
-        """The answer undisturbed, anew for each run of blows on it, and by `local`."""
-        words = (blow.question, blow.temperature, blow.max_tokens)
-        if self._undisturbed is None or self._last != (blow.plan, *words):
+    def _once(self, blow: Blow) -> "Answered":
+        """The answer undisturbed, anew for each run of blows on it."""
+        answer = (blow.plan, blow.question, blow.temperature, blow.max_tokens)
+        if self._undisturbed is None or self._last != answer:
             harness.wait_for_peer(self._parts.client)
-            self._undisturbed, self._last = self._answered(blow), (blow.plan, *words)
-        if words not in self._local:
-            self._local[words] = self._answered(replace(blow, plan="local"))
-        return self._undisturbed, self._local[words]
+            self._undisturbed, self._last = self._answered(blow), answer
+        return self._undisturbed
 
     def _answered(self, blow: Blow, undisturbed: "Answered | None" = None) -> "Answered":
         """Struck when it is known how long it takes undisturbed."""
@@ -211,6 +225,7 @@ class Striking:
         if blow.plan in SPLITS:
             harness.make_layers(self._parts.client, blow.plan)
         struck_at: list[float] = []
+        seen_at: list[float] = []
 
         def strike() -> None:
             if not struck_at:
@@ -218,6 +233,7 @@ class Striking:
                 self._parts.strike(blow.part)
 
         def seen(num_pieces: int) -> None:
+            seen_at.append(time.monotonic())
             if undisturbed and num_pieces == blow.token:
                 strike()
 
@@ -226,16 +242,24 @@ class Striking:
             started = time.monotonic()
             answer = harness.stream(f"http://127.0.0.1:{self._parts.client.port}", _body(blow), seen)
             ended = time.monotonic()
-            was_struck = bool(struck_at and struck_at[0] < ended)
-        return Answered(answer.text, ended - started, answer.ttft_s, was_struck)
+        return Answered(
+            text=answer.text,
+            took_s=ended - started,
+            first_s=answer.ttft_s,
+            pause_s=max((after - before for before, after in itertools.pairwise(seen_at)), default=0.0),
+            struck_s=struck_at[0] - started if struck_at else None,
+            reasons=tuple(handover["reason"] for handover in answer.report["handover"]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
     text: str
     took_s: float
-    ttft_s: float
-    was_struck: bool
+    first_s: float
+    pause_s: float
+    struck_s: float | None
+    reasons: tuple[str, ...]
 
 
 @contextlib.contextmanager
@@ -253,7 +277,7 @@ def _running(timer: threading.Timer | None) -> Iterator[None]:
 def _delay_s(blow: Blow, undisturbed: Answered) -> float:
     if blow.token == 0:
         return 0.0
-    within_s = undisturbed.ttft_s if blow.kind == "reading" else undisturbed.took_s
+    within_s = undisturbed.first_s if blow.kind == "reading" else undisturbed.took_s
     return 0.01 + blow.moment * within_s
 
 
@@ -337,6 +361,7 @@ def figures_of(done: Sequence[tuple[Blow, Outcome]]) -> tuple[harness.Json, harn
         "struck_before_the_answer_ended": sum(outcome.was_in_time for _, outcome in done),
         "lease_s": LEASE_S,
         "added_wait_s": harness.spread(added_s),
+        "pause_s": harness.spread([outcome.pause_s or 0.0 for _, outcome in whole]),
         "added_wait_s_by_kind": {
             kind: harness.spread([o.added_s for blow, o in whole if blow.kind == kind])
             for kind in dict.fromkeys(blow.kind for blow, _ in whole)
