@@ -106,7 +106,7 @@ def blows(sample: Sample) -> Iterator[Blow]:
             yield Blow("at_token", "peer", plan, story, temperature, token=token, max_tokens=STORY_TOKENS)
         for run in range(sample.reading):
             number = run // SAME_READING
-            question = f"{FILLER * (8 + 2 * number)}\nWrite two sentences about {TOPICS[number]}."
+            question = f"{FILLER * (6 + number)}\nWrite two sentences about {TOPICS[number]}."
             yield Blow("reading", "peer", plan, question, 0.8 * (number % 2), draw.random())
 
 
