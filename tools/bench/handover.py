@@ -195,6 +195,7 @@ class Striking:
             harness.progress(f"incomplete: {blow.part} {blow.plan}: {error}")
         finally:
             self._parts.mend()
+        harness.wait_for_peer(self._parts.client)
         local = self._answered(replace(blow, plan="local"))
         if disturbed is None:
             return Outcome(was_in_time=True, undisturbed_s=undisturbed.took_s, local_s=local.took_s)
