@@ -5,9 +5,11 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
-from edgeagent.core.errors import EngineError
+from edgeagent.core.errors import EngineError, EngineLostError
 from edgeagent.execution.admission import ANYONE, Admission, Claim, Urgency
+from edgeagent.execution.channel import Message
 from edgeagent.execution.confine import WorkerLimits
 from edgeagent.execution.loading import LoadSettings, pace_of
 from edgeagent.execution.supervisor import Worker
@@ -68,15 +70,13 @@ class LoadedModel(ABC):
 
     async def encode(self, messages: Sequence[Mapping[str, str]], answer_prefix: str = "") -> tuple[int, ...]:
         """Prompt token ids of chat turns, by the model's own template."""
-        worker = await self.worker()
-        reply, _ = await worker.call("encode", messages=[dict(m) for m in messages], answer_prefix=answer_prefix)
+        reply = await self._asked("encode", messages=[dict(m) for m in messages], answer_prefix=answer_prefix)
         self.template_note = reply["note"]
         return tuple(reply["tokens"])
 
     async def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens in each text."""
-        worker = await self.worker()
-        reply, _ = await worker.call("count", texts=list(texts))
+        reply = await self._asked("count", texts=list(texts))
         return [int(n) for n in reply["counts"]]
 
     @abstractmethod
@@ -98,6 +98,17 @@ class LoadedModel(ABC):
         worker, self._worker = self._worker, None  # a request that comes meanwhile starts another, which stays
         if worker is not None:
             await worker.close()
+
+    async def _asked(self, op: str, **params: Any) -> Message:
+        """The reply to what leaves no trace in the worker: once more, from the next one, when it is lost on the way.
+
+        Raises what `worker` does.
+        """
+        try:
+            reply, _ = await (await self.worker()).call(op, **params)
+        except EngineLostError:
+            reply, _ = await (await self.worker()).call(op, **params)
+        return reply
 
     async def _start(self) -> None:
         if self.before_load is not None:

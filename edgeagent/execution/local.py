@@ -114,8 +114,7 @@ class LocalModel(LoadedModel):
 
         Costs as much as reading the texts. Cancelled, it ends with the chunk under way.
         """
-        worker = await self.worker()
-        reply, _ = await worker.call("surprisal", texts=list(texts))
+        reply = await self._asked("surprisal", texts=list(texts))
         return [[(int(size), bits) for size, bits in tokens] for tokens in reply["tokens"]]
 
     async def num_warm(self, prompt: Sequence[int], adapter: str = "") -> int:
@@ -123,11 +122,11 @@ class LocalModel(LoadedModel):
 
         Kept cells hold nearly all that the worker's own do: of the newest answer what came since they were kept lacks.
         """
-        worker = await self.worker()
+        await self.worker()
         if self._keeping is not None:
             return min(await self._keeping.num_kept(prompt, adapter), len(prompt) - 1)
         assert self._facts is not None
-        reply, _ = await worker.call("held", prompt=prompt[: self._facts.context_tokens], adapter=adapter)
+        reply = await self._asked("held", prompt=prompt[: self._facts.context_tokens], adapter=adapter)
         return min(int(reply["tokens"]), len(prompt) - 1)
 
     async def generate(

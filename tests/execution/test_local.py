@@ -121,6 +121,29 @@ def test_answer_under_which_two_workers_crash_goes_on_with_safer_settings_and_sa
     with_model(smollm2, use)
 
 
+ASKED: dict[str, Callable[[LocalModel, tuple[int, ...]], Awaitable[object]]] = {
+    "encode": lambda model, _tokens: model.encode([{"role": "user", "content": STORY}]),
+    "count": lambda model, _tokens: model.count([STORY]),
+    "num_warm": lambda model, tokens: model.num_warm(tokens),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_question_under_which_the_worker_dies_is_asked_again(smollm2: StoredVariant, name: str) -> None:
+    async def use(model: LocalModel) -> None:
+        tokens = await model.encode([{"role": "user", "content": STORY}])
+        before, lost = await ASKED[name](model, tokens), model.pid
+        assert lost is not None
+        os.kill(lost, signal.SIGSTOP)  # so that the question is under way when the process dies
+        answer = asyncio.ensure_future(ASKED[name](model, tokens))
+        await asyncio.sleep(0.05)
+        os.kill(lost, signal.SIGKILL)
+        assert await answer == before
+        assert model.pid != lost
+
+    with_model(smollm2, use)
+
+
 def test_last_executor_that_is_lost_ends_the_answer_with_its_error(smollm2: StoredVariant) -> None:
     async def use(model: LocalModel) -> None:
         generation = await generation_for(model, STORY, Sampling())
