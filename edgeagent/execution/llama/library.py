@@ -74,21 +74,29 @@ def supports(feature: str) -> bool:
     return bool(getattr(llama(), f"llama_supports_{feature}")())
 
 
+@functools.cache
+def ggml() -> ctypes.CDLL:
+    """ggml's functions, of the very libraries that libllama is linked with.
+
+    They are found through it. In a wheel, the `libggml-base.so` beside it is a copy, so another library.
+    """
+    return ctypes.CDLL(str(Path(str(llama().__file__)).parent / "lib" / "libllama.so"))
+
+
 def backend_devices() -> list[tuple[str, str]]:
     """Name and description of every device that computes beside the CPU: `("CUDA0", "NVIDIA …")`."""
-    folder = Path(str(llama().__file__)).parent / "lib"
-    base, registry = ctypes.CDLL(str(folder / "libggml-base.so")), ctypes.CDLL(str(folder / "libggml.so"))
-    registry.ggml_backend_dev_count.restype = ctypes.c_size_t
-    registry.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    registry.ggml_backend_dev_get.restype = ctypes.c_void_p
-    for read in (base.ggml_backend_dev_name, base.ggml_backend_dev_description):
+    lib = ggml()
+    lib.ggml_backend_dev_count.restype = ctypes.c_size_t
+    lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    lib.ggml_backend_dev_get.restype = ctypes.c_void_p
+    for read in (lib.ggml_backend_dev_name, lib.ggml_backend_dev_description):
         read.argtypes, read.restype = [ctypes.c_void_p], ctypes.c_char_p
-    base.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
-    devices = [registry.ggml_backend_dev_get(i) for i in range(registry.ggml_backend_dev_count())]
+    lib.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    devices = [lib.ggml_backend_dev_get(i) for i in range(lib.ggml_backend_dev_count())]
     return [
-        (base.ggml_backend_dev_name(d).decode(), base.ggml_backend_dev_description(d).decode(errors="replace"))
+        (lib.ggml_backend_dev_name(d).decode(), lib.ggml_backend_dev_description(d).decode(errors="replace"))
         for d in devices
-        if base.ggml_backend_dev_type(d) in GPU_DEVICE_TYPES
+        if lib.ggml_backend_dev_type(d) in GPU_DEVICE_TYPES
     ]
 
 
@@ -104,9 +112,6 @@ EXPERTS = rb"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 
 def expert_overrides() -> "ctypes.Array[TensorOverride]":
     """Overrides that keep experts in the machine's own memory; the last entry is the end."""
-    # What libllama depends on is found through it; libggml-base.so in a wheel is a copy, so another library.
-    base = ctypes.CDLL(str(Path(str(llama().__file__)).parent / "lib" / "libllama.so"))
-    base.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
-    return (TensorOverride * 2)(
-        TensorOverride(EXPERTS, base.ggml_backend_cpu_buffer_type()), TensorOverride(None, None)
-    )
+    lib = ggml()
+    lib.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
+    return (TensorOverride * 2)(TensorOverride(EXPERTS, lib.ggml_backend_cpu_buffer_type()), TensorOverride(None, None))

@@ -8,13 +8,12 @@ import ctypes
 import functools
 import math
 import struct
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeagent.core.errors import EngineError
-from edgeagent.execution.llama.library import llama
+from edgeagent.execution.llama.library import ggml
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -47,7 +46,7 @@ NAME_OFFSET = int(_GgmlTensor.name.offset)
 
 @functools.cache
 def _ggml() -> ctypes.CDLL:
-    lib = ctypes.CDLL(str(Path(str(llama().__file__)).parent / "lib/libggml-base.so"))
+    lib = ggml()
     lib.ggml_get_name.restype = ctypes.c_void_p
     lib.ggml_op_name.restype = ctypes.c_char_p
     lib.ggml_nelements.restype = ctypes.c_int64

@@ -1,12 +1,14 @@
 """Builds of one release: told apart by their code, and by nothing else."""
 
+import ctypes
 import io
 import re
 
 import pytest
 
 from edgeagent.execution.llama import build
-from edgeagent.execution.llama.library import engine_version
+from edgeagent.execution.llama.library import backend_devices, engine_version, expert_overrides
+from edgeagent.execution.llama.tensors import Node
 from tests.other_engines import HARMLESS
 
 
@@ -31,6 +33,16 @@ def test_libraries_that_numbers_pass_through_are_all_there() -> None:
     names = {name for name, _ in build._libraries()}
     assert {"libllama", "libggml-base", "libm"} <= names
     assert "libmtmd" not in names
+
+
+def test_looking_into_the_engine_loads_no_second_copy_of_it() -> None:
+    """Else the digest would depend on what a process did before."""
+    backend_devices()
+    expert_overrides()
+    tensor = ctypes.create_string_buffer(1024)
+    Node(ctypes.addressof(tensor)).check_layout()
+    names = [name for name, _ in build._libraries()]
+    assert len(names) == len(set(names))
 
 
 def test_paths_in_a_library_are_not_its_code_and_one_instruction_is(kernels: bytes) -> None:
