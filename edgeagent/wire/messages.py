@@ -90,6 +90,8 @@ class Open(Numbered):
     def _check(self) -> "Open":
         if self.job.startswith("split-") != (self.stage is not None) or (self.stage and not self.prompt_tokens):
             raise ValueError("a split job names its stage and the length of its prompt, and no other job does")
+        if self.stage and self.prompt_tokens > MAX_BLOCKS * self.stage.chunk_tokens:
+            raise ValueError(f"a prompt is of {MAX_BLOCKS} blocks at most")
         if self.final_hidden and self.job != "split-decode":
             raise ValueError("only a split-decode job can give final hidden states")
         if self.onward and (self.job != "split-decode" or not self._is_inside(self.onward.k)):
