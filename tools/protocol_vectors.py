@@ -79,6 +79,7 @@ def limits() -> Iterator[str]:
         "prompt": messages.MAX_PROMPT_BYTES,
     }
     yield from (f"{name:24} {value:>9} bytes" for name, value in named.items())
+    yield f"{'blocks of a session':24} {messages.MAX_BLOCKS:>9} each way"
     yield f"{'window':24} {window.FIRST_BYTES:>9} bytes at first, {window.MAX_BYTES} at most"
     yield f"{'acknowledge every':24} {blocks.ACK_EVERY:>9} fragments"
     yield f"{'most ahead':24} {blocks.MAX_AHEAD:>9} fragments"
