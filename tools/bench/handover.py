@@ -104,6 +104,7 @@ def blows(sample: Sample) -> Iterator[Blow]:
         for run, token in enumerate(sample.tokens):
             story, temperature = f"{STORY} {TOPICS[run // SAME_STORY]}.", 0.8 * (run // SAME_STORY % 2)
             yield Blow("at_token", "peer", plan, story, temperature, token=token, max_tokens=STORY_TOKENS)
+    for plan in PLANS:
         for run in range(sample.reading):
             number = run // SAME_READING
             question = f"{FILLER * (6 + number)}\nWrite two sentences about {TOPICS[number]}."
