@@ -3,6 +3,7 @@ import pytest
 from edgeagent.core.errors import WireError
 from edgeagent.wire.blocks import MAX_AHEAD, BlockReceiver
 from edgeagent.wire.frames import cut_fragments
+from edgeagent.wire.messages import MAX_BLOCKS
 
 
 def test_block_that_differs_from_its_digest_is_refused() -> None:
@@ -37,3 +38,9 @@ def test_blocks_may_become_expected_later() -> None:
         receiver.take(0, fragment)
     receiver.expect({7: 4})
     assert receiver.take(0, fragment) == 7
+
+
+def test_more_blocks_than_a_session_may_owe_are_refused() -> None:
+    receiver = BlockReceiver(dict.fromkeys(range(MAX_BLOCKS), 1))
+    with pytest.raises(WireError, match="owed"):
+        receiver.expect({MAX_BLOCKS: 1})

@@ -5,7 +5,6 @@ import resource
 from collections.abc import Callable
 
 import pytest
-from pydantic import ValidationError
 
 from edgeagent.core.errors import ProtocolError, WireError
 from edgeagent.core.stage_descriptor import StageDescriptor
@@ -21,7 +20,6 @@ from edgeagent.wire.frames import (
     encode_frame,
 )
 from edgeagent.wire.messages import (
-    MAX_BLOCKS,
     Accepted,
     Ack,
     Done,
@@ -141,14 +139,6 @@ def test_mutated_words_of_an_authentic_peer_are_understood_or_refused_and_leave_
             peak_before = peak_rss_bytes()
     assert num_refused > num_frames / 2
     assert peak_rss_bytes() - peak_before < GROWTH_BYTES
-
-
-def test_job_of_more_blocks_than_a_session_has_is_refused_before_they_are_counted() -> None:
-    stage = StageDescriptor.model_validate(SAME | {"chunk_tokens": 1})
-    job = Open(job="split-prefill", stage=stage, prompt_tokens=MAX_BLOCKS)
-    assert len(job.block_sizes()) == MAX_BLOCKS
-    with pytest.raises(ValidationError, match="blocks"):
-        Open(job="split-prefill", stage=stage, prompt_tokens=MAX_BLOCKS + 1)
 
 
 def peak_rss_bytes() -> int:
