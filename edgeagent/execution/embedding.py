@@ -4,13 +4,14 @@ import asyncio
 from array import array
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from edgeagent.core.errors import EngineError, EngineLostError, ModelFileError
+from edgeagent.core.errors import EngineError, ModelFileError
 from edgeagent.core.hardware import EngineFacts
 from edgeagent.core.memory import Vector
-from edgeagent.execution.supervisor import Worker
+from edgeagent.execution.supervisor import Worker, repeated
 
 _Result = TypeVar("_Result")
 
@@ -97,11 +98,7 @@ class OnnxEmbedder:
             self._stop_idling()
             try:
                 for start in range(0, len(texts), MAX_CALL_TEXTS):
-                    some = texts[start : start + MAX_CALL_TEXTS]
-                    try:
-                        found += await call(some)
-                    except EngineLostError:
-                        found += await call(some)
+                    found += await repeated(partial(call, texts[start : start + MAX_CALL_TEXTS]))
             finally:
                 self._start_idling()
         return found

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from edgeagent.core.errors import EngineError, EngineLostError
+from edgeagent.core.errors import EngineError
 from edgeagent.execution.admission import ANYONE, Admission, Claim, Urgency
 from edgeagent.execution.channel import Message
 from edgeagent.execution.confine import WorkerLimits
 from edgeagent.execution.loading import LoadSettings, pace_of
-from edgeagent.execution.supervisor import Worker
+from edgeagent.execution.supervisor import Worker, repeated
 
 LOAD_STALL_S = 300.0  # a large file on an SD card takes minutes
 
@@ -100,15 +100,13 @@ class LoadedModel(ABC):
             await worker.close()
 
     async def _asked(self, op: str, **params: Any) -> Message:
-        """The reply to what leaves no trace in the worker: once more, from the next one, when it is lost on the way.
+        """The reply to what leaves no trace in the worker. Raises what `worker` does."""
 
-        Raises what `worker` does.
-        """
-        try:
+        async def ask() -> Message:
             reply, _ = await (await self.worker()).call(op, **params)
-        except EngineLostError:
-            reply, _ = await (await self.worker()).call(op, **params)
-        return reply
+            return reply
+
+        return await repeated(ask)
 
     async def _start(self) -> None:
         if self.before_load is not None:

@@ -8,8 +8,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
-from typing import Self
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Self, TypeVar
 
 from edgeagent.core.errors import EdgeAgentError, EngineLostError, OutOfMemoryError
 from edgeagent.execution.calls import Call, close_files
@@ -33,6 +33,8 @@ from edgeagent.execution.vitals import Hang, Patience
 from edgeagent.execution.watch import Watch
 
 log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 STALL_S = 60.0
 """A worker that owes one reply and works for so long without a word is taken for hung."""
@@ -265,3 +267,11 @@ class Worker:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return self._process.wait(REAP_S)
         return -9
+
+
+async def repeated(call: Callable[[], Awaitable[_Result]]) -> _Result:
+    """What leaves no trace in a worker: once more when the worker is lost on the way. `call` finds the next one."""
+    try:
+        return await call()
+    except EngineLostError:
+        return await call()
